@@ -1,0 +1,120 @@
+"""SIRENs: the implicit neural representations (INRs) of an image zoo.
+
+A SIREN maps a coordinate of the image plane to a pixel value (Sitzmann et al., 2020). The zoos of
+Navon et al. (2023) use 2→32→32→1 with sin(30·(Wx + b)) twice, then a linear layer, then +0.5.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from probegen_jax.networks.sine import sine
+
+Layer = dict[str, Float[Array, "..."]]
+SirenWeights = tuple[Layer, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SirenSpec:
+    """The static part of a SIREN: everything but its weights.
+
+    Attributes:
+      hidden: width of each hidden layer.
+      in_dim: coordinates of a probe, D.
+      out_dim: values of a response, R (1 for grayscale, 3 for RGB).
+      w0: the factor inside every sine.
+      output_shift: added to the last layer's output; 0.5 centres it on targets in [0, 1].
+      grid: order of the coordinates of a pixel: "xy" is x (column) first, "ij" is row first.
+    """
+
+    hidden: tuple[int, ...] = (32, 32)
+    in_dim: int = 2
+    out_dim: int = 1
+    w0: float = 30.0
+    output_shift: float = 0.5
+    grid: Literal["xy", "ij"] = "xy"
+
+    @property
+    def probe_shape(self) -> tuple[int, ...]:
+        """Shape of one probe: (D,)."""
+        return (self.in_dim,)
+
+    @property
+    def response_dim(self) -> int:
+        """Values in one response, R."""
+        return self.out_dim
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Widths from input to output."""
+        return (self.in_dim, *self.hidden, self.out_dim)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of one network, biases included."""
+        return sum(m * n + n for m, n in zip(self.sizes[:-1], self.sizes[1:], strict=True))
+
+    def abstract(self) -> SirenWeights:
+        """Shapes and types of one network's weights, as `jax.ShapeDtypeStruct`s."""
+        return tuple(
+            {
+                "kernel": jax.ShapeDtypeStruct((m, n), jnp.float32),
+                "bias": jax.ShapeDtypeStruct((n,), jnp.float32),
+            }
+            for m, n in zip(self.sizes[:-1], self.sizes[1:], strict=True)
+        )
+
+    def init(self, key: Key[Array, ""]) -> SirenWeights:
+        """One network as the published zoos start: U(±√(6/fan_in)/w0) kernels, zero biases.
+
+        The last layer has PyTorch's default, U(±1/√fan_in) for kernel and bias (DESIGN: the
+        DWSNets recipe).
+        """
+        layers = []
+        shapes = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        for index, (m, n) in enumerate(shapes):
+            key, kernel_key, bias_key = jax.random.split(key, 3)
+            last = index == len(shapes) - 1
+            bound = 1 / math.sqrt(m) if last else math.sqrt(6 / m) / self.w0
+            kernel = jax.random.uniform(kernel_key, (m, n), jnp.float32, -bound, bound)
+            bias = (
+                jax.random.uniform(bias_key, (n,), jnp.float32, -bound, bound)
+                if last
+                else jnp.zeros((n,), jnp.float32)
+            )
+            layers.append({"kernel": kernel, "bias": bias})
+        return tuple(layers)
+
+    def apply(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "P R"]:
+        """One network on every probe.
+
+        Args:
+          weights: one network, as from `init`.
+          probes: coordinates, in [-1, 1] on the image.
+
+        Returns:
+          The network's values there, `output_shift` included.
+        """
+        x = probes
+        for layer in weights[:-1]:
+            x = sine(self.w0 * (x @ layer["kernel"] + layer["bias"]))
+        return x @ weights[-1]["kernel"] + weights[-1]["bias"] + self.output_shift
+
+    def take(self, weights: SirenWeights, rows: jax.Array) -> SirenWeights:
+        """The networks at `rows` of a stacked zoo."""
+        return jax.tree.map(lambda leaf: leaf[rows], weights)
+
+    def pixel_coordinates(self, height: int, width: int) -> Float[np.ndarray, "HW 2"]:
+        """Coordinates of the pixels of an image, row by row, in this spec's order."""
+        y, x = np.meshgrid(
+            np.linspace(-1, 1, height, dtype=np.float32),
+            np.linspace(-1, 1, width, dtype=np.float32),
+            indexing="ij",
+        )
+        first, second = (x, y) if self.grid == "xy" else (y, x)
+        return np.stack([first.ravel(), second.ravel()], axis=-1)

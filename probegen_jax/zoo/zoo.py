@@ -1,0 +1,61 @@
+"""A zoo: many trained networks with a target each."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks import NetworkSpec
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoo:
+    """Stacked networks, what is to be predicted of each, and which are for what.
+
+    Attributes:
+      name: the zoo's name, as in `result.json`.
+      spec: the static part that all networks share.
+      weights: the spec's weights with a leading network axis N on every leaf.
+      targets_N: class index (int32) or value (float32) of each network.
+      splits: rows of "train", "val" and "test"; no row is in two.
+      task: what kind of target it is.
+      num_outputs: classes, or values per target.
+      runs_N: for zoos with several checkpoints of one training run, the run of each network.
+    """
+
+    name: str
+    spec: NetworkSpec
+    weights: Any
+    targets_N: np.ndarray
+    splits: Mapping[str, np.ndarray]
+    task: Literal["classification", "regression"]
+    num_outputs: int
+    runs_N: np.ndarray | None = None
+
+    def __post_init__(self):
+        seen = np.zeros(len(self.targets_N), bool)
+        for split in SPLITS:
+            rows = self.splits[split]
+            if not len(rows):
+                raise UserError(
+                    f"zoo {self.name}: split {split!r} is empty; every split needs networks"
+                )
+            if seen[rows].any():
+                both = rows[seen[rows]][0]
+                raise UserError(
+                    f"zoo {self.name}: network {both} is in {split!r} and in another split; "
+                    "list each network once"
+                )
+            seen[rows] = True
+
+    def __len__(self) -> int:
+        return len(self.targets_N)
+
+    def gather(self, rows: jax.Array) -> Any:
+        """Stacked weights of the networks at `rows`."""
+        return self.spec.take(self.weights, rows)
