@@ -12,7 +12,8 @@ EXIT_INTERRUPTED = 130
 class UserError(Exception):
     """A mistake in what was asked or given: the message says what, where and how to fix it.
 
-    Entry points print the message as one line and exit with `EXIT_USER_ERROR`, without a stack trace.
+    Entry points print the message as one line and exit with `EXIT_USER_ERROR`, without a
+    stack trace.
     """
 
 

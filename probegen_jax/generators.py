@@ -4,6 +4,8 @@ A generator is called without arguments and returns the probes. What it trains i
 what it holds fixed is a `Fixed` variable, which no optimiser sees.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -35,9 +37,7 @@ class DeepLinear(nnx.Module):
         """
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, latent_dim)))
         widths = [latent_dim] * depth + [out_dim]
-        self.layers = nnx.List(
-            dense(m, n, rngs=rngs) for m, n in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
 
     def __call__(self) -> Float[Array, "P D"]:
         probes = self.latents[...]

@@ -1,5 +1,7 @@
 """The head: reads a network's responses, says what the network is."""
 
+import itertools
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -21,9 +23,7 @@ class Head(nnx.Module):
         rngs: its `params` stream draws the layers.
         """
         widths = [in_features] + [width] * (depth - 1) + [out_features]
-        self.layers = nnx.List(
-            dense(m, n, rngs=rngs) for m, n in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
 
     def __call__(self, responses: Float[Array, "B P R"]) -> Float[Array, "B O"]:
         x = responses.reshape(responses.shape[0], -1)  # probe-major

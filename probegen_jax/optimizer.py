@@ -4,5 +4,5 @@ import optax
 
 
 def adam_cosine(learning_rate: float, total_steps: int) -> optax.GradientTransformation:
-    """Adam (β 0.9, 0.999; ε 1e-8; no decay), learning rate from its peak to 0 over `total_steps`."""
+    """Adam (β 0.9, 0.999; ε 1e-8; no decay), learning rate from its peak to 0 in `total_steps`."""
     return optax.adam(optax.cosine_decay_schedule(learning_rate, total_steps))

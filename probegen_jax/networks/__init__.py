@@ -1,14 +1,15 @@
 """The networks of a zoo: a static spec beside a pytree of weights, never Flax modules.
 
-A spec is hashable and describes one network; `spec.apply(weights, probes)` runs it. The weights of a
-zoo are the same pytree with a leading network axis.
+A spec is hashable and describes one network; `spec.apply(weights, probes)` runs it. The weights
+of a zoo are the same pytree with a leading network axis.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
 
+@runtime_checkable
 class NetworkSpec(Protocol):
     """What every kind of zoo network can tell about itself."""
 

@@ -20,7 +20,7 @@ _COS = (-2.6296706e-07, 2.4774547e-05, -1.3888652e-03, 4.1666660e-02, -0.5)
 
 
 def _reduce(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """r in [-π/2, π/2] and a sign with sin(x) = sign·sin(r), cos(x) = sign·cos(r)."""
+    """Finds r in [-π/2, π/2] and a sign with sin(x) = sign·sin(r), cos(x) = sign·cos(r)."""
     multiple = jnp.round(x * np.float32(1 / np.pi))
     r = x
     for part in _PI_PARTS:

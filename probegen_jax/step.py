@@ -1,0 +1,170 @@
+"""Training and evaluation as pure functions; several seeds are one more leading axis S.
+
+Everything here is traced: configs, files and progress live in `train`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from probegen_jax.losses import Loss
+from probegen_jax.networks import NetworkSpec
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes, and the fixed state that it needs beside.
+
+    Attributes:
+      params: what is trained, as a pure dict; leaves have a leading seed axis S outside `vmap`.
+      fixed: variables of the model that are not trained (synthetic probes).
+      opt_state: of the optax transformation.
+      step: updates made so far.
+    """
+
+    params: Any
+    fixed: Any
+    opt_state: Any
+    step: Int[Array, "*S"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """The static side of training: how to make a model, run it and improve it.
+
+    Attributes:
+      make_model: from a key to a fresh Flax model, called with stacked zoo weights.
+      spec: the zoo networks' spec.
+      loss: per-network loss.
+      optimizer: an optax transformation.
+    """
+
+    make_model: Callable[[Key[Array, ""]], nnx.Module]
+    spec: NetworkSpec
+    loss: Loss
+    optimizer: optax.GradientTransformation
+
+    def init(self, keys_S: Key[Array, " S"]) -> TrainState:
+        """A fresh state for every seed."""
+
+        def one(key):
+            _, params, fixed = nnx.split(self.make_model(key), nnx.Param, ...)
+            params, fixed = nnx.to_pure_dict(params), nnx.to_pure_dict(fixed)
+            return TrainState(params, fixed, self.optimizer.init(params), jnp.zeros((), jnp.int32))
+
+        return jax.vmap(one)(keys_S)
+
+    @property
+    def graphdef(self) -> Any:
+        """The model's structure, to be merged with a state's `params` and `fixed`."""
+        model = nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
+        return nnx.split(model, nnx.Param, ...)[0]
+
+    def outputs(self, params: Any, fixed: Any, weights_B: Any) -> Float[Array, "B O"]:
+        """The model's outputs for a batch of zoo networks."""
+        return nnx.merge(self.graphdef, params, fixed)(weights_B)
+
+    def update(
+        self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        """One optimiser step on one batch.
+
+        Args:
+          state: of one seed.
+          weights_B: the batch's networks.
+          targets_B: their targets.
+          valid_B: False where the batch is padding, which neither counts nor moves anything.
+
+        Returns:
+          The new state, and the mean loss of the valid networks.
+        """
+
+        def mean_loss(params):
+            losses_B = self.loss(self.outputs(params, state.fixed, weights_B), targets_B)
+            return jnp.sum(jnp.where(valid_B, losses_B, 0)) / jnp.sum(valid_B, dtype=jnp.float32)
+
+        loss, grads = jax.value_and_grad(mean_loss)(state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
+            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, state.fixed, opt_state, state.step + 1), loss
+
+
+def epoch_rows(
+    key: Key[Array, ""], epoch: Int[Array, ""], train_rows: Int[Array, " N"], batch_size: int
+) -> Int[Array, "T B"]:
+    """The batches of an epoch: every training row once, shuffled by (key, epoch) alone.
+
+    That nothing else decides the order is what makes a resumed run see the same batches.
+
+    Args:
+      key: of one seed.
+      epoch: counted from 0.
+      train_rows: rows of the zoo to train on.
+      batch_size: B; the last batch is filled up with -1.
+
+    Returns:
+      Rows of the zoo for each of the epoch's T = ⌈N/B⌉ steps.
+    """
+    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), train_rows)
+    steps = -(-train_rows.shape[0] // batch_size)
+    padding = steps * batch_size - train_rows.shape[0]
+    return jnp.pad(shuffled, (0, padding), constant_values=-1).reshape(steps, batch_size)
+
+
+def train_steps(
+    learner: Learner,
+    state_S: TrainState,
+    zoo_weights: Any,
+    targets_N: Array,
+    rows_SxTxB: Int[Array, "S T B"],
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+) -> tuple[TrainState, Float[Array, "S T"]]:
+    """Steps `start` to `stop` of an epoch, for all seeds at once and without the host.
+
+    The bounds are traced, so that one compilation serves any stretch of an epoch: a resumed run
+    goes through the very same program.
+
+    Returns:
+      The state after them, and the losses by step of the epoch, 0 where no step was made.
+    """
+
+    def one_seed(state, rows_B):
+        weights_B = learner.spec.take(zoo_weights, jnp.maximum(rows_B, 0))
+        return learner.update(state, weights_B, targets_N[jnp.maximum(rows_B, 0)], rows_B >= 0)
+
+    def body(t, carry):
+        state_S, losses_SxT = carry
+        state_S, losses_S = jax.vmap(one_seed)(state_S, rows_SxTxB[:, t])
+        return state_S, losses_SxT.at[:, t].set(losses_S)
+
+    losses_SxT = jnp.zeros(rows_SxTxB.shape[:2], jnp.float32)
+    return jax.lax.fori_loop(start, stop, body, (state_S, losses_SxT))
+
+
+def predict(
+    learner: Learner, params_S: Any, fixed_S: Any, zoo_weights: Any, rows_TxB: Int[Array, "T B"]
+) -> Float[Array, "S TB O"]:
+    """Outputs of every seed's model for the networks at `rows_TxB`, batch by batch.
+
+    Rows of -1 are padding; what comes out for them means nothing.
+    """
+
+    def one_seed(params, fixed, rows_B):
+        weights_B = learner.spec.take(zoo_weights, jnp.maximum(rows_B, 0))
+        return learner.outputs(params, fixed, weights_B)
+
+    def one_batch(rows_B):
+        return jax.vmap(one_seed, in_axes=(0, 0, None))(params_S, fixed_S, rows_B)
+
+    outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
+    outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
+    return outputs_SxTxBxO.reshape(outputs_SxTxBxO.shape[0], -1, outputs_SxTxBxO.shape[-1])

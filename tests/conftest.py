@@ -1,0 +1,32 @@
+"""Strict settings for every test, in equinox's manner; they must be set before jax starts."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pathlib
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# Shapes and types of every annotated function of the package are checked as the tests call it.
+jaxtyping.install_import_hook("probegen_jax", "beartype.beartype").__enter__()
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of large reference data beside the repo; tests that need it skip without it."""
+    folder = REPO.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}")
+    return folder
