@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from probegen_jax.errors import UserError
 from probegen_jax.layers import dense
 
 
@@ -66,3 +67,37 @@ class Uniform(nnx.Module):
 
     def __call__(self) -> Float[Array, "P ..."]:
         return self.probes[...]
+
+
+def make_generator(
+    method: str,
+    probe_shape: tuple[int, ...],
+    num_probes: int,
+    *,
+    latent_dim: int,
+    depth: int,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """The probe source of a method.
+
+    Args:
+      method: "probegen", "vanilla" or "uniform".
+      probe_shape: of one probe, as the zoo's spec says.
+      num_probes: P.
+      latent_dim: of ProbeGen's latents.
+      depth: of ProbeGen's generator.
+      rngs: its `params` stream draws everything.
+
+    Raises:
+      UserError: no such method for such probes.
+    """
+    if method == "probegen":
+        return DeepLinear(num_probes, latent_dim, probe_shape[0], depth, rngs=rngs)
+    if method == "vanilla":
+        return Vanilla(num_probes, probe_shape, rngs=rngs)
+    if method == "uniform":
+        return Uniform(num_probes, probe_shape, rngs=rngs)
+    raise UserError(
+        f"method is {method!r}; choose probegen, vanilla or uniform, as in "
+        "--config=configs/digits.py:vanilla,64"
+    )

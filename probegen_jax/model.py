@@ -5,6 +5,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
+from probegen_jax.generators import make_generator
 from probegen_jax.heads import Head
 from probegen_jax.networks import NetworkSpec
 from probegen_jax.respond import respond
@@ -26,3 +27,28 @@ class ProbeGen(nnx.Module):
     def __call__(self, weights: Any) -> Float[Array, "B O"]:
         """Outputs (logits, or values) for the networks with stacked `weights`."""
         return self.head(respond(self.spec, weights, self.generator()))
+
+
+def make_model(
+    spec: NetworkSpec,
+    method: str,
+    num_probes: int,
+    *,
+    latent_dim: int,
+    generator_depth: int,
+    head_width: int,
+    head_depth: int,
+    num_outputs: int,
+    rngs: nnx.Rngs,
+) -> ProbeGen:
+    """A fresh ProbeGen; arguments as in the config."""
+    generator = make_generator(
+        method,
+        spec.probe_shape,
+        num_probes,
+        latent_dim=latent_dim,
+        depth=generator_depth,
+        rngs=rngs,
+    )
+    head = Head(num_probes * spec.response_dim, head_width, head_depth, num_outputs, rngs=rngs)
+    return ProbeGen(spec, generator, head)

@@ -71,6 +71,14 @@ class Learner:
         """The model's outputs for a batch of zoo networks."""
         return nnx.merge(self.graphdef, params, fixed)(weights_B)
 
+    def probes(self, state_S: TrainState) -> Float[Array, "S P ..."]:
+        """The probes that each seed's generator makes now."""
+
+        def one(params, fixed):
+            return nnx.merge(self.graphdef, params, fixed).generator()
+
+        return jax.jit(jax.vmap(one))(state_S.params, state_S.fixed)
+
     def update(
         self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
     ) -> tuple[TrainState, Float[Array, ""]]:

@@ -1,0 +1,46 @@
+"""Values that the configs share, and the reading of their argument. Not imported by the package."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def config_for(dataset: str, arg: str) -> ConfigDict:
+    """The paper's settings for a data set.
+
+    Args:
+      dataset: name of the zoo.
+      arg: what follows the colon in `--config=configs/FILE.py:ARG`: method, number of probes, or
+        both, as in `vanilla,64`.
+    """
+    config = ConfigDict()
+    config.dataset = dataset
+    config.data_dir = placeholder(str)  # None: the user's cache folder
+
+    # The probes: where they come from and how many there are.
+    config.method = "probegen"
+    config.num_probes = 128
+    config.latent_dim = 32
+    config.generator_depth = 2
+
+    # The head.
+    config.head_width = 256
+    config.head_depth = 6
+
+    # Training.
+    config.num_epochs = 30
+    config.batch_size = 32
+    config.learning_rate = 3e-4
+    config.seed = 0
+    config.num_seeds = 1
+    config.matmul_precision = "highest"
+
+    # Steps between evaluations on the validation split, and between checkpoints.
+    config.eval_every = 500
+    config.checkpoint_every = 1000
+
+    for part in filter(None, arg.split(",")):
+        if part.isdigit():
+            config.num_probes = int(part)
+        else:
+            config.method = part
+    return config

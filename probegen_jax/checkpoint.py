@@ -1,0 +1,69 @@
+"""Checkpoints through Orbax: written beside, then renamed, so that a kill leaves whole ones."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from probegen_jax.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one run: an array tree and a small JSON-like dict per step."""
+
+    def __init__(self, folder: pathlib.Path, keep: int = 2):
+        """Args:
+        folder: made if missing.
+        keep: how many of the latest steps stay.
+        """
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def latest_step(self) -> int | None:
+        """The last step that was saved whole, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, arrays: Any, facts: dict[str, Any]) -> None:
+        """Saves in the background; a call waits for the one before it."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts)
+            ),
+        )
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """What `save` got at `step`, bit for bit.
+
+        Args:
+          step: as `latest_step` gives it.
+          like: an array tree of the shapes and types expected.
+
+        Returns:
+          The array tree and the dict.
+
+        Raises:
+          UserError: the files are damaged, or hold other shapes.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"cannot read the checkpoint {self._folder / str(step)} ({first_line:.200}); delete "
+                "that folder to go on from the checkpoint before it, or the whole run folder to "
+                "start again"
+            ) from error
+        return restored["arrays"], restored["facts"]
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self._manager.close()

@@ -1,0 +1,84 @@
+"""The pictures of a run folder. The only module that imports matplotlib."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from probegen_jax.networks.siren import SirenSpec, SirenWeights
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+    temporary.replace(path)
+
+
+def draw_inr_probes(
+    path: pathlib.Path,
+    spec: SirenSpec,
+    weights: SirenWeights,
+    probes: Float[Array, "P 2"],
+    titles: Sequence[str],
+) -> None:
+    """Where the probes lie on the image plane, over what a few networks draw there.
+
+    Args:
+      path: of the PNG.
+      spec: of the networks.
+      weights: of the few networks, stacked; one panel each.
+      probes: coordinates in the spec's order.
+      titles: of the panels.
+    """
+    probes = np.asarray(probes)
+    columns, rows = (probes[:, 0], probes[:, 1]) if spec.grid == "xy" else probes.T[::-1]
+    # A probe outside the image is seen too, but a stray one must not shrink the picture.
+    reach = float(np.clip(np.abs(probes).max() * 1.05, 1.05, 1.8))
+    side = 96
+    coordinates = spec.pixel_coordinates(side, side)
+    figure = Figure(figsize=(2.1 * len(titles), 2.4))
+    for panel, title in enumerate(titles):
+        axes = figure.add_subplot(1, len(titles), panel + 1)
+        network = jax.tree.map(lambda leaf, n=panel: leaf[n], weights)
+        image = np.asarray(spec.apply(network, coordinates)).reshape(side, side, -1)
+        axes.imshow(np.clip(image.squeeze(), 0, 1), cmap="gray", extent=(-1, 1, 1, -1))
+        axes.scatter(columns, rows, s=9, c="#ff5a36", edgecolors="white", linewidths=0.4)
+        axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=6, length=2)
+        axes.set_facecolor("#e8e8ec")
+    _save(figure, path)
+
+
+def draw_curves(path: pathlib.Path, records: Sequence[dict[str, Any]], metric: str) -> None:
+    """Training loss and validation metric against the step, a line per seed.
+
+    Args:
+      path: of the PNG.
+      records: of `metrics.jsonl`.
+      metric: name of the validation metric.
+    """
+    figure = Figure(figsize=(8, 3))
+    colors = matplotlib.colormaps["tab10"].colors
+    for panel, (key, label) in enumerate(
+        (("train_loss", "training loss"), (f"val_{metric}", f"validation {metric}"))
+    ):
+        axes = figure.add_subplot(1, 2, panel + 1)
+        steps = [record["step"] for record in records if key in record]
+        values = np.array([record[key] for record in records if key in record])
+        for seed in range(values.shape[1] if values.ndim == 2 else 0):
+            axes.plot(steps, values[:, seed], lw=1, color=colors[seed % 10], label=f"seed {seed}")
+        if key == "train_loss":
+            axes.set_yscale("log")
+        axes.set(xlabel="step", title=label)
+        axes.grid(alpha=0.3)
+        if 1 < values.shape[-1] <= 10:
+            axes.legend(fontsize=7)
+    _save(figure, path)

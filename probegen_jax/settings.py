@@ -1,0 +1,118 @@
+"""The command line and the config: read, checked, and every mistake told in one line."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from probegen_jax.errors import UserError
+
+_AT_LEAST_ONE = (
+    "num_probes",
+    "latent_dim",
+    "generator_depth",
+    "head_width",
+    "head_depth",
+    "num_epochs",
+    "batch_size",
+    "num_seeds",
+    "eval_every",
+    "checkpoint_every",
+)
+_PRECISIONS = ("default", "high", "highest")
+
+
+def parse(
+    argv: Sequence[str], doc: str, define: Callable[[flags.FlagValues], None] = lambda values: None
+) -> flags.FlagValues:
+    """Reads a command line with `--config=FILE[:ARG]` and `--config.KEY=VALUE`.
+
+    Args:
+      argv: program name first.
+      doc: the entry point's docstring, shown by `--help`.
+      define: adds the entry point's own flags.
+
+    Returns:
+      The flags; `.config` is the checked config, locked against new keys.
+
+    Raises:
+      UserError: anything wrong with the command line or in the config.
+    """
+    if {"-h", "--help"} & set(argv[1:]):
+        print(doc.strip())
+        sys.exit(0)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "FILE[:ARG]", flag_values=values)
+    define(values)
+    path = _config_path(argv)
+    # Config files say `from configs import common`, wherever the command is run from.
+    sys.path.append(str(path.resolve().parent.parent))
+    actual_argv, sys.argv = sys.argv, list(argv)  # where config_flags looks for --config.KEY
+    try:
+        extra = values(argv)[1:]
+    except (flags.Error, AttributeError, TypeError, KeyError) as error:
+        raise UserError(f"command line: {_last_line(error)}; --help shows the usage") from error
+    finally:
+        sys.argv = actual_argv
+        sys.path.pop()
+    if extra:
+        raise UserError(f"command line: {extra[0]!r} is not a flag; --help shows the usage")
+    check(values.config, path)
+    return values
+
+
+def config_name(argv: Sequence[str]) -> str:
+    """Name of the config file without its ending: names the run folder."""
+    return _config_path(argv).stem
+
+
+def _config_path(argv: Sequence[str]) -> pathlib.Path:
+    value = None
+    for argument, following in zip(argv[1:], [*argv[2:], None], strict=True):
+        name, equals, given = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            value = given if equals else following
+    if not value:
+        raise UserError("no config given; say which with --config=configs/digits.py")
+    path = pathlib.Path(value.split(":", 1)[0])
+    if not path.is_file():
+        raise UserError(f"no config file at {path}; give the path of one, as in configs/digits.py")
+    return path
+
+
+def _last_line(error: BaseException) -> str:
+    """What went wrong, without the stack trace that config_flags puts into its message."""
+    text = " ".join(str(error.args[0] if error.args else error).strip("\"'").splitlines())
+    if "Traceback" in text:
+        return str(error).strip().splitlines()[-1]
+    return f"unknown config key {text}" if isinstance(error, AttributeError | KeyError) else text
+
+
+def check(config: ConfigDict, path: pathlib.Path) -> None:
+    """Refuses values that no run can use, naming key, value and remedy.
+
+    Args:
+      config: as read.
+      path: of its file, for the message.
+
+    Raises:
+      UserError: the first such value.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
+    for key in ("dataset", "method", "learning_rate", "seed", "matmul_precision", *_AT_LEAST_ONE):
+        if key not in config:
+            raise UserError(f"{path}: the config lacks the key {key!r}")
+    for key in _AT_LEAST_ONE:
+        if config[key] < 1:
+            raise UserError(f"{key} is {config[key]}; give at least 1 with --config.{key}=N")
+    if not config.learning_rate > 0:
+        raise UserError(f"learning_rate is {config.learning_rate}; it must be above 0")
+    if config.seed < 0:
+        raise UserError(f"seed is {config.seed}; it must not be negative")
+    if config.matmul_precision not in _PRECISIONS:
+        raise UserError(
+            f"matmul_precision is {config.matmul_precision!r}; choose from {', '.join(_PRECISIONS)}"
+        )

@@ -1,0 +1,277 @@
+"""Trains a probe generator and its head on a zoo.
+
+  python -m probegen_jax.train --config=configs/digits.py
+  python -m probegen_jax.train --config=configs/digits.py:vanilla,64 --config.num_seeds=5
+  python -m probegen_jax.train --config=configs/digits.py --workdir=runs/mine
+
+  --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla or uniform
+  --config.KEY=VALUE               changes one setting
+  --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given
+
+Exit codes: 0 done, or done before; 2 a mistake in the command, told in one line; 130 interrupted.
+
+How a run resumes (the same command on the same folder):
+1. A folder with `result.json` is finished: it is shown, nothing is done.
+2. A folder with another config is refused; one without checkpoints starts at step 0.
+3. A checkpoint holds everything that training changes: parameters, optimiser, step, the best on
+   validation so far. The order of the networks follows from (seed, epoch) alone.
+4. Boundaries between stretches of steps lie at fixed steps, and at each the order is: evaluate,
+   log, save, go on. So a resumed run makes the same calls with the same values, bit for bit.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from probegen_jax import errors, settings
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    values = settings.parse(
+        argv,
+        __doc__,
+        lambda v: flags.DEFINE_string("workdir", None, "run folder", flag_values=v),
+    )
+    config = values.config
+    name = f"{settings.config_name(argv)}-{config.method}-{config.num_probes}"
+    train(config, values.workdir or f"runs/{name}")
+
+
+def train(config: Any, workdir: str) -> dict[str, Any]:
+    """Trains what `config` says in the folder `workdir`, or goes on with it.
+
+    Args:
+      config: an ml_collections ConfigDict that `settings.check` accepts.
+      workdir: run folder.
+
+    Returns:
+      The content of `result.json`.
+
+    Raises:
+      errors.UserError: the config, the data or the folder is not usable.
+    """
+    # Imports are here so that a mistake on the command line is told at once.
+    import pathlib
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from absl import logging
+    from flax import nnx
+
+    from probegen_jax import figures, step
+    from probegen_jax.checkpoint import Checkpoints
+    from probegen_jax.losses import LOSSES
+    from probegen_jax.metrics import METRICS
+    from probegen_jax.model import make_model
+    from probegen_jax.optimizer import adam_cosine
+    from probegen_jax.run_folder import open_run
+    from probegen_jax.writers import MetricsLog, Progress, write_json
+    from probegen_jax.zoo.load import load
+
+    logging.set_verbosity(logging.ERROR)  # Orbax tells every save
+    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+
+    # ---------------------------------------------------------------- folder
+    folder = pathlib.Path(workdir)
+    finished = open_run(folder, config.to_dict())
+    if finished is not None:
+        print(f"{folder} is finished: {_summary(finished)}")
+        return finished
+
+    # ---------------------------------------------------------------- zoo
+    zoo = load(config.dataset, config.data_dir)
+    weights = jax.device_put(zoo.weights)
+    targets_N = jax.device_put(zoo.targets_N)
+    metric_name, metric = METRICS[zoo.task]
+    train_rows = jnp.asarray(zoo.splits["train"], jnp.int32)
+    batch_size = config.batch_size
+    steps_per_epoch = -(-len(train_rows) // batch_size)
+    total_steps = config.num_epochs * steps_per_epoch
+
+    # ---------------------------------------------------------------- model and step
+    learner = step.Learner(
+        make_model=lambda key: make_model(
+            zoo.spec,
+            config.method,
+            config.num_probes,
+            latent_dim=config.latent_dim,
+            generator_depth=config.generator_depth,
+            head_width=config.head_width,
+            head_depth=config.head_depth,
+            num_outputs=zoo.num_outputs,
+            rngs=nnx.Rngs(params=key),
+        ),
+        spec=zoo.spec,
+        loss=LOSSES[zoo.task],
+        optimizer=adam_cosine(config.learning_rate, total_steps),
+    )
+    seeds = [config.seed + i for i in range(config.num_seeds)]
+    keys_Sx2 = jax.vmap(jax.random.split)(jax.vmap(jax.random.key)(jnp.asarray(seeds)))
+    init_keys_S, order_keys_S = keys_Sx2[:, 0], keys_Sx2[:, 1]
+
+    @jax.jit
+    def rows_of_epoch(epoch):
+        return jax.vmap(step.epoch_rows, in_axes=(0, None, None, None))(
+            order_keys_S, epoch, train_rows, batch_size
+        )
+
+    run_steps = jax.jit(lambda *args: step.train_steps(learner, *args))
+    run_predict = jax.jit(lambda *args: step.predict(learner, *args))
+
+    def outputs_of(split: str, params_S, fixed_S) -> jax.Array:
+        rows = np.asarray(zoo.splits[split], np.int32)
+        padded = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
+        rows_TxB = jnp.asarray(padded.reshape(-1, batch_size))
+        return run_predict(params_S, fixed_S, weights, rows_TxB)[:, : len(rows)]
+
+    def scores(split: str, outputs_SxNxO) -> list[float]:
+        targets = zoo.targets_N[zoo.splits[split]]
+        return [metric(outputs, targets) for outputs in np.asarray(outputs_SxNxO)]
+
+    # ---------------------------------------------------------------- start or resume
+    state = jax.jit(learner.init)(init_keys_S)
+    best = {
+        "params": state.params,
+        "val": np.full(len(seeds), -np.inf, np.float32),
+        "step": np.zeros(len(seeds), np.int32),
+    }
+    first_probes = learner.probes(state)
+    seconds_before = 0.0
+    checkpoints = Checkpoints(folder / "checkpoints")
+    done = checkpoints.latest_step() or 0
+    if done:
+        arrays, facts = checkpoints.restore(done, {"state": state, "best": best})
+        state, best, seconds_before = arrays["state"], arrays["best"], facts["seconds"]
+        best = {**best, "val": np.asarray(best["val"]), "step": np.asarray(best["step"])}
+        print(f"resuming {folder} at step {done} of {total_steps}")
+    else:
+        print(
+            f"training {config.method}-{config.num_probes} on {zoo.name}: {len(train_rows)} "
+            f"networks, {total_steps} steps, {len(seeds)} seed(s), in {folder}"
+        )
+    log = MetricsLog(folder / "metrics.jsonl", done)
+    bar = Progress(total_steps, done, metric_name)
+
+    # ---------------------------------------------------------------- loop
+    def finish(pending) -> None:
+        """Fetches what was computed for a boundary, logs it, keeps the best."""
+        record, losses_SxT, span, params_S, val_outputs = pending
+        record["train_loss"] = np.asarray(losses_SxT)[:, span].mean(axis=1).tolist()
+        if val_outputs is not None:
+            record[f"val_{metric_name}"] = val = scores("val", val_outputs)
+            better = np.asarray(val, np.float32) > best["val"]
+            best["params"] = _choose(better, params_S, best["params"])
+            best["val"] = np.where(better, np.asarray(val, np.float32), best["val"])
+            best["step"] = np.where(better, np.int32(record["step"]), best["step"])
+        if not all(np.isfinite(record["train_loss"])):
+            raise errors.UserError(
+                f"the training loss is {record['train_loss']} at step {record['step']}; try a "
+                f"lower learning rate than {config.learning_rate}, or look for extreme weights in "
+                "the zoo"
+            )
+        log.write(record)
+        bar.show(record)
+
+    started = time.monotonic()
+    pending = None
+    rows_epoch = -1
+    while done < total_steps:
+        epoch, at = divmod(done, steps_per_epoch)
+        if epoch != rows_epoch:
+            rows_SxTxB, rows_epoch = rows_of_epoch(jnp.int32(epoch)), epoch
+        stop = min(
+            (epoch + 1) * steps_per_epoch,
+            done - done % config.eval_every + config.eval_every,
+            done - done % config.checkpoint_every + config.checkpoint_every,
+        )
+        span = slice(at, at + stop - done)
+        state, losses_SxT = run_steps(
+            state, weights, targets_N, rows_SxTxB, jnp.int32(span.start), jnp.int32(span.stop)
+        )
+        done = stop
+        evaluate = done % config.eval_every == 0 or done == total_steps
+        val_outputs = outputs_of("val", state.params, state.fixed) if evaluate else None
+        # The stretch before is fetched only now, with this one already under way.
+        if pending is not None:
+            finish(pending)
+        record = {"step": done, "epoch": epoch + 1}
+        pending = (record, losses_SxT, span, state.params, val_outputs)
+        if done % config.checkpoint_every == 0 or done == total_steps:
+            finish(pending)
+            pending = None
+            seconds = seconds_before + time.monotonic() - started
+            checkpoints.save(done, {"state": state, "best": best}, {"seconds": seconds})
+    seconds = seconds_before + time.monotonic() - started
+    bar.close()
+    log.close()
+    checkpoints.close()
+
+    # ---------------------------------------------------------------- results
+    val_last = scores("val", outputs_of("val", state.params, state.fixed))
+    test_last = scores("test", outputs_of("test", state.params, state.fixed))
+    test_best = scores("test", outputs_of("test", best["params"], state.fixed))
+    result = {
+        "dataset": zoo.name,
+        "method": config.method,
+        "num_probes": config.num_probes,
+        "metric": metric_name,
+        "seeds": [
+            {
+                "seed": seed,
+                "last": {"step": total_steps, "val": val_last[i], "test": test_last[i]},
+                "best": {
+                    "step": int(best["step"][i]),
+                    "val": float(best["val"][i]),
+                    "test": test_best[i],
+                },
+            }
+            for i, seed in enumerate(seeds)
+        ],
+        "mean": float(np.mean(test_last)),
+        "std": float(np.std(test_last, ddof=1)) if len(seeds) > 1 else 0.0,
+        "train_networks": len(train_rows),
+        "steps": total_steps,
+        "seconds": seconds,
+        "steps_per_second": total_steps / seconds if seconds else 0.0,
+    }
+    shown = zoo.splits["test"][:5]
+    figures.draw_inr_probes(
+        folder / "probes.png",
+        zoo.spec,
+        jax.tree.map(lambda leaf: leaf[shown], zoo.weights),
+        learner.probes(state)[0],
+        [f"a network of class {zoo.targets_N[row]}" for row in shown],
+    )
+    figures.draw_curves(folder / "curves.png", log.records, metric_name)
+    write_json(folder / "result.json", result)
+    print(f"{folder}: {_summary(result)}")
+    return result
+
+
+def _choose(better_S, ours, theirs):
+    """Per seed, `ours` where `better_S`, else `theirs`."""
+    import jax
+    import numpy as np
+
+    def pick(a, b):
+        return np.where(better_S.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, ours, theirs)
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    best = [seed["best"]["test"] for seed in result["seeds"]]
+    return (
+        f"test {result['metric']} {result['mean']:.4f} ± {result['std']:.4f} at the last step, "
+        f"{sum(best) / len(best):.4f} at the best on validation, over {len(best)} seed(s); "
+        f"{result['seconds']:.0f} s of training, {result['steps_per_second']:.0f} steps/s"
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)

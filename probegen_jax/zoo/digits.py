@@ -1,0 +1,61 @@
+"""The built-in INR zoo: one SIREN for each of scikit-learn's 1,797 real 8×8 digits."""
+
+import hashlib
+import pathlib
+
+import jax
+import numpy as np
+
+from probegen_jax.networks import sine, siren
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo import cache, fit
+from probegen_jax.zoo.zoo import Zoo
+
+_FIT = {"steps": 200, "learning_rate": 5e-3, "seed": 0}
+_SPLIT_SEED = 0
+# A tenth for validation and a fifth for test; the rest is for training.
+_VAL, _TEST = 180, 360
+
+
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """The digits as float32 (N, 8, 8, 1) in [0, 1], and their classes as int32 (N,)."""
+    from sklearn.datasets import load_digits  # a second to import, and only this zoo needs it
+
+    digits = load_digits()
+    return (digits.images[..., None] / 16).astype(np.float32), digits.target.astype(np.int32)
+
+
+def load(data_dir: pathlib.Path | None = None) -> Zoo:
+    """The zoo, fitted on the first call and read from the cache after it.
+
+    Args:
+      data_dir: cache folder; `cache.default_dir()` if None.
+
+    Returns:
+      The zoo, with weights on the host.
+    """
+    spec = SirenSpec()
+    images_NxHxWxC, targets_N = images()
+
+    def build() -> cache.Arrays:
+        weights, psnr = fit.fit_sirens(spec, images_NxHxWxC, **_FIT)
+        return {"psnr": psnr} | {
+            f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(weights))
+        }
+
+    key = {
+        "images": hashlib.sha256(images_NxHxWxC.tobytes()).hexdigest(),
+        "spec": repr(spec),
+        "fit": _FIT,
+        "code": cache.source_hash(fit, siren, sine),
+    }
+    arrays = cache.cached_arrays(data_dir or cache.default_dir(), "digits", key, build)
+    leaves = [arrays[f"leaf_{i}"] for i in range(len(arrays) - 1)]
+    weights = jax.tree.unflatten(jax.tree.structure(spec.abstract()), leaves)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(targets_N)).astype(np.int32)
+    splits = {
+        "train": np.sort(order[_VAL + _TEST :]),
+        "val": np.sort(order[:_VAL]),
+        "test": np.sort(order[_VAL : _VAL + _TEST]),
+    }
+    return Zoo("digits", spec, weights, targets_N, splits, "classification", 10)
