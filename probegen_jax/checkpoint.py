@@ -58,9 +58,9 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"cannot read the checkpoint {self._folder / str(step)} ({first_line:.200}); delete "
-                "that folder to go on from the checkpoint before it, or the whole run folder to "
-                "start again"
+                f"cannot read the checkpoint {self._folder / str(step)} ({first_line:.200}); "
+                "delete that folder to go on from the checkpoint before it, or the whole run "
+                "folder to start again"
             ) from error
         return restored["arrays"], restored["facts"]
 

@@ -176,3 +176,12 @@ def predict(
     outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
     outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
     return outputs_SxTxBxO.reshape(outputs_SxTxBxO.shape[0], -1, outputs_SxTxBxO.shape[-1])
+
+
+def choose_per_seed(first_S: Bool[Array, " S"], ours: Any, theirs: Any) -> Any:
+    """Leaf by leaf, `ours` for the seeds where `first_S` is true, else `theirs`."""
+
+    def choose(a, b):
+        return jnp.where(first_S.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, ours, theirs)

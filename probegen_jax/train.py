@@ -120,6 +120,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         )
 
     run_steps = jax.jit(lambda *args: step.train_steps(learner, *args))
+    keep_better = jax.jit(step.choose_per_seed)
     run_predict = jax.jit(lambda *args: step.predict(learner, *args))
 
     def outputs_of(split: str, params_S, fixed_S) -> jax.Array:
@@ -134,19 +135,15 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
 
     # ---------------------------------------------------------------- start or resume
     state = jax.jit(learner.init)(init_keys_S)
-    best = {
-        "params": state.params,
-        "val": np.full(len(seeds), -np.inf, np.float32),
-        "step": np.zeros(len(seeds), np.int32),
-    }
-    first_probes = learner.probes(state)
+    best_params = state.params
+    best = {"step": [0] * len(seeds), "val": [-1e9] * len(seeds)}
     seconds_before = 0.0
     checkpoints = Checkpoints(folder / "checkpoints")
     done = checkpoints.latest_step() or 0
     if done:
-        arrays, facts = checkpoints.restore(done, {"state": state, "best": best})
-        state, best, seconds_before = arrays["state"], arrays["best"], facts["seconds"]
-        best = {**best, "val": np.asarray(best["val"]), "step": np.asarray(best["step"])}
+        arrays, facts = checkpoints.restore(done, {"state": state, "best_params": best_params})
+        state, best_params = arrays["state"], arrays["best_params"]
+        best, seconds_before = facts["best"], facts["seconds"]
         print(f"resuming {folder} at step {done} of {total_steps}")
     else:
         print(
@@ -159,14 +156,15 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     # ---------------------------------------------------------------- loop
     def finish(pending) -> None:
         """Fetches what was computed for a boundary, logs it, keeps the best."""
+        nonlocal best_params
         record, losses_SxT, span, params_S, val_outputs = pending
         record["train_loss"] = np.asarray(losses_SxT)[:, span].mean(axis=1).tolist()
         if val_outputs is not None:
             record[f"val_{metric_name}"] = val = scores("val", val_outputs)
-            better = np.asarray(val, np.float32) > best["val"]
-            best["params"] = _choose(better, params_S, best["params"])
-            best["val"] = np.where(better, np.asarray(val, np.float32), best["val"])
-            best["step"] = np.where(better, np.int32(record["step"]), best["step"])
+            better = [new > old for new, old in zip(val, best["val"], strict=True)]
+            best_params = keep_better(jnp.asarray(better), params_S, best_params)
+            best["val"] = np.where(better, val, best["val"]).tolist()
+            best["step"] = np.where(better, record["step"], best["step"]).tolist()
         if not all(np.isfinite(record["train_loss"])):
             raise errors.UserError(
                 f"the training loss is {record['train_loss']} at step {record['step']}; try a "
@@ -204,7 +202,8 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
             finish(pending)
             pending = None
             seconds = seconds_before + time.monotonic() - started
-            checkpoints.save(done, {"state": state, "best": best}, {"seconds": seconds})
+            arrays = {"state": state, "best_params": best_params}
+            checkpoints.save(done, arrays, {"best": best, "seconds": seconds})
     seconds = seconds_before + time.monotonic() - started
     bar.close()
     log.close()
@@ -213,7 +212,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     # ---------------------------------------------------------------- results
     val_last = scores("val", outputs_of("val", state.params, state.fixed))
     test_last = scores("test", outputs_of("test", state.params, state.fixed))
-    test_best = scores("test", outputs_of("test", best["params"], state.fixed))
+    test_best = scores("test", outputs_of("test", best_params, state.fixed))
     result = {
         "dataset": zoo.name,
         "method": config.method,
@@ -223,11 +222,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
             {
                 "seed": seed,
                 "last": {"step": total_steps, "val": val_last[i], "test": test_last[i]},
-                "best": {
-                    "step": int(best["step"][i]),
-                    "val": float(best["val"][i]),
-                    "test": test_best[i],
-                },
+                "best": {"step": best["step"][i], "val": best["val"][i], "test": test_best[i]},
             }
             for i, seed in enumerate(seeds)
         ],
@@ -250,17 +245,6 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     write_json(folder / "result.json", result)
     print(f"{folder}: {_summary(result)}")
     return result
-
-
-def _choose(better_S, ours, theirs):
-    """Per seed, `ours` where `better_S`, else `theirs`."""
-    import jax
-    import numpy as np
-
-    def pick(a, b):
-        return np.where(better_S.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(pick, ours, theirs)
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -30,3 +30,13 @@ def shared() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory) -> pathlib.Path:
+    """A cache folder that holds the built-in zoo, fitted once for all tests."""
+    from probegen_jax.zoo import digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    digits.load(folder)
+    return folder

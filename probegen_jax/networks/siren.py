@@ -7,7 +7,7 @@ Navon et al. (2023) use 2→32→32→1 with sin(30·(Wx + b)) twice, then a lin
 import dataclasses
 import itertools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.networks.sine import sine
 
-Layer = dict[str, Float[Array, "..."]]
-SirenWeights = tuple[Layer, ...]
+# A layer is {"kernel": (in, out), "bias": (out,)}; stacked, with a leading network axis on both.
+SirenWeights = tuple[dict[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,8 +63,8 @@ def cached_arrays(
         ) from error
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             warnings.warn(
                 f"cache file {path} is corrupt ({error}); building it again", stacklevel=2

@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probegen_jax.checkpoint import Checkpoints
+from probegen_jax.errors import UserError
+
+
+def tree(scale):
+    return {"layers": {0: jnp.arange(6.0).reshape(2, 3) * scale, 1: jnp.int32(scale)}}
+
+
+def test_restores_bit_for_bit_and_keeps_the_latest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest_step() is None
+    for step in (10, 20, 30):
+        checkpoints.save(step, tree(step), {"seconds": step / 7})
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert again.latest_step() == 30
+    arrays, facts = again.restore(30, tree(0))
+    assert jax.tree.structure(arrays) == jax.tree.structure(tree(0))
+    np.testing.assert_array_equal(arrays["layers"][0], tree(30)["layers"][0])
+    assert facts == {"seconds": 30 / 7}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["20", "30"]
+    again.close()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(10, tree(1), {})
+    checkpoints.close()
+    for path in (tmp_path / "10").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*10 .*delete that folder"):
+        again.restore(10, tree(0))
+    again.close()

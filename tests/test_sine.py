@@ -1,0 +1,30 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probegen_jax.networks.sine import sine
+
+
+@pytest.mark.parametrize(("reach", "bound"), [(100, 2e-7), (1000, 5e-7)])
+def test_value_and_derivative_stay_within_their_bound(reach, bound):
+    x = np.random.default_rng(0).uniform(-reach, reach, 1 << 20).astype(np.float32)
+    value, derivative = jax.jvp(sine, (jnp.asarray(x),), (jnp.ones(x.shape),))
+    exact = x.astype(np.float64)
+    assert np.abs(value - np.sin(exact)).max() <= bound
+    assert np.abs(derivative - np.cos(exact)).max() <= bound
+
+
+def test_it_stays_a_sine_far_outside():
+    x = jnp.asarray([1e5, -1e7, 1e20, 3e38], jnp.float32)
+    assert jnp.all(jnp.abs(sine(x)) <= 1)
+
+
+def test_not_a_number_stays_one():
+    assert jnp.isnan(sine(jnp.asarray([jnp.nan, jnp.inf]))).all()
+
+
+def test_reverse_mode_under_vmap():
+    x = jnp.linspace(-5, 5, 12).reshape(3, 4)
+    grads = jax.vmap(jax.grad(lambda row: jnp.sum(sine(row))))(x)
+    np.testing.assert_allclose(grads, jnp.cos(x), atol=2e-7)

@@ -1,0 +1,153 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from probegen_jax import losses, step
+from probegen_jax.model import make_model
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.optimizer import adam_cosine
+
+SPEC = SirenSpec(hidden=(8,))
+NUM_NETWORKS, BATCH = 22, 5
+
+
+def make_learner(method="probegen"):
+    def model(key):
+        return make_model(
+            SPEC,
+            method,
+            4,
+            latent_dim=3,
+            generator_depth=2,
+            head_width=8,
+            head_depth=2,
+            num_outputs=3,
+            rngs=nnx.Rngs(params=key),
+        )
+
+    return step.Learner(model, SPEC, losses.cross_entropy, adam_cosine(1e-2, 300))
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    weights = jax.vmap(SPEC.init)(jax.random.split(jax.random.key(0), NUM_NETWORKS))
+    return weights, jnp.arange(NUM_NETWORKS, dtype=jnp.int32) % 3
+
+
+def seed_keys(*seeds):
+    return jax.vmap(jax.random.key)(jnp.asarray(seeds))
+
+
+def init(learner, *seeds):
+    return jax.jit(learner.init)(seed_keys(*seeds))
+
+
+def test_an_epoch_shows_every_training_network_once():
+    train_rows = jnp.asarray([3, 5, 7, 11, 13, 17, 19], jnp.int32)
+    rows = step.epoch_rows(jax.random.key(0), jnp.int32(0), train_rows, 3)
+    assert rows.shape == (3, 3)
+    np.testing.assert_array_equal(np.sort(rows.ravel()), [-1, -1, 3, 5, 7, 11, 13, 17, 19])
+    again = step.epoch_rows(jax.random.key(0), jnp.int32(0), train_rows, 3)
+    np.testing.assert_array_equal(rows, again)
+    other = step.epoch_rows(jax.random.key(0), jnp.int32(1), train_rows, 3)
+    assert not np.array_equal(rows, other)
+
+
+def test_padding_neither_counts_nor_moves_anything(zoo):
+    weights, targets = zoo
+    learner = make_learner()
+    state = jax.tree.map(lambda leaf: leaf[0], init(learner, 0))
+    rows = jnp.asarray([4, 9, 2])
+    update = jax.jit(learner.update)
+    whole, loss = update(state, SPEC.take(weights, rows), targets[rows], jnp.ones(3, bool))
+    padded_rows = jnp.asarray([4, 9, 2, 0, 0])
+    valid = jnp.asarray([True, True, True, False, False])
+    padded, padded_loss = update(
+        state, SPEC.take(weights, padded_rows), targets[padded_rows], valid
+    )
+    np.testing.assert_allclose(loss, padded_loss, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(padded.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def run_epoch(learner, keys, zoo, stretches):
+    weights, targets = zoo
+    state = jax.jit(learner.init)(keys)
+    rows = jax.vmap(step.epoch_rows, in_axes=(0, None, None, None))(
+        keys, jnp.int32(0), jnp.arange(NUM_NETWORKS, dtype=jnp.int32), BATCH
+    )
+    run = jax.jit(lambda *args: step.train_steps(learner, *args))
+    all_losses = []
+    for start, stop in stretches:
+        state, losses_SxT = run(state, weights, targets, rows, jnp.int32(start), jnp.int32(stop))
+        all_losses.append(np.asarray(losses_SxT)[:, start:stop])
+    return state, np.concatenate(all_losses, axis=1)
+
+
+def test_an_epoch_in_stretches_is_the_same_bit_for_bit(zoo):
+    learner = make_learner()
+    keys = seed_keys(0, 1)
+    whole, whole_losses = run_epoch(learner, keys, zoo, [(0, 5)])
+    parts, parts_losses = run_epoch(learner, keys, zoo, [(0, 2), (2, 3), (3, 5)])
+    np.testing.assert_array_equal(whole_losses, parts_losses)
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), whole.params, parts.params)
+    )
+
+
+def test_a_seed_among_others_trains_as_it_does_alone(zoo):
+    learner = make_learner()
+    together, losses_together = run_epoch(learner, seed_keys(3, 4, 5), zoo, [(0, 5)])
+    alone, losses_alone = run_epoch(learner, seed_keys(4), zoo, [(0, 5)])
+    np.testing.assert_allclose(losses_together[1], losses_alone[0], rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(a[1], b[0], atol=1e-4)
+
+
+def test_training_lowers_the_loss_and_leaves_fixed_probes_alone(zoo):
+    weights, targets = zoo
+    learner = make_learner("uniform")
+    run = jax.jit(lambda *args: step.train_steps(learner, *args))
+    first = state = init(learner, 0)
+    for epoch in range(60):
+        rows = step.epoch_rows(
+            jax.random.key(epoch), jnp.int32(0), jnp.arange(NUM_NETWORKS, dtype=jnp.int32), BATCH
+        )[None]
+        state, losses_SxT = run(state, weights, targets, rows, jnp.int32(0), jnp.int32(5))
+        if not epoch:
+            loss_before = losses_SxT.mean()
+    assert losses_SxT.mean() < 0.9 * loss_before
+    np.testing.assert_array_equal(learner.probes(first), learner.probes(state))
+    assert state.step[0] == 300
+
+
+def test_predictions_are_those_of_the_model_in_the_order_asked(zoo):
+    weights, _ = zoo
+    learner = make_learner()
+    state = init(learner, 0, 1)
+    rows = jnp.asarray([[7, 1, 9], [0, 21, -1]])
+    outputs = step.predict(learner, state.params, state.fixed, weights, rows)
+    assert outputs.shape == (2, 6, 3)
+    one = jax.tree.map(lambda leaf: leaf[1], (state.params, state.fixed))
+    direct = learner.outputs(*one, SPEC.take(weights, jnp.asarray([7, 1, 9, 0, 21])))
+    np.testing.assert_allclose(outputs[1, :5], direct, atol=1e-6)
+
+
+def test_choose_per_seed():
+    ours, theirs = {"a": jnp.ones((2, 3))}, {"a": jnp.zeros((2, 3))}
+    chosen = step.choose_per_seed(jnp.asarray([False, True]), ours, theirs)
+    np.testing.assert_array_equal(chosen["a"], [[0, 0, 0], [1, 1, 1]])
+
+
+def test_losses_by_hand():
+    outputs = jnp.asarray([[0.0, 0.0], [2.0, 0.0]])
+    np.testing.assert_allclose(
+        losses.cross_entropy(outputs, jnp.asarray([1, 0])),
+        [np.log(2), np.log(1 + np.exp(-2))],
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        losses.squared_error(jnp.asarray([[0.5], [0.1]]), jnp.asarray([0.0, 0.1])), [0.25, 0]
+    )
