@@ -6,7 +6,7 @@ from configs import common
 def get_config(arg: str = ""):
     config = common.config_for("digits", arg)
     config.num_epochs = 100
-    config.learning_rate = 1e-3
+    config.learning_rate = 2e-3
     config.num_seeds = 3
     config.eval_every = 200
     return config

@@ -97,7 +97,4 @@ def make_generator(
         return Vanilla(num_probes, probe_shape, rngs=rngs)
     if method == "uniform":
         return Uniform(num_probes, probe_shape, rngs=rngs)
-    raise UserError(
-        f"method is {method!r}; choose probegen, vanilla or uniform, as in "
-        "--config=configs/digits.py:vanilla,64"
-    )
+    raise UserError(f"method is {method!r}; choose probegen, vanilla or uniform")

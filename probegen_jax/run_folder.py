@@ -12,7 +12,10 @@ _PLACES = ("data_dir",)
 
 
 def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Makes the folder, or takes up the run that is in it.
+    """Makes the folder, or looks at the run that is in it.
+
+    `config.json` itself is written once training can start, so that a mistake found before then
+    leaves a folder that the corrected command can use.
 
     Args:
       folder: of the run.
@@ -36,7 +39,8 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
                     f"{folder} is not a run folder: it holds {strangers[0]!r} and no config.json; "
                     "choose another with --workdir=DIR"
                 )
-            write_json(config_file, config)
+            write_json(folder / ".writable", True)
+            (folder / ".writable").unlink()
         return read_json(result_file) if result_file.exists() else None
     except OSError as error:
         raise UserError(

@@ -1,5 +1,6 @@
 """The command line and the config: read, checked, and every mistake told in one line."""
 
+import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ _AT_LEAST_ONE = (
     "eval_every",
     "checkpoint_every",
 )
+METHODS = ("probegen", "vanilla", "uniform")
 _PRECISIONS = ("default", "high", "highest")
 
 
@@ -52,8 +54,8 @@ def parse(
     actual_argv, sys.argv = sys.argv, list(argv)  # where config_flags looks for --config.KEY
     try:
         extra = values(argv)[1:]
-    except (flags.Error, AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"command line: {_last_line(error)}; --help shows the usage") from error
+    except Exception as error:  # a config file is a program and can raise anything
+        raise UserError(f"{_what_went_wrong(error, path)}; --help shows the usage") from error
     finally:
         sys.argv = actual_argv
         sys.path.pop()
@@ -70,7 +72,7 @@ def config_name(argv: Sequence[str]) -> str:
 
 def _config_path(argv: Sequence[str]) -> pathlib.Path:
     value = None
-    for argument, following in zip(argv[1:], [*argv[2:], None], strict=True):
+    for argument, following in itertools.pairwise([*argv[1:], None]):
         name, equals, given = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
             value = given if equals else following
@@ -82,12 +84,17 @@ def _config_path(argv: Sequence[str]) -> pathlib.Path:
     return path
 
 
-def _last_line(error: BaseException) -> str:
-    """What went wrong, without the stack trace that config_flags puts into its message."""
-    text = " ".join(str(error.args[0] if error.args else error).strip("\"'").splitlines())
-    if "Traceback" in text:
-        return str(error).strip().splitlines()[-1]
-    return f"unknown config key {text}" if isinstance(error, AttributeError | KeyError) else text
+def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:
+    """One line, without the stack trace that config_flags puts into its messages."""
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, AttributeError | KeyError) and error.args:  # how ConfigDict refuses a key
+        key, *advice = str(error.args[0]).splitlines()
+        return " ".join([f"unknown config key {key}.", *advice])
+    if any("Traceback" in line for line in lines):
+        return f"{path}: {lines[-1]}"
+    if isinstance(error, flags.Error):
+        return f"command line: {' '.join(lines)}"
+    return f"{path}: {type(error).__name__}: {' '.join(lines)}"
 
 
 def check(config: ConfigDict, path: pathlib.Path) -> None:
@@ -105,6 +112,11 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
     for key in ("dataset", "method", "learning_rate", "seed", "matmul_precision", *_AT_LEAST_ONE):
         if key not in config:
             raise UserError(f"{path}: the config lacks the key {key!r}")
+    if config.method not in METHODS:
+        raise UserError(
+            f"method is {config.method!r}; choose from {', '.join(METHODS)}, as in "
+            f"--config={path}:{METHODS[1]},64"
+        )
     for key in _AT_LEAST_ONE:
         if config[key] < 1:
             raise UserError(f"{key} is {config[key]}; give at least 1 with --config.{key}=N")

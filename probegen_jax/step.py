@@ -26,13 +26,13 @@ class TrainState:
       params: what is trained, as a pure dict; leaves have a leading seed axis S outside `vmap`.
       fixed: variables of the model that are not trained (synthetic probes).
       opt_state: of the optax transformation.
-      step: updates made so far.
+      step: updates made so far, int32.
     """
 
     params: Any
     fixed: Any
     opt_state: Any
-    step: Int[Array, "*S"]
+    step: Any  # an array; but transformations build this class around other leaves, too
 
 
 @dataclasses.dataclass(frozen=True)

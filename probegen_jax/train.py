@@ -150,6 +150,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
             f"training {config.method}-{config.num_probes} on {zoo.name}: {len(train_rows)} "
             f"networks, {total_steps} steps, {len(seeds)} seed(s), in {folder}"
         )
+    write_json(folder / "config.json", config.to_dict())
     log = MetricsLog(folder / "metrics.jsonl", done)
     bar = Progress(total_steps, done, metric_name)
 

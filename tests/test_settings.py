@@ -1,0 +1,88 @@
+"""What a user gets for a mistake on the command line: one line that names it."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from probegen_jax import settings, train
+from probegen_jax.errors import UserError
+
+REPO = pathlib.Path(__file__).parent.parent
+DIGITS = f"--config={REPO}/configs/digits.py"
+
+
+def parse(*arguments):
+    return settings.parse(["train", *arguments], "the usage").config
+
+
+def test_config_argument_and_overrides():
+    config = parse(f"{DIGITS}:vanilla,64", "--config.learning_rate=1", "--config.num_seeds", "2")
+    assert (config.method, config.num_probes, config.num_seeds) == ("vanilla", 64, 2)
+    assert config.learning_rate == 1.0
+    assert parse(f"{DIGITS}:32").method == "probegen"
+    assert parse(DIGITS).num_probes == 128
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no config given; say which with --config=configs/digits.py"),
+        (["--config=nowhere.py"], "no config file at nowhere.py"),
+        ([DIGITS, "--config.num_prob=3"], 'unknown config key 'num_prob'. Did you mean "num_probes"'),
+        ([DIGITS, "--config.mesh.seeds=3"], "unknown config key 'mesh'"),
+        ([DIGITS, "--config.num_probes=many"], "--config.num_probes=many: invalid literal for int"),
+        ([DIGITS, "--config.num_probes=1.5"], "--config.num_probes=1.5: invalid literal for int"),
+        ([DIGITS, "--config.learning_rate=fast"], "learning_rate=fast: could not convert string"),
+        ([DIGITS, "--config.num_probes=0"], "num_probes is 0; give at least 1"),
+        ([f"{DIGITS}:probegen,0"], "num_probes is 0; give at least 1"),
+        ([DIGITS, "--config.batch_size=-4"], "batch_size is -4; give at least 1"),
+        ([DIGITS, "--config.learning_rate=0"], "learning_rate is 0.0; it must be above 0"),
+        ([DIGITS, "--config.learning_rate=nan"], "learning_rate is nan; it must be above 0"),
+        ([DIGITS, "--config.seed=-1"], "seed is -1; it must not be negative"),
+        ([DIGITS, "--config.matmul_precision=tf32"], "matmul_precision is 'tf32'; choose from"),
+        ([DIGITS, "--workdirs=x"], "Unknown command line flag 'workdirs'"),
+        ([DIGITS, "stray"], "'stray' is not a flag"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_file_that_fails_is_named(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config():\n  return 1 / 0\n")
+    with pytest.raises(UserError, match="ZeroDivisionError: division by zero"):
+        parse(f"--config={path}")
+    path.write_text("from ml_collections import ConfigDict\nget_config = ConfigDict")
+    with pytest.raises(UserError, match=r"mine.py: the config lacks the key 'dataset'"):
+        parse(f"--config={path}")
+
+
+def test_help_shows_the_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == "the usage\n"
+
+
+def test_an_unknown_method_stops_before_the_folder_is_made(tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match="method is 'vanila'"):
+        train.main(["train", f"{DIGITS}:vanila", f"--workdir={workdir}"])
+    assert not workdir.exists()
+
+
+def test_the_process_exits_with_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "probegen_jax.train", "--config=configs/digits.py:probegen,0"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: num_probes is 0; give at least 1 with --config.num_probes=N\n"
