@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Array, Float
@@ -42,7 +43,7 @@ def draw_inr_probes(
     # A probe outside the image is seen too, but a stray one must not shrink the picture.
     reach = float(np.clip(np.abs(probes).max() * 1.05, 1.05, 1.8))
     side = 96
-    coordinates = spec.pixel_coordinates(side, side)
+    coordinates = jnp.asarray(spec.pixel_coordinates(side, side))
     figure = Figure(figsize=(2.1 * len(titles), 2.4))
     for panel, title in enumerate(titles):
         axes = figure.add_subplot(1, len(titles), panel + 1)

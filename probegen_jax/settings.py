@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -88,8 +89,11 @@ def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:
     """One line, without the stack trace that config_flags puts into its messages."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, AttributeError | KeyError) and error.args:  # how ConfigDict refuses a key
-        key, *advice = str(error.args[0]).splitlines()
-        return " ".join([f"unknown config key {key}.", *advice])
+        key = re.search(r"\w+", lines[0])
+        meant = re.search(r'Did you mean "(\w+)"', str(error))
+        return f"unknown config key {key and key[0]!r}" + (
+            f", meaning {meant[1]!r}?" if meant else ""
+        )
     if any("Traceback" in line for line in lines):
         return f"{path}: {lines[-1]}"
     if isinstance(error, flags.Error):

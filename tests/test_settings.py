@@ -30,7 +30,7 @@ def test_config_argument_and_overrides():
     [
         ([], "no config given; say which with --config=configs/digits.py"),
         (["--config=nowhere.py"], "no config file at nowhere.py"),
-        ([DIGITS, "--config.num_prob=3"], 'unknown config key 'num_prob'. Did you mean "num_probes"'),
+        ([DIGITS, "--config.num_prob=3"], "unknown config key 'num_prob', meaning 'num_probes'"),
         ([DIGITS, "--config.mesh.seeds=3"], "unknown config key 'mesh'"),
         ([DIGITS, "--config.num_probes=many"], "--config.num_probes=many: invalid literal for int"),
         ([DIGITS, "--config.num_probes=1.5"], "--config.num_probes=1.5: invalid literal for int"),
