@@ -28,6 +28,7 @@ def draw_inr_probes(
     weights: SirenWeights,
     probes: Float[Array, "P 2"],
     titles: Sequence[str],
+    image_shape: tuple[int, int],
 ) -> None:
     """Where the probes lie on the image plane, over what a few networks draw there.
 
@@ -37,19 +38,24 @@ def draw_inr_probes(
       weights: of the few networks, stacked; one panel each.
       probes: coordinates in the spec's order.
       titles: of the panels.
+      image_shape: height and width to draw the networks at, best those that they were fitted to.
     """
     probes = np.asarray(probes)
     columns, rows = (probes[:, 0], probes[:, 1]) if spec.grid == "xy" else probes.T[::-1]
     # A probe outside the image is seen too, but a stray one must not shrink the picture.
-    reach = float(np.clip(np.abs(probes).max() * 1.05, 1.05, 1.8))
-    side = 96
-    coordinates = jnp.asarray(spec.pixel_coordinates(side, side))
+    reach = float(np.clip(np.abs(probes).max() * 1.05, 1.2, 1.8))
+    height, width = image_shape
+    coordinates = jnp.asarray(spec.pixel_coordinates(height, width))
+    # Coordinates -1 and 1 are the centres of the outer pixels.
+    right, bottom = 1 + 1 / max(width - 1, 1), 1 + 1 / max(height - 1, 1)
     figure = Figure(figsize=(2.1 * len(titles), 2.4))
     for panel, title in enumerate(titles):
         axes = figure.add_subplot(1, len(titles), panel + 1)
         network = jax.tree.map(lambda leaf, n=panel: leaf[n], weights)
-        image = np.asarray(spec.apply(network, coordinates)).reshape(side, side, -1)
-        axes.imshow(np.clip(image.squeeze(), 0, 1), cmap="gray", extent=(-1, 1, 1, -1))
+        image = np.asarray(spec.apply(network, coordinates)).reshape(height, width, -1)
+        axes.imshow(
+            np.clip(image.squeeze(), 0, 1), cmap="gray", extent=(-right, right, bottom, -bottom)
+        )
         axes.scatter(columns, rows, s=9, c="#ff5a36", edgecolors="white", linewidths=0.4)
         axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
         axes.set_title(title, fontsize=9)

@@ -234,18 +234,27 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         "seconds": seconds,
         "steps_per_second": total_steps / seconds if seconds else 0.0,
     }
-    shown = zoo.splits["test"][:5]
+    shown = _one_of_each(zoo.targets_N, zoo.splits["test"], 5)
     figures.draw_inr_probes(
         folder / "probes.png",
         zoo.spec,
         jax.tree.map(lambda leaf: leaf[shown], zoo.weights),
         learner.probes(state)[0],
         [f"a network of class {zoo.targets_N[row]}" for row in shown],
+        zoo.image_shape or (64, 64),
     )
     figures.draw_curves(folder / "curves.png", log.records, metric_name)
     write_json(folder / "result.json", result)
     print(f"{folder}: {_summary(result)}")
     return result
+
+
+def _one_of_each(targets_N, rows, number: int):
+    """The first few rows of different targets."""
+    import numpy as np
+
+    _, first = np.unique(targets_N[rows], return_index=True)
+    return rows[np.sort(first)[:number]]
 
 
 def _summary(result: dict[str, Any]) -> str:

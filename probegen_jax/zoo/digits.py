@@ -11,10 +11,10 @@ from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import cache, fit
 from probegen_jax.zoo.zoo import Zoo
 
-_FIT = {"steps": 200, "learning_rate": 5e-3, "seed": 0}  # 90 dB PSNR on average
+_FIT = {"steps": 200, "learning_rate": 1e-2, "seed": 0}  # 98 dB PSNR on average
 _SPLIT_SEED = 0
-# A tenth for validation and a fifth for test; the rest is for training.
-_VAL, _TEST = 180, 360
+# About 7 % for validation and 13 % for test; the rest is for training.
+_VAL, _TEST = 120, 240
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
@@ -58,4 +58,13 @@ def load(data_dir: pathlib.Path | None = None) -> Zoo:
         "val": np.sort(order[:_VAL]),
         "test": np.sort(order[_VAL : _VAL + _TEST]),
     }
-    return Zoo("digits", spec, weights, targets_N, splits, "classification", 10)
+    return Zoo(
+        "digits",
+        spec,
+        weights,
+        targets_N,
+        splits,
+        "classification",
+        10,
+        image_shape=images_NxHxWxC.shape[1:3],
+    )

@@ -26,6 +26,7 @@ class Zoo:
       task: what kind of target it is.
       num_outputs: classes, or values per target.
       runs_N: for zoos with several checkpoints of one training run, the run of each network.
+      image_shape: for INR zoos, height and width of the images that the networks were fitted to.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Zoo:
     task: Literal["classification", "regression"]
     num_outputs: int
     runs_N: np.ndarray | None = None
+    image_shape: tuple[int, int] | None = None
 
     def __post_init__(self):
         seen = np.zeros(len(self.targets_N), bool)
