@@ -1,0 +1,177 @@
+"""Which networks are for training, validation and test: the official files, or our own seed.
+
+A split is a list of positions or names for each of "train", "val" and "test".
+"""
+
+import collections
+import gzip
+import hashlib
+import json
+import pathlib
+import random
+import re
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo.zoo import SPLITS
+
+# Of every 60,000 networks that are not for test, the published INR zoos validate on 5,000.
+INR_VAL_SHARE = 5_000 / 60_000
+# Of the Wild Park's 2,800 training runs, 25 are for validation and 50 for test.
+PARK_VAL_SHARE, PARK_TEST_SHARE = 25 / 2_800, 50 / 2_800
+
+SEED = 0
+
+
+def find_file(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The splits file `name`, or `name.gz`, in `folder`; None if it is not there."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    return None
+
+
+def fingerprint(path: pathlib.Path) -> str:
+    """Hash of a splits file's content, by which a prepared zoo knows its split again."""
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
+def read_json(path: pathlib.Path, target: str) -> dict[str, list[tuple[str, Any]]]:
+    """Reads a splits JSON: `{"train"|"val"|"test": {"path": [...], target: [...]}}`.
+
+    Args:
+      path: of the file, gzipped if its name ends so.
+      target: key of the targets: "label" or "score".
+
+    Returns:
+      (path, target) of each network, by split.
+
+    Raises:
+      UserError: not such a file, or it names a network twice.
+    """
+    try:
+        content = json.loads(_read(path))
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); fetch the splits file again") from error
+    splits: dict[str, list[tuple[str, Any]]] = {}
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        entry = content.get(split) if isinstance(content, dict) else None
+        if not isinstance(entry, dict) or not {"path", target} <= entry.keys():
+            raise UserError(f"{path}: split {split!r} lacks 'path' or {target!r}; wrong file?")
+        paths, targets = entry["path"], entry[target]
+        if len(paths) != len(targets):
+            raise UserError(
+                f"{path}: {split!r} has {len(paths)} paths and {len(targets)} {target}s"
+            )
+        for name in paths:
+            if name in seen:
+                where = "twice in" if seen[name] == split else f"in {seen[name]!r} and in"
+                raise UserError(f"{path}: {name} is {where} {split!r}; list each network once")
+            seen[name] = split
+        splits[split] = list(zip(paths, targets, strict=True))
+    return splits
+
+
+def check_runs(path: pathlib.Path, splits: dict[str, list[str]], run: Callable[[str], str]) -> None:
+    """Raises a `UserError` if networks of one training run are in two splits.
+
+    Args:
+      path: of the splits file, for the message.
+      splits: names by split.
+      run: the run of a name.
+    """
+    seen: dict[str, str] = {}
+    for split, names in splits.items():
+        for name in names:
+            other = seen.setdefault(run(name), split)
+            if other != split:
+                raise UserError(
+                    f"{path}: checkpoints of {run(name)} are in {other!r} and in {split!r}; put "
+                    "each run on one side only"
+                )
+
+
+def seeded(
+    items: Sequence[Hashable], val_share: float, test_share: float, seed: int = SEED
+) -> dict[str, list[Any]]:
+    """Our own split where there is no official one, or it was drawn without a seed.
+
+    Args:
+      items: what is to be split, in an order that does not change.
+      val_share: of validation, among all items; at least one item gets there.
+      test_share: of test, likewise, unless it is 0.
+      seed: of the permutation.
+
+    Raises:
+      UserError: too few items for a split of each.
+    """
+    number = len(items)
+    test = max(1, round(number * test_share)) if test_share else 0
+    val = max(1, round(number * val_share))
+    if number <= val + test:
+        raise UserError(
+            f"{number} networks or runs are too few to split into train, val and test; add more"
+        )
+    order = np.random.default_rng(seed).permutation(number).tolist()
+    parts = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
+    return {split: [items[i] for i in sorted(parts[split])] for split in SPLITS}
+
+
+def read_nfn_order(path: pathlib.Path, faithful: bool, number: int) -> list[int]:
+    """Reads the order of rows by which NFN split a Small CNN Zoo.
+
+    The published CSV begins with a stray 0, the header of a column without a name. The official
+    code reads it as a row, so row 0 comes twice.
+
+    Args:
+      path: of the CSV, gzipped if its name ends so.
+      faithful: whether to drop the stray line; the official reading keeps it.
+      number: rows of the zoo.
+
+    Raises:
+      UserError: not such a file, or it names a row that the zoo has not.
+    """
+    lines = _read(path).decode("utf-8", errors="replace").split()
+    if not all(re.fullmatch(r"\d+", line) for line in lines):
+        raise UserError(f"{path}: is not a list of row numbers; fetch the splits file again")
+    rows = [int(line) for line in lines]
+    stray = bool(rows) and rows[0] == 0 and rows.count(0) == 2
+    listed = rows[1:] if stray else rows
+    if len(set(listed)) != len(listed):
+        twice = collections.Counter(listed).most_common(1)[0][0]
+        raise UserError(f"{path}: lists row {twice} more than once; fetch the splits file again")
+    if listed and max(listed) >= number:
+        raise UserError(
+            f"{path}: names row {max(listed)}, but weights.npy has {number} rows; use the splits "
+            "file that belongs to this zoo"
+        )
+    return listed if faithful else rows
+
+
+def nfn(rows: Sequence[int]) -> dict[str, list[int]]:
+    """NFN's split of a Small CNN Zoo's final rows, given in NFN's order.
+
+    The last half is for test; the first half, shuffled by `random.Random(0)`, gives 80 % to train
+    and 20 % to validation (Zhou et al., 2023).
+    """
+    half = int(0.5 * len(rows))
+    first = list(range(half))
+    random.Random(0).shuffle(first)
+    cut = int(0.8 * len(first))
+    return {
+        "train": [rows[i] for i in first[:cut]],
+        "val": [rows[i] for i in first[cut:]],
+        "test": list(rows[half:]),
+    }
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); fetch the splits file again") from error

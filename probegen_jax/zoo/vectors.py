@@ -1,0 +1,47 @@
+"""Networks as flat vectors, which is how zoos are stored, and back."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from probegen_jax.errors import UserError
+
+
+def size(abstract: Any) -> int:
+    """Numbers in one network of these shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
+
+
+def flatten(weights: Any) -> Float[np.ndarray, " W"]:
+    """One network's weights, leaf after leaf in tree order, each in row-major order."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(weights)])
+
+
+def unflatten(vectors_NxW: Float[np.ndarray, "N W"], abstract: Any) -> Any:
+    """Stacked weights from stacked vectors: views of them, nothing is copied.
+
+    Args:
+      vectors_NxW: one network a row, as from `flatten`.
+      abstract: shapes of one network, as from a spec's `abstract()`.
+
+    Returns:
+      The pytree of `abstract`, with a leading network axis on every leaf.
+
+    Raises:
+      UserError: the vectors are too long or too short.
+    """
+    number, width = vectors_NxW.shape
+    if width != size(abstract):
+        raise UserError(
+            f"networks hold {width} weights, the settings describe {size(abstract)}; set width and "
+            "depth to those of the zoo"
+        )
+    leaves, treedef = jax.tree.flatten(abstract)
+    ends = np.cumsum([math.prod(leaf.shape) for leaf in leaves])
+    parts = np.split(vectors_NxW, ends[:-1], axis=1)
+    return treedef.unflatten(
+        part.reshape(number, *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
+    )
