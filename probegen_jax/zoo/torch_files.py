@@ -165,10 +165,10 @@ def _load(content: Content, network: str, containers: bool = False) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # bytes from elsewhere: torch raises whatever it stumbles over
-        raise BadNetworkError(network, _fault(error)) from error
+        raise BadNetworkError(network, _fault(error, content)) from error
 
 
-def _fault(error: Exception) -> str:
+def _fault(error: Exception, content: bytes) -> str:
     text = str(error)
     wanted = re.search(r"GLOBAL ([\w.]+)", text)
     if wanted:
@@ -178,7 +178,7 @@ def _fault(error: Exception) -> str:
         )
     if "Weights only load failed" in text:
         return "is not a file of plain tensors; refused without running anything from it"
-    if "central directory" in text or "zip archive" in text:
+    if content.startswith(b"PK"):
         return "is truncated or damaged (not a complete zip archive)"
     return f"is not a readable torch file ({type(error).__name__})"
 

@@ -1,0 +1,89 @@
+"""Fetching an archive: all of it under its name, or nothing."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+
+import requests
+import tensorflow_datasets as tfds
+
+from probegen_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where an archive is published.
+
+    Attributes:
+      url: of the file itself.
+      filename: under which it is kept.
+      sha256: of its content, in hex; None where the publisher states none. Archives also hold
+        checksums of their own, which reading checks.
+    """
+
+    url: str
+    filename: str
+    sha256: str | None = None
+
+
+def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
+    """Downloads an archive with TFDS's download manager, unless it is there already.
+
+    Args:
+      address: what to fetch.
+      folder: where archives are kept; made if missing.
+
+    Returns:
+      The archive's path. Its SHA-256 lies beside it, in `<name>.sha256`.
+
+    Raises:
+      UserError: no connection, a connection that broke, another checksum, no space. Nothing is
+        left behind then.
+    """
+    target = folder / address.filename
+    noted = target.with_name(f"{target.name}.sha256")
+    if target.is_file():
+        return target
+    # A folder of our own, so that what a broken connection leaves can be removed as a whole.
+    partial = folder / f"partial.{os.getpid()}.{address.filename}"
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        manager = tfds.download.DownloadManager(download_dir=partial)
+        path = pathlib.Path(manager.download(address.url))
+        info = tfds.core.download.checksums.compute_url_info(path)
+        if address.sha256 is not None and info.checksum != address.sha256.lower():
+            raise UserError(
+                f"{address.url}: the download has SHA-256 {info.checksum}, expected "
+                f"{address.sha256}; run again, or fetch {address.filename} by hand into a folder "
+                "and give it with --config.manual_dir=DIR"
+            )
+        noted.write_text(f"{info.checksum}  {target.name}\n")
+        path.replace(target)
+    except requests.RequestException as error:
+        raise UserError(_broken(address, _reason(error))) from error
+    except tfds.download.DownloadError as error:
+        raise UserError(_broken(address, str(error).rstrip("."))) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror or error}); free some space, or choose "
+            "another folder with --config.data_dir=DIR"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _broken(address: Address, reason: str) -> str:
+    return (
+        f"{address.url}: the download failed ({reason}); run again, or fetch {address.filename} "
+        "by hand into a folder and give it with --config.manual_dir=DIR"
+    )
+
+
+def _reason(error: requests.RequestException) -> str:
+    if "IncompleteRead" in str(error):
+        return "the connection broke half-way"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return " ".join(str(error).split())

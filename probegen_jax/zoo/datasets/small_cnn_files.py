@@ -1,0 +1,228 @@
+"""The three files of a Small CNN Zoo: `weights.npy`, `metrics.csv.gz`, `layout.csv`.
+
+They are read from a folder, where the weights are memory-mapped, or from the published
+`.tar.xz`, which is read in one pass without unpacking it.
+"""
+
+import ast
+import csv
+import dataclasses
+import gzip
+import io
+import lzma
+import pathlib
+import tarfile
+
+import numpy as np
+from jaxtyping import Int
+from tqdm import tqdm
+
+from probegen_jax.errors import UserError
+
+WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
+
+# Rows of a streamed `weights.npy` that are held at a time: 80 MB.
+_CHUNK = 4096
+# How one network is stored by us: in this order, kernels (k, k, in, out), the head (in, out).
+SHAPES = {
+    "sequential/conv2d/bias:0": (16,),
+    "sequential/conv2d/kernel:0": (3, 3, 1, 16),
+    "sequential/conv2d_1/bias:0": (16,),
+    "sequential/conv2d_1/kernel:0": (3, 3, 16, 16),
+    "sequential/conv2d_2/bias:0": (16,),
+    "sequential/conv2d_2/kernel:0": (3, 3, 16, 16),
+    "sequential/dense/bias:0": (10,),
+    "sequential/dense/kernel:0": (16, 10),
+}
+NUM_WEIGHTS = sum(int(np.prod(shape)) for shape in SHAPES.values())
+
+_FETCH = "fetch the zoo again"
+
+# Weights by row: the mapped file, or the rows that were kept of a streamed one.
+Rows = np.ndarray | dict[int, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What is known of each row of `weights.npy`.
+
+    Attributes:
+      paths: name of the checkpoint.
+      steps: epoch of the checkpoint; 86 is the last.
+      scores: test accuracy.
+      activations: name of the activation of every layer.
+    """
+
+    paths: list[str]
+    steps: list[int]
+    scores: list[float]
+    activations: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def parse_metrics(data: bytes, where: str) -> Metrics:
+    """Reads `metrics.csv.gz`.
+
+    Args:
+      data: its bytes.
+      where: names it in messages.
+
+    Raises:
+      UserError: truncated, a column missing, or a value that is no number.
+    """
+    try:
+        text = gzip.decompress(data).decode()
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{where}: is truncated or damaged ({error}); {_FETCH}") from error
+    rows = csv.DictReader(io.StringIO(text))
+    columns = rows.fieldnames or []
+    for column in ("step", "test_accuracy", "config.activation"):
+        if column not in columns:
+            raise UserError(f"{where}: has no column {column!r}; {_FETCH}")
+    index = columns[0]  # without a name: the paths of the checkpoints
+    metrics = Metrics([], [], [], [])
+    for line, row in enumerate(rows, 2):
+        try:
+            metrics.paths.append(row[index])
+            metrics.steps.append(int(row["step"]))
+            metrics.scores.append(float(row["test_accuracy"]))
+            metrics.activations.append(row["config.activation"])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: line {line} is not readable ({error}); {_FETCH}") from error
+    return metrics
+
+
+def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " W"]:
+    """Reads `layout.csv`: where the numbers that we store lie in a row of `weights.npy`.
+
+    Args:
+      data: its bytes.
+      where: names it in messages.
+
+    Returns:
+      The place in the row of each number, in the order of `SHAPES`.
+
+    Raises:
+      UserError: another architecture than the zoo's, or no such file.
+    """
+    places: dict[str, np.ndarray] = {}
+    for line, row in enumerate(csv.DictReader(io.StringIO(data.decode(errors="replace"))), 2):
+        try:
+            start, end = int(row["start_idx"]), int(row["end_idx"])
+            shape = ast.literal_eval(row["shape"])
+            name = row["varname"]
+        except (KeyError, TypeError, ValueError, SyntaxError) as error:
+            raise UserError(f"{where}: line {line} is not readable; {_FETCH}") from error
+        if shape != SHAPES.get(name) or end - start != np.prod(shape):
+            raise UserError(
+                f"{where}: {name} has shape {shape} at {start} to {end}, which is not the Small "
+                f"CNN Zoo's architecture; {_FETCH}"
+            )
+        places[name] = np.arange(start, end)
+    missing = sorted(set(SHAPES) - set(places))
+    if missing:
+        raise UserError(f"{where}: has no {missing[0]}; {_FETCH}")
+    return np.concatenate([places[name] for name in SHAPES])
+
+
+class FolderFiles:
+    """The files in a folder; the weights are memory-mapped."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.where = folder
+
+    def small(self, name: str) -> bytes:
+        """The content of `metrics.csv.gz` or `layout.csv`."""
+        try:
+            return (self.where / name).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{self.where / name}: cannot be read ({error.strerror}); {_FETCH}"
+            ) from error
+
+    def rows(self, wanted: Int[np.ndarray, " N"], number: int, width: int) -> Rows:
+        """The rows, memory-mapped, so that only those that are used are read.
+
+        Args:
+          wanted: which will be used.
+          number: how many there must be.
+          width: weights that each must have at least.
+
+        Raises:
+          UserError: the file is truncated, or of another size.
+        """
+        path = self.where / WEIGHTS
+        try:
+            weights = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path}: is truncated or damaged ({error}); {_FETCH}") from error
+        _check_weights(weights.shape, weights.dtype, number, width, str(path))
+        return weights
+
+
+class TarFiles:
+    """The files in the published archive."""
+
+    def __init__(self, path: pathlib.Path):
+        self.where = path
+
+    def small(self, name: str) -> bytes:
+        """The content of `metrics.csv.gz` or `layout.csv`."""
+        return self._member(name, lambda file: file.read())
+
+    def rows(self, wanted: Int[np.ndarray, " N"], number: int, width: int) -> Rows:
+        """The rows `wanted`, as `FolderFiles.rows`; all others pass by."""
+        return self._member(WEIGHTS, lambda file: self._stream(file, wanted, number, width))
+
+    def _stream(self, file: io.BufferedReader, wanted: np.ndarray, number: int, width: int) -> Rows:
+        where = f"{self.where}: {WEIGHTS}"
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            header = np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+        _check_weights(shape, dtype, number, width, where)
+        if fortran:
+            raise UserError(f"{where}: is in Fortran order; {_FETCH}")
+        width = shape[1]
+        weights: dict[int, np.ndarray] = {}
+        keep = frozenset(wanted.tolist())
+        with tqdm(total=number, desc="unpacking weights", unit="net", disable=None) as bar:
+            for first in range(0, number, _CHUNK):
+                count = min(_CHUNK, number - first)
+                data = file.read(count * width * 4)
+                if len(data) != count * width * 4:
+                    raise EOFError(f"ends in row {first + len(data) // (width * 4)} of {number}")
+                block = np.frombuffer(data, dtype).reshape(count, width)
+                for row in keep.intersection(range(first, first + count)):
+                    weights[row] = block[row - first].copy()
+                bar.update(count)
+        return weights
+
+    def _member(self, name, read):
+        try:
+            with tarfile.open(self.where, "r|*") as archive:
+                for member in archive:
+                    if member.isfile() and pathlib.PurePosixPath(member.name).name == name:
+                        return read(archive.extractfile(member))
+        except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError) as error:
+            raise UserError(
+                f"{self.where}: is not a complete archive ({error}); delete it and fetch it again"
+            ) from error
+        raise UserError(f"{self.where}: holds no {name}; delete it and fetch it again")
+
+
+Files = FolderFiles | TarFiles
+
+
+def _check_weights(
+    shape: tuple[int, ...], dtype: np.dtype, number: int, width: int, where: str
+) -> None:
+    if dtype != np.float32 or len(shape) != 2:
+        raise UserError(f"{where}: is {dtype} {shape}, expected float32 (networks, weights)")
+    if shape[0] != number:
+        raise UserError(f"{where}: has {shape[0]} rows, {METRICS} has {number}; {_FETCH}")
+    if shape[1] < width:
+        raise UserError(f"{where}: has {shape[1]} columns, {LAYOUT} says {width}; {_FETCH}")

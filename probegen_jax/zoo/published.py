@@ -1,0 +1,144 @@
+"""The published zoos, prepared on first use and loaded from there ever after."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo import cache, splits, vectors
+from probegen_jax.zoo.datasets import base
+from probegen_jax.zoo.datasets.cifar10_gs import Cifar10Gs
+from probegen_jax.zoo.datasets.cifar10_wild_park import Cifar10WildPark
+from probegen_jax.zoo.datasets.fmnist_inr import FmnistInr
+from probegen_jax.zoo.datasets.inr import NUM_CLASSES, SPEC
+from probegen_jax.zoo.datasets.mnist_inr import MnistInr
+from probegen_jax.zoo.datasets.reading import Columns, read
+from probegen_jax.zoo.zoo import Zoo
+
+BUILDERS: dict[str, type[base.ZooBuilder]] = {
+    "mnist_inr": MnistInr,
+    "fmnist_inr": FmnistInr,
+    "cifar10_gs": Cifar10Gs,
+    "cifar10_wild_park": Cifar10WildPark,
+}
+
+
+def load(
+    dataset: str,
+    data_dir: pathlib.Path | None = None,
+    *,
+    split: str = "auto",
+    request: base.Request | None = None,
+) -> Zoo:
+    """A published zoo, with weights on the host.
+
+    Args:
+      dataset: its name, a key of `BUILDERS`.
+      data_dir: where prepared zoos are kept; the user's cache folder if None.
+      split: "official", "seeded", ... or "auto": the official one where there is a file for it.
+      request: where the files are if the zoo is not prepared yet.
+
+    Returns:
+      The zoo.
+
+    Raises:
+      UserError: anything wrong with the files, the connection, the disk, or what was asked.
+    """
+    builder = prepared(dataset, data_dir, split=split, request=request)
+    columns, rows = read(builder)
+    return _ZOOS[dataset](columns, rows)
+
+
+def prepared(
+    dataset: str,
+    data_dir: pathlib.Path | None = None,
+    *,
+    split: str = "auto",
+    request: base.Request | None = None,
+) -> base.ZooBuilder:
+    """The builder of a published zoo, prepared; what is worth knowing about it is printed.
+
+    Args and errors are those of `load`.
+    """
+    request = request or base.Request()
+    folder = data_dir or cache.default_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder} ({error.strerror}); choose another with "
+            "--config.data_dir=DIR"
+        ) from error
+    cls = BUILDERS[dataset]
+    builder = _choose(cls, folder, split, request)
+    base.prepare(builder)
+    _check_still_wanted(builder)
+    _tell(builder)
+    return builder
+
+
+def _choose(
+    cls: type[base.ZooBuilder], folder: pathlib.Path, split: str, request: base.Request
+) -> base.ZooBuilder:
+    names = list(cls.builder_configs)
+    if split not in ("auto", *names):
+        raise UserError(f"split is {split!r}; choose auto, {', '.join(names)}")
+    if split == "auto":
+        official = cls(split="official", data_dir=folder, request=request)
+        if official.data_path.exists() or official.find_splits_file():
+            return official
+        split = "seeded"
+    return cls(split=split, data_dir=folder, request=request)
+
+
+def _check_still_wanted(builder: base.ZooBuilder) -> None:
+    """Refuses a prepared zoo that was made of other files than those now given."""
+    made, request = builder.info.metadata, builder.request
+    remedy = f"delete {builder.folder} to prepare it again, or choose another data_dir"
+    if request.manual_dir is not None:
+        found = builder.find_source(request.manual_dir)
+        if found is not None and str(found.where) != made["source"]:
+            raise UserError(
+                f"{builder.name} was prepared from {made['source']}, but manual_dir has it in "
+                f"{found.where}; leave manual_dir unset to use what is prepared, or {remedy}"
+            )
+    file = builder.find_splits_file()
+    official = builder.builder_config.name != "seeded"
+    if official and file is not None and splits.fingerprint(file) != made["splits_sha256"]:
+        raise UserError(f"{builder.name} was prepared with another split than {file}; {remedy}")
+    if made["skipped"] and not request.skip_bad:
+        raise UserError(
+            f"{builder.name} was prepared without {made['skipped']} bad networks, listed in "
+            f"{builder.folder / base.SKIPPED_FILE}; accept that with --config.skip_bad=True, or "
+            f"{remedy}"
+        )
+
+
+def _tell(builder: base.ZooBuilder) -> None:
+    if builder.builder_config.name == "seeded":
+        print(
+            f"{builder.name}: no official split ({builder.SPLITS_FILE}) in use; the split is "
+            f"seeded: {builder.builder_config.description} {splits.SEED}"
+        )
+    if builder.info.metadata["skipped"]:
+        print(
+            f"{builder.name}: {builder.info.metadata['skipped']} bad networks were left out, "
+            f"listed in {builder.folder / base.SKIPPED_FILE}"
+        )
+
+
+def _inr_zoo(name: str) -> Callable[[Columns, dict[str, np.ndarray]], Zoo]:
+    def zoo(columns: Columns, rows: dict[str, np.ndarray]) -> Zoo:
+        weights = vectors.unflatten(np.asarray(columns["weights"]), SPEC.abstract())
+        targets = np.asarray(columns["label"])
+        return Zoo(name, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
+
+    return zoo
+
+
+_ZOOS: dict[str, Callable[[Columns, dict[str, np.ndarray]], Any]] = {
+    "mnist_inr": _inr_zoo("mnist_inr"),
+    "fmnist_inr": _inr_zoo("fmnist_inr"),
+}

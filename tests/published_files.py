@@ -1,0 +1,207 @@
+"""Makes folders in the layouts of the published zoos, with real torch files written by torch."""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import gzip
+import itertools
+import json
+import pathlib
+import sys
+import types
+import zipfile
+
+import numpy as np
+
+SIZES = (2, 32, 32, 1)
+
+
+def inr_state(rng: np.random.Generator) -> "collections.OrderedDict":
+    import torch
+
+    state = collections.OrderedDict()
+    for index, (m, n) in enumerate(itertools.pairwise(SIZES)):
+        for name, shape in (("weight", (n, m)), ("bias", (n,))):
+            values = rng.standard_normal(shape).astype(np.float32)
+            state[f"seq.{index}.{name}"] = torch.from_numpy(values)
+    return state
+
+
+def mnist_inr(root: pathlib.Path, number: int = 200) -> dict[str, tuple[dict, int]]:
+    """Writes `root/mnist-inrs`; returns state and label by name."""
+    rng = np.random.default_rng(0)
+    networks = {}
+    for index in range(number):
+        digit, part = index % 10, "testing" if index % 7 == 0 else "training"
+        name = f"mnist-inrs/mnist_png_{part}_{digit}_{index}/checkpoints/model_final.pth"
+        networks[name] = (inr_state(rng), digit)
+    for name, (state, _) in networks.items():
+        _save(root / name, state)
+    # What the real archive holds besides.
+    _save(root / "mnist-inrs/cifar10_png_training_cat_1/checkpoints/model_final.pth", {})
+    (root / "mnist-inrs/README.txt").write_text("not a network")
+    return networks
+
+
+def fmnist_inr(root: pathlib.Path, number: int = 200) -> dict[str, tuple[dict, int]]:
+    """Writes `root/fmnist_inrs` with labels inside the files; returns state and label by name."""
+    rng = np.random.default_rng(1)
+    networks = {}
+    for index in range(number):
+        part = "test" if index % 7 == 0 else "train"
+        networks[f"fmnist_inrs/{part}/model_{index}.pth"] = (inr_state(rng), index % 10)
+    for name, (state, label) in networks.items():
+        content = state.copy()
+        content["label"] = label
+        _save(root / name, content)
+    return networks
+
+
+def inr_splits(path: pathlib.Path, networks: dict, label: type, prefix: str = "") -> dict:
+    """Writes an official splits JSON; returns the names of each split."""
+    test = [name for name in networks if "test" in name]
+    others = [name for name in networks if "test" not in name]
+    parts = {"train": others[15:], "val": others[:15], "test": test}
+    content = {
+        split: {
+            "path": [prefix + name for name in names],
+            "label": [label(networks[name][1]) for name in names],
+        }
+        for split, names in parts.items()
+    }
+    path.write_text(json.dumps(content))
+    return parts
+
+
+LAYOUT = """varname,start_idx,end_idx,size,shape
+sequential/conv2d/bias:0,0,16,16,"(16,)"
+sequential/conv2d/kernel:0,16,160,144,"(3, 3, 1, 16)"
+sequential/conv2d_1/bias:0,160,176,16,"(16,)"
+sequential/conv2d_1/kernel:0,176,2480,2304,"(3, 3, 16, 16)"
+sequential/conv2d_2/bias:0,2480,2496,16,"(16,)"
+sequential/conv2d_2/kernel:0,2496,4800,2304,"(3, 3, 16, 16)"
+sequential/dense/bias:0,4800,4810,10,"(10,)"
+sequential/dense/kernel:0,4810,4970,160,"(16, 10)"
+"""
+STEPS = (0, 1, 2, 3, 20, 40, 60, 80, 86)
+
+
+def cifar10_gs(folder: pathlib.Path, number: int = 2000) -> tuple[np.ndarray, list[dict]]:
+    """Writes weights.npy, metrics.csv.gz and layout.csv; returns the weights and the metrics."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(2)
+    weights = rng.standard_normal((number, 4970)).astype(np.float32)
+    np.save(folder / "weights.npy", weights)
+    rows = [
+        {
+            "": f"/zoo/run{index // len(STEPS)}/step_{STEPS[index % len(STEPS)]}",
+            "config.activation": ("relu", "tanh")[index // len(STEPS) % 2],
+            "config.w_init": "he_normal",
+            "config.learning_rate": 0.01,
+            "step": STEPS[index % len(STEPS)],
+            "train_accuracy": rng.uniform(),
+            "train_loss": 1.0,
+            "test_accuracy": rng.uniform(),
+            "test_loss": 2.0,
+        }
+        for index in range(number)
+    ]
+    write_metrics(folder / "metrics.csv.gz", rows)
+    (folder / "layout.csv").write_text(LAYOUT)
+    return weights, rows
+
+
+def write_metrics(path: pathlib.Path, rows: list[dict]) -> None:
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _save(path: pathlib.Path, content) -> None:
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+
+
+PARK_ACTIVATIONS = ("relu", "gelu", "tanh", "sigmoid", "leaky_relu")
+
+
+def cifar10_wild_park(root: pathlib.Path, runs: int = 20, checkpoints: int = 3) -> dict[str, dict]:
+    """Writes `root/cifar10_zooV2` as the sampler does; returns what torch was given, by name."""
+    import omegaconf
+    import torch
+
+    CNNConfig.__module__ = "create_random_cnns"
+    rng = np.random.default_rng(3)
+    networks = {}
+    for run in range(runs):
+        depth = int(rng.integers(2, 6))
+        channels = [3, *rng.choice([4, 8, 16, 32], depth).tolist()]
+        kernels = rng.choice([3, 5, 7], depth).tolist()
+        plain = {
+            "n_layers": depth,
+            "n_classes": 10,
+            "channels": channels,
+            "kernel_size": kernels,
+            "stride": [1] * depth,
+            "padding": [k // 2 for k in kernels],
+            "residual": [int(rng.integers(-1, i)) if i else -1 for i in range(depth)],
+            "activation": rng.choice(PARK_ACTIVATIONS, depth).tolist(),
+        }
+        config = omegaconf.OmegaConf.structured(CNNConfig(**plain))
+        for checkpoint in range(checkpoints):
+            state = {}
+            for i, (m, n) in enumerate(itertools.pairwise(channels)):
+                state[f"layers.{i}.weight"] = torch.randn(n, m, kernels[i], kernels[i])
+                state[f"layers.{i}.bias"] = torch.randn(n)
+            state["fc.weight"] = torch.randn(10, channels[-1])
+            state["fc.bias"] = torch.randn(10)
+            content = {
+                "model": collections.OrderedDict(state),
+                "optimizer": {},
+                "config": config,
+                "iteration": 10 * checkpoint,
+                "last_result": {"test/acc": float(rng.uniform()), "test/loss": 2.0},
+            }
+            name = f"cifar10_zooV2/run_{run:05}/checkpoint_{10 * checkpoint:06}/checkpoint.pt"
+            networks[name] = {**content, "config": plain}
+            with _importable(CNNConfig):
+                _save(root / name, content)
+    return networks
+
+
+@dataclasses.dataclass
+class CNNConfig:
+    """What the sampler's configs are structured on; no reader has it."""
+
+    n_layers: int
+    n_classes: int
+    channels: list[int]
+    kernel_size: list[int]
+    stride: list[int]
+    padding: list[int]
+    residual: list[int]
+    activation: list[str]
+
+
+@contextlib.contextmanager
+def _importable(cls: type):
+    """Makes the sampler's module exist while its class is pickled, and no longer."""
+    module = types.ModuleType("create_random_cnns")
+    module.CNNConfig = cls
+    sys.modules["create_random_cnns"] = module
+    try:
+        yield
+    finally:
+        del sys.modules["create_random_cnns"]
+
+
+def zipped(root: pathlib.Path, top: str, path: pathlib.Path) -> pathlib.Path:
+    """A zip of `root/top`, as the publishers made theirs."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((root / top).rglob("*")):
+            archive.write(file, file.relative_to(root))
+    return path
