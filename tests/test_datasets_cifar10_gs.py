@@ -21,7 +21,6 @@ def official(tmp_path_factory):
     root = tmp_path_factory.mktemp("gs")
     weights, rows = published_files.cifar10_gs(root / "cifar10", NUMBER)
     order = np.random.default_rng(5).permutation(NUMBER)
-    # Row 8 is final: put it where the stray line doubles it.
     lines = ["0", *map(str, order)]
     (root / "nfn_cifar10_split.csv").write_text("\n".join(lines) + "\n")
     return root, weights, rows, order

@@ -70,7 +70,7 @@ def test_the_official_split_is_used_where_it_is(dataset, prefix, official, tmp_p
     parts = published_files.inr_splits(file, networks[dataset], label, prefix)
     request = Request(manual_dir=root, splits_file=file)
     published.prepared(dataset, tmp_path / "data", request=request)
-    assert "seeded" not in capsys.readouterr().out
+    assert "the split is seeded" not in capsys.readouterr().out
     check_equal(dataset, tmp_path / "data", networks[dataset], parts)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from google.protobuf.json_format import ParseError
 
 from probegen_jax.errors import UserError
 from probegen_jax.zoo import cache, splits, vectors
@@ -85,17 +86,29 @@ def _choose(
     names = list(cls.builder_configs)
     if split not in ("auto", *names):
         raise UserError(f"split is {split!r}; choose auto, {', '.join(names)}")
+
+    def builder(name: str) -> base.ZooBuilder:
+        try:
+            return cls(split=name, data_dir=folder, request=request)
+        except (OSError, ValueError, KeyError, ParseError) as error:  # from what is prepared
+            path = folder / cls.name / name / str(cls.VERSION)
+            if not path.exists():
+                raise
+            raise base.damaged(path, error) from error
+
     if split == "auto":
-        official = cls(split="official", data_dir=folder, request=request)
+        official = builder("official")
         if official.data_path.exists() or official.find_splits_file():
             return official
         split = "seeded"
-    return cls(split=split, data_dir=folder, request=request)
+    return builder(split)
 
 
 def _check_still_wanted(builder: base.ZooBuilder) -> None:
     """Refuses a prepared zoo that was made of other files than those now given."""
     made, request = builder.info.metadata, builder.request
+    if made is None or not {"source", "splits_sha256", "skipped"} <= made.keys():
+        raise base.damaged(builder.folder, ValueError("its metadata.json is incomplete"))
     remedy = f"delete {builder.folder} to prepare it again, or choose another data_dir"
     if request.manual_dir is not None:
         found = builder.find_source(request.manual_dir)

@@ -203,6 +203,14 @@ def find_splits_file(builder: type[ZooBuilder], request: Request) -> pathlib.Pat
     return None
 
 
+def damaged(folder: pathlib.Path, error: Exception) -> UserError:
+    """What to tell of a prepared zoo whose files cannot be read."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(
+        f"the prepared zoo in {folder} is damaged ({reason}); delete that folder and run again"
+    )
+
+
 def prepare(builder: ZooBuilder) -> None:
     """Prepares a zoo unless it is prepared: all of it, or nothing that later loads.
 

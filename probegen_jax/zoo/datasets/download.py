@@ -1,6 +1,7 @@
 """Fetching an archive: all of it under its name, or nothing."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import shutil
@@ -44,6 +45,7 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     target = folder / address.filename
     noted = target.with_name(f"{target.name}.sha256")
     if target.is_file():
+        _check_kept(target, noted, address.sha256)
         return target
     # A folder of our own, so that what a broken connection leaves can be removed as a whole.
     partial = folder / f"partial.{os.getpid()}.{address.filename}"
@@ -51,14 +53,14 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
         partial.mkdir(parents=True, exist_ok=True)
         manager = tfds.download.DownloadManager(download_dir=partial)
         path = pathlib.Path(manager.download(address.url))
-        info = tfds.core.download.checksums.compute_url_info(path)
-        if address.sha256 is not None and info.checksum != address.sha256.lower():
+        checksum = _sha256(path)
+        if address.sha256 is not None and checksum != address.sha256.lower():
             raise UserError(
-                f"{address.url}: the download has SHA-256 {info.checksum}, expected "
+                f"{address.url}: the download has SHA-256 {checksum}, expected "
                 f"{address.sha256}; run again, or fetch {address.filename} by hand into a folder "
                 "and give it with --config.manual_dir=DIR"
             )
-        noted.write_text(f"{info.checksum}  {target.name}\n")
+        noted.write_text(f"{checksum}  {target.name}\n")
         path.replace(target)
     except requests.RequestException as error:
         raise UserError(_broken(address, _reason(error))) from error
@@ -72,6 +74,22 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _check_kept(target: pathlib.Path, noted: pathlib.Path, sha256: str | None) -> None:
+    """Refuses an archive of an earlier download whose noted checksum is not the one asked for."""
+    if sha256 is None:
+        return
+    found = noted.read_text().split()[0] if noted.is_file() else _sha256(target)
+    if found != sha256.lower():
+        raise UserError(
+            f"{target}: has SHA-256 {found}, expected {sha256}; delete it and run again"
+        )
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _broken(address: Address, reason: str) -> str:

@@ -6,8 +6,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from probegen_jax.errors import UserError
-from probegen_jax.zoo.datasets.base import ZooBuilder
+from probegen_jax.zoo.datasets.base import ZooBuilder, damaged
 from probegen_jax.zoo.zoo import SPLITS
 
 # Networks that are read at a time: enough to keep the reader's threads busy.
@@ -32,11 +31,7 @@ def read(builder: ZooBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
     try:
         return _read(builder)
     except (OSError, ValueError, RuntimeError, KeyError, IndexError, DecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the prepared zoo in {builder.folder} is damaged ({reason}); delete that folder and "
-            "run again"
-        ) from error
+        raise damaged(builder.folder, error) from error
 
 
 def _read(builder: ZooBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
