@@ -4,6 +4,22 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
+def published_config_for(dataset: str, arg: str) -> ConfigDict:
+    """The paper's settings for a zoo that is downloaded, or found in a folder."""
+    config = config_for(dataset, arg)
+    # Where its files are, in the published layout; None: they are downloaded.
+    config.manual_dir = placeholder(str)
+    # "official", "seeded", or "auto": official where its file is, in manual_dir or splits_file.
+    config.split = "auto"
+    config.splits_file = placeholder(str)
+    # Leave out networks that cannot be used, and list them, instead of stopping.
+    config.skip_bad = False
+    # Another address of the archive, and what its SHA-256 must be.
+    config.download_url = placeholder(str)
+    config.download_sha256 = placeholder(str)
+    return config
+
+
 def config_for(dataset: str, arg: str) -> ConfigDict:
     """The paper's settings for a data set.
 

@@ -8,7 +8,7 @@ from probegen_jax.writers import read_json, write_json
 
 # Where things lie on this machine may change between a run and its continuation; what is computed
 # may not.
-_PLACES = ("data_dir",)
+_PLACES = ("data_dir", "manual_dir", "splits_file", "download_url", "networks_dir", "targets_csv")
 
 
 def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:

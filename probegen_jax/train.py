@@ -70,7 +70,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     from probegen_jax.optimizer import adam_cosine
     from probegen_jax.run_folder import open_run
     from probegen_jax.writers import MetricsLog, Progress, write_json
-    from probegen_jax.zoo.load import load
+    from probegen_jax.zoo.from_config import from_config
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells every save
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
@@ -83,7 +83,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         return finished
 
     # ---------------------------------------------------------------- zoo
-    zoo = load(config.dataset, config.data_dir)
+    zoo = from_config(config)
     weights = jax.device_put(zoo.weights)
     targets_N = jax.device_put(zoo.targets_N)
     metric_name, metric = METRICS[zoo.task]

@@ -20,4 +20,7 @@ def load(dataset: str, data_dir: str | None) -> Zoo:
     folder = pathlib.Path(data_dir).expanduser() if data_dir else None
     if dataset == "digits":
         return digits.load(folder)
-    raise UserError(f"dataset is {dataset!r}; choose digits")
+    raise UserError(
+        f"dataset is {dataset!r}; choose digits, mnist_inr, fmnist_inr, "
+        "cifar10_gs, cifar10_wild_park or own_inr"
+    )

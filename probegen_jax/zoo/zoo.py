@@ -58,6 +58,12 @@ class Zoo:
     def __len__(self) -> int:
         return len(self.targets_N)
 
+    def describe(self) -> str:
+        """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
+        from probegen_jax.zoo.describe import describe  # which imports this module
+
+        return describe(self)
+
     def gather(self, rows: jax.Array) -> Any:
         """Stacked weights of the networks at `rows`."""
         return self.spec.take(self.weights, rows)

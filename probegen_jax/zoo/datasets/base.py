@@ -1,8 +1,10 @@
 """What the builders share: the request, bad networks, and preparing all or nothing."""
 
 import abc
+import contextlib
 import dataclasses
 import errno
+import io
 import os
 import pathlib
 import sys
@@ -224,7 +226,9 @@ def prepare(builder: ZooBuilder) -> None:
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     downloads = builder.data_dir_root / "downloads"
     try:
-        builder.download_and_prepare(download_config=config, download_dir=os.fspath(downloads))
+        print(f"preparing {builder.name} in {builder.data_dir}")
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS says there that it knows no sizes
+            builder.download_and_prepare(download_config=config, download_dir=os.fspath(downloads))
     except OSError as error:
         # Another process was quicker; what it wrote is as good as ours.
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and builder.data_path.exists():

@@ -1,0 +1,13 @@
+"""CIFAR10-GS: CNNs of one architecture; how accurate is each? The paper's settings."""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    config = common.published_config_for("cifar10_gs", arg)
+    config.generator_depth = 6
+    config.num_epochs = 150
+    # "official" pads the zoo's convolutions by one pixel, as the published figures were made;
+    # "faithful" pads nothing, as the networks were trained.
+    config.fidelity = "official"
+    return config

@@ -1,0 +1,103 @@
+"""A zoo in words and numbers: counts, targets, and weights beside the published statistics."""
+
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Num
+
+from probegen_jax.zoo.zoo import SPLITS, Zoo
+
+# Standard deviation of each array over all networks and entries, from the statistics that the
+# publishers of the splits computed on their training networks (mkofinas/neural-graphs).
+PUBLISHED_STD = {
+    "mnist_inr": {
+        "0.kernel": 0.0628,
+        "0.bias": 0.0213,
+        "1.kernel": 0.0183,
+        "1.bias": 0.0110,
+        "2.kernel": 0.1179,
+        "2.bias": 0.0999,
+    },
+    "fmnist_inr": {
+        "0.kernel": 0.0782,
+        "0.bias": 0.0286,
+        "1.kernel": 0.0324,
+        "1.bias": 0.0167,
+        "2.kernel": 0.1346,
+        "2.bias": 0.0960,
+    },
+    "cifar10_gs": {
+        "layers.0.kernel": 0.5502,
+        "layers.0.bias": 0.4075,
+        "layers.1.kernel": 0.4353,
+        "layers.1.bias": 0.9724,
+        "layers.2.kernel": 0.3643,
+        "layers.2.bias": 1.9454,
+        "head.kernel": 0.3682,
+        "head.bias": 0.5446,
+    },
+}
+
+_BINS = 10
+_BAR = 40
+_CHUNK = 4096
+
+
+def describe(zoo: Zoo) -> str:
+    """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
+    what = {
+        "classification": f"classification into {zoo.num_outputs} classes",
+        "regression": "regression",
+    }[zoo.task]
+    size = getattr(zoo.spec, "num_weights", None)
+    lines = [
+        f"{zoo.name}: {len(zoo):,} networks"
+        + (f" of {size:,} weights" if isinstance(size, int) else "")
+        + f", {what}",
+        "  " + ", ".join(f"{split} {len(zoo.splits[split]):,}" for split in SPLITS),
+    ]
+    if zoo.runs_N is not None:
+        lines.append(f"  from {len(np.unique(zoo.runs_N)):,} training runs")
+    lines += ["", "targets", *_histogram(zoo), "", *_weights(zoo)]
+    return "\n".join(lines)
+
+
+def _histogram(zoo: Zoo) -> list[str]:
+    if zoo.task == "classification":
+        counts = np.bincount(zoo.targets_N, minlength=zoo.num_outputs)
+        names = [str(label) for label in range(len(counts))]
+    else:
+        counts, edges = np.histogram(zoo.targets_N, _BINS)
+        names = [f"{low:.3f} to {high:.3f}" for low, high in itertools.pairwise(edges)]
+    width = max(map(len, names))
+    return [
+        f"  {name:>{width}}  {count:7,}  {'█' * round(_BAR * count / counts.max())}".rstrip()
+        for name, count in zip(names, counts.tolist(), strict=True)
+    ]
+
+
+def _weights(zoo: Zoo) -> list[str]:
+    published = PUBLISHED_STD.get(zoo.name, {})
+    header = f"{'weights':<20}{'shape':>18}{'mean':>10}{'std':>10}"
+    lines = [header + (f"{'published std':>16}" if published else "")]
+    for path, leaf in jax.tree.leaves_with_path(zoo.weights):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if not np.issubdtype(leaf.dtype, np.floating):
+            continue
+        mean, std = mean_and_std(leaf)
+        line = f"  {name:<18}{leaf.shape[1:]!s:>18}{mean:>10.4f}{std:>10.4f}"
+        lines.append(line + (f"{published[name]:>16.4f}" if name in published else ""))
+    return lines
+
+
+def mean_and_std(stacked: Float[Any, "N *shape"]) -> tuple[float, float]:
+    """Mean and standard deviation over all entries, summed in float64, a part at a time."""
+    total, squares = 0.0, 0.0
+    for start in range(0, len(stacked), _CHUNK):
+        part: Num[np.ndarray, n * shape] = np.asarray(stacked[start : start + _CHUNK], np.float64)
+        total += float(part.sum())
+        squares += float(np.square(part).sum())
+    mean = total / stacked.size
+    return mean, float(np.sqrt(max(squares / stacked.size - mean**2, 0.0)))
