@@ -110,5 +110,5 @@ def test_the_commands_show_and_train_a_prepared_zoo(tmp_path, capsys):
     train([*argv, *small, f"--workdir={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "result.json").exists()
 
-    with pytest.raises(UserError, match="^split is 'mine'; choose auto, official, seeded$"):
+    with pytest.raises(UserError, match=r"^split is 'mine'; choose auto, official, seeded$"):
         show([*argv, "--config.split=mine"])

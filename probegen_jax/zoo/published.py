@@ -1,8 +1,6 @@
 """The published zoos, prepared on first use and loaded from there ever after."""
 
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from google.protobuf.json_format import ParseError
@@ -13,7 +11,7 @@ from probegen_jax.zoo.datasets import base
 from probegen_jax.zoo.datasets.cifar10_gs import Cifar10Gs
 from probegen_jax.zoo.datasets.cifar10_wild_park import Cifar10WildPark
 from probegen_jax.zoo.datasets.fmnist_inr import FmnistInr
-from probegen_jax.zoo.datasets.inr import NUM_CLASSES, SPEC
+from probegen_jax.zoo.datasets.inr import NUM_CLASSES, SPEC, InrZooBuilder
 from probegen_jax.zoo.datasets.mnist_inr import MnistInr
 from probegen_jax.zoo.datasets.reading import Columns, read
 from probegen_jax.zoo.zoo import Zoo
@@ -31,6 +29,7 @@ def load(
     data_dir: pathlib.Path | None = None,
     *,
     split: str = "auto",
+    fidelity: str = "faithful",
     request: base.Request | None = None,
 ) -> Zoo:
     """A published zoo, with weights on the host.
@@ -39,6 +38,8 @@ def load(
       dataset: its name, a key of `BUILDERS`.
       data_dir: where prepared zoos are kept; the user's cache folder if None.
       split: "official", "seeded", ... or "auto": the official one where there is a file for it.
+      fidelity: of CNN zoos: "faithful" runs networks as they were trained, "official" as ProbeGen's
+        published code does.
       request: where the files are if the zoo is not prepared yet.
 
     Returns:
@@ -49,7 +50,7 @@ def load(
     """
     builder = prepared(dataset, data_dir, split=split, request=request)
     columns, rows = read(builder)
-    return _ZOOS[dataset](columns, rows)
+    return _zoo(dataset, columns, rows, fidelity)
 
 
 def prepared(
@@ -142,16 +143,13 @@ def _tell(builder: base.ZooBuilder) -> None:
         )
 
 
-def _inr_zoo(name: str) -> Callable[[Columns, dict[str, np.ndarray]], Zoo]:
-    def zoo(columns: Columns, rows: dict[str, np.ndarray]) -> Zoo:
+def _zoo(dataset: str, columns: Columns, rows: dict[str, np.ndarray], fidelity: str) -> Zoo:
+    if issubclass(BUILDERS[dataset], InrZooBuilder):
         weights = vectors.unflatten(np.asarray(columns["weights"]), SPEC.abstract())
         targets = np.asarray(columns["label"])
-        return Zoo(name, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
+        return Zoo(dataset, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
+    from probegen_jax.zoo import cnn_zoos  # preparing needs none of the networks it imports
 
-    return zoo
-
-
-_ZOOS: dict[str, Callable[[Columns, dict[str, np.ndarray]], Any]] = {
-    "mnist_inr": _inr_zoo("mnist_inr"),
-    "fmnist_inr": _inr_zoo("fmnist_inr"),
-}
+    if fidelity not in ("faithful", "official"):
+        raise UserError(f"fidelity is {fidelity!r}; choose faithful or official")
+    return getattr(cnn_zoos, dataset)(columns, rows, fidelity)
