@@ -1,6 +1,10 @@
 import hashlib
 import http.server
+import os
+import platform
 import socket
+import subprocess
+import sys
 import threading
 
 import published_files
@@ -65,7 +69,7 @@ def test_a_download_is_kept_with_its_checksum_and_not_repeated(server, tmp_path)
     assert path.read_bytes() == server.content
     assert (tmp_path / "zoo.zip.sha256").read_text() == f"{checksum}  zoo.zip\n"
     assert fetch(address, tmp_path) == path
-    assert server.requests == 1
+    assert server.requests == 2  # one to see that it answers, one for the file
     assert leftovers(tmp_path) == ["zoo.zip", "zoo.zip.sha256"]
 
 
@@ -84,12 +88,31 @@ def test_a_kept_archive_is_checked_against_the_checksum(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "fault"),
-    [("broken/zoo.zip", "the connection broke half-way"), ("missing", r"HTTP code: 404")],
+    [("broken/zoo.zip", "the connection broke half-way"), ("missing", "the server answers 404")],
 )
 def test_a_failed_download_is_told_and_nothing_is_kept(path, fault, server, tmp_path):
     with pytest.raises(UserError, match=f"the download failed .*{fault}.*manual_dir=DIR"):
         fetch(Address(f"{server.url}/{path}", "zoo.zip"), tmp_path)
     assert leftovers(tmp_path) == []
+
+
+def test_no_connection_is_told_at_once(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/zoo.zip"
+        with pytest.raises(UserError, match=r"the download failed \(no connection\)"):
+            fetch(Address(url, "zoo.zip"), tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_killed_download_left_is_removed(server, tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
+    for process in (int(gone.stdout), os.getppid()):
+        folder = tmp_path / f"partial.{platform.node()}.{process}.zoo.zip"
+        folder.mkdir()
+        (folder / "half").write_bytes(b"half")
+    fetch(Address(f"{server.url}/zoo.zip", "zoo.zip"), tmp_path)
+    assert [path.name for path in tmp_path.glob("partial.*")] == [folder.name]
 
 
 def test_an_unwritable_folder_is_told(server, tmp_path):

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import published_files
 import pytest
+import tensorflow_datasets as tfds
 
 from probegen_jax.errors import UserError
 from probegen_jax.zoo import published
@@ -87,3 +88,18 @@ def test_a_damaged_prepared_zoo_is_told(case, manual, tmp_path):
     damage(path)
     with pytest.raises(UserError, match=r"is damaged .*; delete that folder and run again"):
         read(published.prepared("cifar10_gs", data))
+
+
+def test_tfds_knows_the_builders(manual, tmp_path):
+    data = tmp_path / "data"
+    published.prepared("cifar10_gs", data, request=Request(manual_dir=manual))
+    builder = tfds.builder("cifar10_gs/seeded", data_dir=data)
+    networks = builder.as_data_source("val")
+    assert networks[0]["weights"].shape == (4970,)
+    with pytest.raises(UserError, match=r"no cifar10_gs zoo here; it needs weights.npy"):
+        other = tfds.builder(
+            "cifar10_gs/seeded",
+            data_dir=tmp_path / "other",
+            request=Request(manual_dir=tmp_path),
+        )
+        other.download_and_prepare()

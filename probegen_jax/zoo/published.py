@@ -90,7 +90,7 @@ def _choose(
 
     def builder(name: str) -> base.ZooBuilder:
         try:
-            return cls(split=name, data_dir=folder, request=request)
+            return cls(config=name, data_dir=folder, request=request)
         except (OSError, ValueError, KeyError, ParseError) as error:  # from what is prepared
             path = folder / cls.name / name / str(cls.VERSION)
             if not path.exists():

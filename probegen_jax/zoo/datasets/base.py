@@ -52,17 +52,16 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SPLITS_FILE: ClassVar[str]
     NEEDS: ClassVar[str]
 
-    def __init__(self, *, split: str, request: Request | None = None, **kwargs: Any):
-        """A builder for one split.
+    def __init__(self, *, request: Request | None = None, **kwargs: Any):
+        """A builder for one way to split the zoo.
 
         Args:
-          split: one of the names in `BUILDER_CONFIGS`.
           request: what the user asked for.
-          **kwargs: of TFDS; `data_dir` above all.
+          **kwargs: of TFDS: `config`, a name in `BUILDER_CONFIGS`, and `data_dir` above all.
         """
         self.request = request or Request()
         self.skipped = Skipped(self.request.skip_bad)
-        super().__init__(config=split, file_format="array_record", **kwargs)
+        super().__init__(**{"file_format": "array_record"} | kwargs)
 
     @property
     def folder(self) -> pathlib.Path:
