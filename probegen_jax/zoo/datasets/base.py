@@ -42,6 +42,13 @@ class Request:
     sha256: str | None = None
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """Of a data set that TFDS's own bucket does not have."""
+
+    def initialize_from_bucket(self) -> None:
+        """Looks nowhere; TFDS would leave an empty temporary folder behind each time."""
+
+
 class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A published zoo as a TFDS data set, with one TFDS config for each way to split it."""
 
@@ -73,7 +80,7 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return find_splits_file(type(self), self.request)
 
     def _new_info(self, features: Mapping[str, Any], description: str, homepage: str, cite: str):
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=description,
             features=tfds.features.FeaturesDict(features),
