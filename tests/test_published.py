@@ -103,3 +103,17 @@ def test_tfds_knows_the_builders(manual, tmp_path):
             request=Request(manual_dir=tmp_path),
         )
         other.download_and_prepare()
+
+
+def test_a_split_without_a_good_network_is_told(manual, tmp_path):
+    weights = np.load(manual / "weights.npy")
+    np.save(manual / "weights.npy", np.full_like(weights, np.nan))
+    request = Request(manual_dir=manual, skip_bad=True)
+    with pytest.raises(UserError, match=r"no network of a split can be used; .*row \d+: holds NaN"):
+        published.prepared("cifar10_gs", tmp_path / "data", request=request)
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))
+
+
+def test_an_unknown_fidelity_is_told(tmp_path):
+    with pytest.raises(UserError, match="fidelity is 'true'; choose faithful or official"):
+        published.load("cifar10_gs", tmp_path, fidelity="true")

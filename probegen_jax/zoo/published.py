@@ -48,6 +48,8 @@ def load(
     Raises:
       UserError: anything wrong with the files, the connection, the disk, or what was asked.
     """
+    if fidelity not in ("faithful", "official"):
+        raise UserError(f"fidelity is {fidelity!r}; choose faithful or official")
     builder = prepared(dataset, data_dir, split=split, request=request)
     columns, rows = read(builder)
     return _zoo(dataset, columns, rows, fidelity)
@@ -150,6 +152,4 @@ def _zoo(dataset: str, columns: Columns, rows: dict[str, np.ndarray], fidelity: 
         return Zoo(dataset, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
     from probegen_jax.zoo import cnn_zoos  # preparing needs none of the networks it imports
 
-    if fidelity not in ("faithful", "official"):
-        raise UserError(f"fidelity is {fidelity!r}; choose faithful or official")
     return getattr(cnn_zoos, dataset)(columns, rows, fidelity)

@@ -240,6 +240,13 @@ def prepare(builder: ZooBuilder) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and builder.data_path.exists():
             return
         raise UserError(_unwritable(builder, error.strerror or str(error))) from error
+    except AssertionError as error:  # what TFDS raises for a split without examples
+        if "No examples" not in str(error):
+            raise
+        raise UserError(
+            f"{builder.name}: no network of a split can be used; the first fault: "
+            f"{': '.join(next(iter(builder.skipped.faults.items())))}; fetch the zoo again"
+        ) from error
     except RuntimeError as error:  # what array_record's writer raises
         reason = str(error)
         for known in ("No space left on device", "File too large", "Disk quota exceeded"):
