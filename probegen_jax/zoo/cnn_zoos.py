@@ -69,7 +69,7 @@ def cifar10_wild_park(columns: Columns, rows: dict[str, np.ndarray], fidelity: c
                 ) from error
         of_network.append(specs[key])
         weights.append(network.arrays())
-    spec, stacked = mixed.build(of_network, weights)
+    spec, stacked = mixed.build(of_network, weights, [path.decode() for path in columns["path"]])
     _, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
     return Zoo(
         "cifar10_wild_park",
