@@ -156,7 +156,7 @@ class CnnSpec:
         Returns:
           The logits.
         """
-        self.check_probes(probes)
+        check_images(probes, self.image_shape)
         outputs: list[jax.Array] = []
         x = probes
         for layer, affine in zip(self.layers, weights["layers"], strict=True):
@@ -184,14 +184,6 @@ class CnnSpec:
     def take(self, weights: CnnWeights, rows: jax.Array) -> CnnWeights:
         """The networks at `rows` of a stacked zoo."""
         return jax.tree.map(lambda leaf: leaf[rows], weights)
-
-    def check_probes(self, probes: Any) -> None:
-        """Raises a `UserError` unless `probes` (anything with a shape) are (P, H, W, C)."""
-        if len(probes.shape) != 4 or tuple(probes.shape[1:]) != self.image_shape:
-            raise UserError(
-                f"probes have shape {tuple(probes.shape)}, but these networks read images "
-                f"(P, {', '.join(map(str, self.image_shape))})"
-            )
 
     def check(self, weights: CnnWeights, network: str) -> None:
         """Raises a `UserError` naming `network` and layer where weights disagree with the spec.
@@ -315,6 +307,15 @@ def from_torch(state: Mapping[str, Any], prefix: str = "") -> CnnWeights:
         "layers": tuple(layers),
         "head": {"kernel": array("fc.weight").T, "bias": array("fc.bias")},
     }
+
+
+def check_images(probes: Any, image_shape: tuple[int, int, int]) -> None:
+    """Raises a `UserError` unless `probes` (anything with a shape) are (P, *image_shape)."""
+    if len(probes.shape) != 4 or tuple(probes.shape[1:]) != image_shape:
+        raise UserError(
+            f"probes have shape {tuple(probes.shape)}, but these networks read images "
+            f"(P, {', '.join(map(str, image_shape))})"
+        )
 
 
 def _by(size: tuple[int, int]) -> str:
