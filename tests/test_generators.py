@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 
 from probegen_jax.errors import UserError
-from probegen_jax.generators import make_generator
 from probegen_jax.heads import Head
 from probegen_jax.layers import dense
+from probegen_jax.model import make_generator
 
 
 def generator(method, num_probes=6, key=0, depth=2):

@@ -1,6 +1,6 @@
 """The built-in CNN zoo: classifiers of scikit-learn's digits, and how well each of them does.
 
-Some hundred architectures (width, depth, kernels, activations, residual links) with several networks
+Dozens of architectures (width, depth, kernels, activations, residual links) with several networks
 each, which differ in learning rate, scale of the initial weights, length of training and share of
 the training images. The target is the accuracy on digits that no network saw.
 """

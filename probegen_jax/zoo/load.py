@@ -3,7 +3,7 @@
 import pathlib
 
 from probegen_jax.errors import UserError
-from probegen_jax.zoo import digits
+from probegen_jax.zoo import digits, digits_cnn
 from probegen_jax.zoo.zoo import Zoo
 
 
@@ -20,4 +20,6 @@ def load(dataset: str, data_dir: str | None) -> Zoo:
     folder = pathlib.Path(data_dir).expanduser() if data_dir else None
     if dataset == "digits":
         return digits.load(folder)
-    raise UserError(f"dataset is {dataset!r}; choose digits")
+    if dataset == "digits_cnn":
+        return digits_cnn.load(folder)
+    raise UserError(f"dataset is {dataset!r}; choose digits or digits_cnn")
