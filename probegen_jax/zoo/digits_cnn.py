@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,7 +25,7 @@ from probegen_jax.zoo import cache, digits, fit_cnn
 from probegen_jax.zoo.zoo import Zoo
 
 _CHANNELS = (4, 8, 16)
-_KERNELS = (3, 5)
+_KERNELS = {3: 0.7, 5: 0.3}
 _DEPTHS = (2, 3, 4)
 # Sigmoids are rarer: most networks with two of them learn nothing in so few steps, and a zoo should
 # not be mostly chance.
@@ -44,10 +46,10 @@ class Recipe:
       seed: of all choices.
     """
 
-    architectures: int = 64
+    architectures: int = 60
     networks: int = 8
     min_steps: int = 50
-    max_steps: int = 300
+    max_steps: int = 250
     batch_size: int = 32
     seed: int = 0
 
@@ -112,9 +114,9 @@ def sample_specs(recipe: Recipe) -> list[CnnSpec]:
         channels = [1, *(int(width) for width in rng.choice(_CHANNELS, depth))]
         layers = []
         for index in range(depth):
-            kernel = int(rng.choice(_KERNELS))
+            kernel = int(_choice(rng, _KERNELS))
             source = int(rng.integers(0, index)) if index and rng.random() < 0.4 else -1
-            activation = str(rng.choice(list(_ACTIVATIONS), p=list(_ACTIVATIONS.values())))
+            activation = str(_choice(rng, _ACTIVATIONS))
             layers.append(
                 ConvLayer(
                     channels[index], channels[index + 1], kernel, 1, kernel // 2, activation, source
@@ -122,6 +124,10 @@ def sample_specs(recipe: Recipe) -> list[CnnSpec]:
             )
         specs[CnnSpec(tuple(layers), num_classes=10, image_shape=(8, 8, 1))] = None
     return list(specs)
+
+
+def _choice(rng: np.random.Generator, shares: Mapping[Any, float]) -> Any:
+    return rng.choice(list(shares), p=list(shares.values()))
 
 
 def _hyper(recipe: Recipe, architecture: int) -> fit_cnn.HyperParameters:
