@@ -147,7 +147,7 @@ def test_fixed_probes_train_the_same_from_responses_computed_once(zoo):
     state = init(learner, 0, 1)
     assert step.probes_are_fixed(state)
     assert not step.probes_are_fixed(init(make_learner("vanilla"), 0))
-    every_row = jnp.pad(jnp.arange(NUM_NETWORKS), (0, 3), constant_values=-1).reshape(-1, BATCH)
+    every_row = step.in_batches(np.arange(NUM_NETWORKS), BATCH)
     responses = step.responses(learner, state, weights, every_row)
     assert responses.shape == (2, 25, 4, SPEC.response_dim)
     assert not np.allclose(responses[0, :22], responses[1, :22])  # each seed has its own probes
