@@ -100,6 +100,7 @@ class Interpreter:
         """Floats per probe that each layer of a program puts on the tape; 0 where it has none."""
         layers = jnp.arange(self.max_layers, dtype=jnp.int32)
         sizes = jnp.asarray(self.out_sizes)[program["kind"]]
+        layers = jnp.broadcast_to(layers, sizes.shape)
         return jnp.where(layers < program["depth"][..., None], sizes, 0)
 
     def forward(
