@@ -4,6 +4,7 @@ Everything here is traced: configs, files and progress live in `train`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,10 +85,17 @@ class Learner:
             return zoo_weights[rows_B]
         return self.spec.take(zoo_weights, rows_B)
 
-    @property
-    def zoo_axis(self) -> int | None:
-        """Seed axis of the zoo: seeds share the networks, but each has responses of its own."""
-        return 0 if self.from_responses else None
+    def over_seeds(self, function: Callable[..., Any], zoo_weights: Any, *args_S: Any) -> Any:
+        """Calls `function(zoo_weights, *args)` for every seed and stacks what it returns.
+
+        Seeds share the networks, but each has responses of its own. They run side by side, unless
+        the spec's `vmap_seeds` says that its networks cannot gain from it.
+        """
+        if self.from_responses:
+            return jax.vmap(function)(zoo_weights, *args_S)
+        if getattr(self.spec, "vmap_seeds", True):
+            return jax.vmap(functools.partial(function, zoo_weights))(*args_S)
+        return jax.lax.map(lambda args: function(zoo_weights, *args), args_S)
 
     def probes(self, state_S: TrainState) -> Float[Array, "S P ..."]:
         """The probes that each seed's generator makes now."""
@@ -169,14 +177,14 @@ def train_steps(
       The state after them, and the losses by step of the epoch, 0 where no step was made.
     """
 
-    def one_seed(state, zoo_weights, rows_B):
+    def one_seed(zoo_weights, state, rows_B):
         targets_B = targets_N[jnp.maximum(rows_B, 0)]
         return learner.update(state, learner.take(zoo_weights, rows_B), targets_B, rows_B >= 0)
 
     def body(t, carry):
         state_S, losses_SxT = carry
-        over_seeds = jax.vmap(one_seed, in_axes=(0, learner.zoo_axis, 0))
-        state_S, losses_S = over_seeds(state_S, zoo_weights, rows_SxTxB[:, t])
+        rows_SxB = rows_SxTxB[:, t]
+        state_S, losses_S = learner.over_seeds(one_seed, zoo_weights, state_S, rows_SxB)
         return state_S, losses_SxT.at[:, t].set(losses_S)
 
     losses_SxT = jnp.zeros(rows_SxTxB.shape[:2], jnp.float32)
@@ -191,12 +199,11 @@ def predict(
     Rows of -1 are padding; what comes out for them means nothing.
     """
 
-    def one_seed(params, fixed, zoo_weights, rows_B):
-        return learner.outputs(params, fixed, learner.take(zoo_weights, rows_B))
-
     def one_batch(rows_B):
-        over_seeds = jax.vmap(one_seed, in_axes=(0, 0, learner.zoo_axis, None))
-        return over_seeds(params_S, fixed_S, zoo_weights, rows_B)
+        def one_seed(zoo_weights, params, fixed):
+            return learner.outputs(params, fixed, learner.take(zoo_weights, rows_B))
+
+        return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
 
     outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
     outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
@@ -222,13 +229,12 @@ def responses(
 ) -> Float[Array, "S TB P R"]:
     """Every seed's responses of the networks at `rows_TxB`, batch by batch, to its probes now."""
 
-    def one_seed(params, fixed, rows_B):
-        model = nnx.merge(learner.graphdef, params, fixed)
-        return respond(learner.spec, learner.take(zoo_weights, rows_B), model.generator())
-
     def one_batch(rows_B):
-        over_seeds = jax.vmap(one_seed, in_axes=(0, 0, None))
-        return over_seeds(state_S.params, state_S.fixed, rows_B)
+        def one_seed(zoo_weights, params, fixed):
+            model = nnx.merge(learner.graphdef, params, fixed)
+            return respond(learner.spec, learner.take(zoo_weights, rows_B), model.generator())
+
+        return learner.over_seeds(one_seed, zoo_weights, state_S.params, state_S.fixed)
 
     responses_TxSxBxPxR = jax.lax.map(one_batch, rows_TxB)
     responses_SxTxBxPxR = jnp.moveaxis(responses_TxSxBxPxR, 1, 0)

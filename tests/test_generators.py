@@ -64,5 +64,7 @@ def test_head_reads_responses_probe_major():
 
 
 def test_unknown_method_is_named():
-    with pytest.raises(UserError, match="method is 'vanila'.* choose from probegen, vanilla, uniform"):
+    with pytest.raises(
+        UserError, match=r"method is 'vanila'.* choose from probegen, vanilla, uniform"
+    ):
         generator("vanila")
