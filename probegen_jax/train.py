@@ -97,7 +97,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
 
     # ---------------------------------------------------------------- model and step
     images = None
-    if config.method == "dead_leaves":
+    if config.method == "dead_leaves" and len(zoo.spec.probe_shape) == 3:
         # Twice as many as probes, so that seeds differ in what they take.
         images = dead_leaves.probe_bank(
             config.dead_leaves,

@@ -8,8 +8,10 @@ from flax import nnx
 
 from probegen_jax import interop
 from probegen_jax.errors import UserError
+from probegen_jax.generators import DeepLinear, Uniform
 from probegen_jax.image_generators import DeepLinearImage, FixedImages, VanillaImage
 from probegen_jax.layers import ConvTranspose
+from probegen_jax.model import make_generator
 
 LAYERS = [
     # in, out, k, stride, padding, size: one pixel, gathered, scattered, and both strides
@@ -81,7 +83,7 @@ def test_conv_transpose_refuses_a_kernel_that_is_no_multiple_of_its_stride():
         ConvTranspose(2, 2, 3, 2, 1, rngs=nnx.Rngs(params=0))
 
 
-def make_generator(case: str, channels: int, rngs: nnx.Rngs) -> nnx.Module:
+def official_generator(case: str, channels: int, rngs: nnx.Rngs) -> nnx.Module:
     if GOLDEN[case] is None:
         return VanillaImage(8, (32, 32, channels), rngs=rngs)
     return DeepLinearImage(8, (32, 32, channels), depth=GOLDEN[case], rngs=rngs)
@@ -94,14 +96,14 @@ def test_golden_probes(case, shared):
     folder = shared / "golden" / case
     expected = np.load(folder / "expected.npz")
     channels = expected["probes"].shape[1]
-    generator = make_generator(case, channels, nnx.Rngs(params=0))
+    generator = official_generator(case, channels, nnx.Rngs(params=0))
     graphdef, ours = generator_params(generator)
     for file, name in (("initial.pth", "probes"), ("final.pth", "final_probes")):
         state = torch.load(folder / file, weights_only=True)
         official = {key: tensor.numpy() for key, tensor in state.items()}
         params = interop.from_official(official)["generator"]
         assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, ours)
-        probes = nnx.merge(graphdef, jax.tree.map(jnp.asarray, params))()
+        probes = jax.jit(lambda params: nnx.merge(graphdef, params)())(params)
         assert relative_error(probes.transpose(0, 3, 1, 2), expected[name]) < 1e-5
         back = interop.to_official(interop.from_official(official))
         assert set(back) == set(official)
@@ -126,7 +128,7 @@ def test_golden_generator_gradients(case, shared):
     scale = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
     (torch.tanh(x) * torch.tensor(scale).double()).sum().backward()
 
-    graphdef, _ = generator_params(make_generator(case, x.shape[1], nnx.Rngs(params=0)))
+    graphdef, _ = generator_params(official_generator(case, x.shape[1], nnx.Rngs(params=0)))
     official = {key: tensor.detach().numpy() for key, tensor in state.items()}
     model_params = jax.tree.map(jnp.asarray, interop.from_official(official))
 
@@ -153,7 +155,8 @@ def test_golden_generator_gradients(case, shared):
 def test_deep_linear_sizes(shape, depth, channels):
     generator = DeepLinearImage(3, shape, depth=depth, rngs=nnx.Rngs(params=0))
     assert [layer.bias.shape[0] for layer in generator.layers] == channels
-    probes = generator()
+    graphdef, params = generator_params(generator)
+    probes = jax.jit(lambda params: nnx.merge(graphdef, params)())(params)
     assert probes.shape == (3, *shape)
     assert float(jnp.abs(probes).max()) < 1
 
@@ -170,6 +173,37 @@ def test_deep_linear_sizes(shape, depth, channels):
 def test_impossible_generators_say_why(shape, depth, message):
     with pytest.raises(UserError, match=message):
         DeepLinearImage(3, shape, depth=depth, rngs=nnx.Rngs(params=0))
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "kind"),
+    [
+        ("probegen", (8, 8, 1), DeepLinearImage),
+        ("vanilla", (8, 8, 1), VanillaImage),
+        ("dead_leaves", (8, 8, 1), FixedImages),
+        ("probegen", (2,), DeepLinear),
+        ("uniform", (2,), Uniform),
+    ],
+)
+def test_the_method_and_the_probes_shape_choose_the_generator(method, shape, kind):
+    images = np.zeros((5, 8, 8, 1), np.float32)
+    generator = make_generator(
+        method, shape, 5, latent_dim=4, depth=3, width=2, images=images, rngs=nnx.Rngs(params=0)
+    )
+    assert type(generator) is kind
+    assert generator().shape == (5, *shape)
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "message"),
+    [
+        ("dead_leaves", (2,), "read coordinates; choose from probegen, vanilla, uniform"),
+        ("uniform", (8, 8, 1), "read images; choose from probegen, vanilla, dead_leaves"),
+    ],
+)
+def test_a_method_for_other_probes_is_named(method, shape, message):
+    with pytest.raises(UserError, match=message):
+        make_generator(method, shape, 5, latent_dim=4, depth=3, rngs=nnx.Rngs(params=0))
 
 
 def test_fixed_images_are_different_images_of_the_bank():
