@@ -37,6 +37,10 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
     config.num_probes = 128
     config.latent_dim = 32
     config.generator_depth = 2
+    config.generator_width = 16  # of image generators
+
+    # For dead_leaves: "generated", "published" (a download), or the path of a zip or a folder.
+    config.dead_leaves = "generated"
 
     # The head.
     config.head_width = 256

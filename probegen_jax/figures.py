@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from probegen_jax.networks.siren import SirenSpec, SirenWeights
+from probegen_jax.zoo import Zoo
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
@@ -20,6 +21,30 @@ def _save(figure: Figure, path: pathlib.Path) -> None:
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
     temporary.replace(path)
+
+
+def draw_probes(path: pathlib.Path, zoo: Zoo, probes: Float[Array, "P ..."]) -> None:
+    """The probes: images as such, coordinates over what a few of the zoo's test networks draw.
+
+    Args:
+      path: of the PNG.
+      zoo: that the probes are for.
+      probes: of one seed.
+    """
+    if probes.ndim == 4:
+        draw_image_probes(path, probes)
+        return
+    rows = zoo.splits["test"]
+    _, first = np.unique(zoo.targets_N[rows], return_index=True)
+    shown = rows[np.sort(first)[:5]]  # of different targets
+    draw_inr_probes(
+        path,
+        zoo.spec,
+        jax.tree.map(lambda leaf: leaf[shown], zoo.weights),
+        probes,
+        [f"a network of class {zoo.targets_N[row]}" for row in shown],
+        zoo.image_shape or (64, 64),
+    )
 
 
 def draw_inr_probes(
@@ -61,6 +86,30 @@ def draw_inr_probes(
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=6, length=2)
         axes.set_facecolor("#e8e8ec")
+    _save(figure, path)
+
+
+def draw_image_probes(path: pathlib.Path, probes: Float[Array, "P H W C"]) -> None:
+    """The probes as a sheet of images, sixteen in a row, at most eight rows.
+
+    Args:
+      path: of the PNG.
+      probes: on any scale; all are drawn with the same one, their least value dark.
+    """
+    images = np.asarray(probes)[:128]
+    least, most = images.min(), images.max()
+    images = (images - least) / max(most - least, np.finfo(np.float32).tiny)
+    images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
+    framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    columns = min(16, len(framed))
+    framed = np.pad(framed, ((0, -len(framed) % columns), *[(0, 0)] * 3), constant_values=1)
+    _, height, width, _ = framed.shape
+    sheet = framed.reshape(-1, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    sheet = sheet.reshape(-1, columns * width, 3)
+    figure = Figure(figsize=(10, 10 * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_axis_off()
     _save(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Where probes come from: ProbeGen's deep linear generators and the baselines beside them.
+"""Where the probes of INRs come from: ProbeGen's deep linear generator and the baselines beside it.
 
 A generator is called without arguments and returns the probes. What it trains is an `nnx.Param`;
 what it holds fixed is a `Fixed` variable, which no optimiser sees.
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from probegen_jax.errors import UserError
 from probegen_jax.layers import dense
 
 
@@ -67,34 +66,3 @@ class Uniform(nnx.Module):
 
     def __call__(self) -> Float[Array, "P ..."]:
         return self.probes[...]
-
-
-def make_generator(
-    method: str,
-    probe_shape: tuple[int, ...],
-    num_probes: int,
-    *,
-    latent_dim: int,
-    depth: int,
-    rngs: nnx.Rngs,
-) -> nnx.Module:
-    """The probe source of a method.
-
-    Args:
-      method: "probegen", "vanilla" or "uniform".
-      probe_shape: of one probe, as the zoo's spec says.
-      num_probes: P.
-      latent_dim: of ProbeGen's latents.
-      depth: of ProbeGen's generator.
-      rngs: its `params` stream draws everything.
-
-    Raises:
-      UserError: no such method for such probes.
-    """
-    if method == "probegen":
-        return DeepLinear(num_probes, latent_dim, probe_shape[0], depth, rngs=rngs)
-    if method == "vanilla":
-        return Vanilla(num_probes, probe_shape, rngs=rngs)
-    if method == "uniform":
-        return Uniform(num_probes, probe_shape, rngs=rngs)
-    raise UserError(f"method is {method!r}; choose probegen, vanilla or uniform")

@@ -15,6 +15,7 @@ _AT_LEAST_ONE = (
     "num_probes",
     "latent_dim",
     "generator_depth",
+    "generator_width",
     "head_width",
     "head_depth",
     "num_epochs",
@@ -23,7 +24,7 @@ _AT_LEAST_ONE = (
     "eval_every",
     "checkpoint_every",
 )
-METHODS = ("probegen", "vanilla", "uniform")
+METHODS = ("probegen", "vanilla", "uniform", "dead_leaves")
 _PRECISIONS = ("default", "high", "highest")
 
 

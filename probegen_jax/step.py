@@ -4,17 +4,20 @@ Everything here is traced: configs, files and progress live in `train`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from probegen_jax.losses import Loss
 from probegen_jax.networks import NetworkSpec
+from probegen_jax.respond import respond
 
 
 @jax.tree_util.register_dataclass
@@ -44,12 +47,15 @@ class Learner:
       spec: the zoo networks' spec.
       loss: per-network loss.
       optimizer: an optax transformation.
+      from_responses: whether what stands for the zoo's weights is each seed's `responses`, computed
+        once because the probes are fixed, so that only the head runs.
     """
 
     make_model: Callable[[Key[Array, ""]], nnx.Module]
     spec: NetworkSpec
     loss: Loss
     optimizer: optax.GradientTransformation
+    from_responses: bool = False
 
     def init(self, keys_S: Key[Array, " S"]) -> TrainState:
         """A fresh state for every seed."""
@@ -68,8 +74,28 @@ class Learner:
         return nnx.split(model, nnx.Param, ...)[0]
 
     def outputs(self, params: Any, fixed: Any, weights_B: Any) -> Float[Array, "B O"]:
-        """The model's outputs for a batch of zoo networks."""
-        return nnx.merge(self.graphdef, params, fixed)(weights_B)
+        """The model's outputs for a batch of zoo networks, or of their responses."""
+        model = nnx.merge(self.graphdef, params, fixed)
+        return model.head(weights_B) if self.from_responses else model(weights_B)
+
+    def take(self, zoo_weights: Any, rows_B: Int[Array, " B"]) -> Any:
+        """The networks of a batch, or their responses; any where the row is -1."""
+        rows_B = jnp.maximum(rows_B, 0)
+        if self.from_responses:
+            return zoo_weights[rows_B]
+        return self.spec.take(zoo_weights, rows_B)
+
+    def over_seeds(self, function: Callable[..., Any], zoo_weights: Any, *args_S: Any) -> Any:
+        """Calls `function(zoo_weights, *args)` for every seed and stacks what it returns.
+
+        Seeds share the networks, but each has responses of its own. They run side by side, unless
+        the spec's `vmap_seeds` says that its networks cannot gain from it.
+        """
+        if self.from_responses:
+            return jax.vmap(function)(zoo_weights, *args_S)
+        if getattr(self.spec, "vmap_seeds", True):
+            return jax.vmap(functools.partial(function, zoo_weights))(*args_S)
+        return jax.lax.map(lambda args: function(zoo_weights, *args), args_S)
 
     def probes(self, state_S: TrainState) -> Float[Array, "S P ..."]:
         """The probes that each seed's generator makes now."""
@@ -127,6 +153,12 @@ def epoch_rows(
     return jnp.pad(shuffled, (0, padding), constant_values=-1).reshape(steps, batch_size)
 
 
+def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T B"]:
+    """Rows in their order, the last batch filled up with -1."""
+    padded = np.pad(rows_N, (0, -len(rows_N) % batch_size), constant_values=-1)
+    return jnp.asarray(padded.reshape(-1, batch_size), jnp.int32)
+
+
 def train_steps(
     learner: Learner,
     state_S: TrainState,
@@ -145,13 +177,14 @@ def train_steps(
       The state after them, and the losses by step of the epoch, 0 where no step was made.
     """
 
-    def one_seed(state, rows_B):
-        weights_B = learner.spec.take(zoo_weights, jnp.maximum(rows_B, 0))
-        return learner.update(state, weights_B, targets_N[jnp.maximum(rows_B, 0)], rows_B >= 0)
+    def one_seed(zoo_weights, state, rows_B):
+        targets_B = targets_N[jnp.maximum(rows_B, 0)]
+        return learner.update(state, learner.take(zoo_weights, rows_B), targets_B, rows_B >= 0)
 
     def body(t, carry):
         state_S, losses_SxT = carry
-        state_S, losses_S = jax.vmap(one_seed)(state_S, rows_SxTxB[:, t])
+        rows_SxB = rows_SxTxB[:, t]
+        state_S, losses_S = learner.over_seeds(one_seed, zoo_weights, state_S, rows_SxB)
         return state_S, losses_SxT.at[:, t].set(losses_S)
 
     losses_SxT = jnp.zeros(rows_SxTxB.shape[:2], jnp.float32)
@@ -166,12 +199,11 @@ def predict(
     Rows of -1 are padding; what comes out for them means nothing.
     """
 
-    def one_seed(params, fixed, rows_B):
-        weights_B = learner.spec.take(zoo_weights, jnp.maximum(rows_B, 0))
-        return learner.outputs(params, fixed, weights_B)
-
     def one_batch(rows_B):
-        return jax.vmap(one_seed, in_axes=(0, 0, None))(params_S, fixed_S, rows_B)
+        def one_seed(zoo_weights, params, fixed):
+            return learner.outputs(params, fixed, learner.take(zoo_weights, rows_B))
+
+        return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
 
     outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
     outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
@@ -185,3 +217,26 @@ def choose_per_seed(first_S: Bool[Array, " S"], ours: Any, theirs: Any) -> Any:
         return jnp.where(first_S.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
     return jax.tree.map(choose, ours, theirs)
+
+
+def probes_are_fixed(state_S: TrainState) -> bool:
+    """Whether the generator trains nothing, so that responses never change."""
+    return not jax.tree.leaves(state_S.params.get("generator", {}))
+
+
+def responses(
+    learner: Learner, state_S: TrainState, zoo_weights: Any, rows_TxB: Int[Array, "T B"]
+) -> Float[Array, "S TB P R"]:
+    """Every seed's responses of the networks at `rows_TxB`, batch by batch, to its probes now."""
+
+    def one_batch(rows_B):
+        def one_seed(zoo_weights, params, fixed):
+            model = nnx.merge(learner.graphdef, params, fixed)
+            return respond(learner.spec, learner.take(zoo_weights, rows_B), model.generator())
+
+        return learner.over_seeds(one_seed, zoo_weights, state_S.params, state_S.fixed)
+
+    responses_TxSxBxPxR = jax.lax.map(one_batch, rows_TxB)
+    responses_SxTxBxPxR = jnp.moveaxis(responses_TxSxBxPxR, 1, 0)
+    seeds, _, _, *probe_and_response = responses_SxTxBxPxR.shape
+    return responses_SxTxBxPxR.reshape(seeds, -1, *probe_and_response)

@@ -4,7 +4,8 @@
   python -m probegen_jax.train --config=configs/digits.py:vanilla,64 --config.num_seeds=5
   python -m probegen_jax.train --config=configs/digits.py --workdir=runs/mine
 
-  --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla or uniform
+  --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla, uniform or
+                                   dead_leaves
   --config.KEY=VALUE               changes one setting
   --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given
 
@@ -54,6 +55,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
       errors.UserError: the config, the data or the folder is not usable.
     """
     # Imports are here so that a mistake on the command line is told at once.
+    import dataclasses
     import pathlib
 
     import jax
@@ -62,14 +64,15 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     from absl import logging
     from flax import nnx
 
-    from probegen_jax import figures, step
+    from probegen_jax import dead_leaves, figures, step
     from probegen_jax.checkpoint import Checkpoints
     from probegen_jax.losses import LOSSES
-    from probegen_jax.metrics import METRICS
+    from probegen_jax.metrics import METRICS, mean_over_runs
     from probegen_jax.model import make_model
     from probegen_jax.optimizer import adam_cosine
     from probegen_jax.run_folder import open_run
     from probegen_jax.writers import MetricsLog, Progress, write_json
+    from probegen_jax.zoo import cache
     from probegen_jax.zoo.from_config import from_config
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells every save
@@ -93,6 +96,16 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     total_steps = config.num_epochs * steps_per_epoch
 
     # ---------------------------------------------------------------- model and step
+    images = None
+    if config.method == "dead_leaves" and len(zoo.spec.probe_shape) == 3:
+        # Twice as many as probes, so that seeds differ in what they take.
+        images = dead_leaves.probe_bank(
+            config.dead_leaves,
+            2 * config.num_probes,
+            zoo.spec.probe_shape,
+            config.seed,
+            folder=cache.folder(config.data_dir),
+        )
     learner = step.Learner(
         make_model=lambda key: make_model(
             zoo.spec,
@@ -100,6 +113,8 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
             config.num_probes,
             latent_dim=config.latent_dim,
             generator_depth=config.generator_depth,
+            generator_width=config.generator_width,
+            images=images,
             head_width=config.head_width,
             head_depth=config.head_depth,
             num_outputs=zoo.num_outputs,
@@ -119,22 +134,43 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
             order_keys_S, epoch, train_rows, batch_size
         )
 
+    state = jax.jit(learner.init)(init_keys_S)
+    if step.probes_are_fixed(state):
+        # Every network answers once, for good; from here on, the responses stand for the networks.
+        rows_TxB = step.in_batches(np.arange(len(zoo)), batch_size)
+        respond = jax.jit(lambda *args: step.responses(learner, *args))
+        weights = respond(state, weights, rows_TxB)
+        learner = dataclasses.replace(learner, from_responses=True)
+
     run_steps = jax.jit(lambda *args: step.train_steps(learner, *args))
     keep_better = jax.jit(step.choose_per_seed)
     run_predict = jax.jit(lambda *args: step.predict(learner, *args))
 
     def outputs_of(split: str, params_S, fixed_S) -> jax.Array:
-        rows = np.asarray(zoo.splits[split], np.int32)
-        padded = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
-        rows_TxB = jnp.asarray(padded.reshape(-1, batch_size))
+        rows = zoo.splits[split]
+        rows_TxB = step.in_batches(rows, batch_size)
         return run_predict(params_S, fixed_S, weights, rows_TxB)[:, : len(rows)]
 
     def scores(split: str, outputs_SxNxO) -> list[float]:
         targets = zoo.targets_N[zoo.splits[split]]
         return [metric(outputs, targets) for outputs in np.asarray(outputs_SxNxO)]
 
+    def final_scores(at, params_S) -> list[dict[str, Any]]:
+        """Of every seed: the step, val and test, also within runs where the zoo has runs."""
+        found = [{"step": step} for step in at]
+        for split in ("val", "test"):
+            outputs_SxNxO = np.asarray(outputs_of(split, params_S, state.fixed))
+            for entry, score in zip(found, scores(split, outputs_SxNxO), strict=True):
+                entry[split] = score
+            if zoo.runs_N is not None:
+                rows = zoo.splits[split]
+                for entry, outputs_NxO in zip(found, outputs_SxNxO, strict=True):
+                    entry[f"{split}_within_runs"] = mean_over_runs(
+                        metric, outputs_NxO, zoo.targets_N[rows], zoo.runs_N[rows]
+                    )
+        return found
+
     # ---------------------------------------------------------------- start or resume
-    state = jax.jit(learner.init)(init_keys_S)
     best_params = state.params
     best = {"step": [0] * len(seeds), "val": [-1e9] * len(seeds)}
     seconds_before = 0.0
@@ -211,21 +247,16 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     checkpoints.close()
 
     # ---------------------------------------------------------------- results
-    val_last = scores("val", outputs_of("val", state.params, state.fixed))
-    test_last = scores("test", outputs_of("test", state.params, state.fixed))
-    test_best = scores("test", outputs_of("test", best_params, state.fixed))
+    last = final_scores([total_steps] * len(seeds), state.params)
+    at_best = final_scores(best["step"], best_params)
+    test_last = [entry["test"] for entry in last]
     result = {
         "dataset": zoo.name,
         "method": config.method,
         "num_probes": config.num_probes,
         "metric": metric_name,
         "seeds": [
-            {
-                "seed": seed,
-                "last": {"step": total_steps, "val": val_last[i], "test": test_last[i]},
-                "best": {"step": best["step"][i], "val": best["val"][i], "test": test_best[i]},
-            }
-            for i, seed in enumerate(seeds)
+            {"seed": seed, "last": last[i], "best": at_best[i]} for i, seed in enumerate(seeds)
         ],
         "mean": float(np.mean(test_last)),
         "std": float(np.std(test_last, ddof=1)) if len(seeds) > 1 else 0.0,
@@ -234,27 +265,11 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         "seconds": seconds,
         "steps_per_second": total_steps / seconds if seconds else 0.0,
     }
-    shown = _one_of_each(zoo.targets_N, zoo.splits["test"], 5)
-    figures.draw_inr_probes(
-        folder / "probes.png",
-        zoo.spec,
-        jax.tree.map(lambda leaf: leaf[shown], zoo.weights),
-        learner.probes(state)[0],
-        [f"a network of class {zoo.targets_N[row]}" for row in shown],
-        zoo.image_shape or (64, 64),
-    )
+    figures.draw_probes(folder / "probes.png", zoo, learner.probes(state)[0])
     figures.draw_curves(folder / "curves.png", log.records, metric_name)
     write_json(folder / "result.json", result)
     print(f"{folder}: {_summary(result)}")
     return result
-
-
-def _one_of_each(targets_N, rows, number: int):
-    """The first few rows of different targets."""
-    import numpy as np
-
-    _, first = np.unique(targets_N[rows], return_index=True)
-    return rows[np.sort(first)[:number]]
 
 
 def _summary(result: dict[str, Any]) -> str:

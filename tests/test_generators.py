@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 
 from probegen_jax.errors import UserError
-from probegen_jax.generators import make_generator
 from probegen_jax.heads import Head
 from probegen_jax.layers import dense
+from probegen_jax.model import make_generator
 
 
 def generator(method, num_probes=6, key=0, depth=2):
@@ -64,5 +64,7 @@ def test_head_reads_responses_probe_major():
 
 
 def test_unknown_method_is_named():
-    with pytest.raises(UserError, match="method is 'vanila'; choose probegen, vanilla or uniform"):
+    with pytest.raises(
+        UserError, match=r"method is 'vanila'.* choose from probegen, vanilla, uniform"
+    ):
         generator("vanila")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,33 @@ def test_predictions_are_those_of_the_model_in_the_order_asked(zoo):
     one = jax.tree.map(lambda leaf: leaf[1], (state.params, state.fixed))
     direct = learner.outputs(*one, SPEC.take(weights, jnp.asarray([7, 1, 9, 0, 21])))
     np.testing.assert_allclose(outputs[1, :5], direct, atol=1e-6)
+
+
+def test_fixed_probes_train_the_same_from_responses_computed_once(zoo):
+    """The same batches, losses, parameters and predictions as asking every network every time."""
+    weights, targets = zoo
+    learner = make_learner("uniform")
+    keys = seed_keys(0, 1)
+    asked, asked_losses = run_epoch(learner, keys, zoo, [(0, 5)])
+
+    state = init(learner, 0, 1)
+    assert step.probes_are_fixed(state)
+    assert not step.probes_are_fixed(init(make_learner("vanilla"), 0))
+    every_row = step.in_batches(np.arange(NUM_NETWORKS), BATCH)
+    responses = step.responses(learner, state, weights, every_row)
+    assert responses.shape == (2, 25, 4, SPEC.response_dim)
+    assert not np.allclose(responses[0, :22], responses[1, :22])  # each seed has its own probes
+    once = dataclasses.replace(learner, from_responses=True)
+    answered, answered_losses = run_epoch(once, keys, (responses, targets), [(0, 2), (2, 5)])
+    np.testing.assert_allclose(asked_losses, answered_losses, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(asked.params), jax.tree.leaves(answered.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    rows = jnp.asarray([[7, 1, 9], [0, 21, -1]])
+    np.testing.assert_allclose(
+        step.predict(learner, asked.params, asked.fixed, weights, rows)[:, :5],
+        step.predict(once, asked.params, asked.fixed, responses, rows)[:, :5],
+        atol=1e-6,
+    )
 
 
 def test_choose_per_seed():

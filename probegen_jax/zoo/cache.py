@@ -24,6 +24,11 @@ def default_dir() -> pathlib.Path:
     return pathlib.Path(base) / "probegen_jax"
 
 
+def folder(data_dir: str | None) -> pathlib.Path:
+    """The folder that `data_dir` names; `default_dir()` if None."""
+    return pathlib.Path(data_dir).expanduser() if data_dir else default_dir()
+
+
 def digest(key: Mapping[str, Any]) -> str:
     """A short hash of a JSON-like key, of the platform and of the jax that computes the arrays."""
     everything = {"jax": jax.__version__, "platform": jax.default_backend(), **key}

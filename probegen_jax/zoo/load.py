@@ -3,7 +3,7 @@
 import pathlib
 
 from probegen_jax.errors import UserError
-from probegen_jax.zoo import digits
+from probegen_jax.zoo import digits, digits_cnn
 from probegen_jax.zoo.zoo import Zoo
 
 
@@ -20,7 +20,9 @@ def load(dataset: str, data_dir: str | None) -> Zoo:
     folder = pathlib.Path(data_dir).expanduser() if data_dir else None
     if dataset == "digits":
         return digits.load(folder)
+    if dataset == "digits_cnn":
+        return digits_cnn.load(folder)
     raise UserError(
-        f"dataset is {dataset!r}; choose digits, mnist_inr, fmnist_inr, "
-        "cifar10_gs, cifar10_wild_park or own_inr"
+        f"dataset is {dataset!r}; choose digits, digits_cnn, mnist_inr, fmnist_inr, cifar10_gs, "
+        "cifar10_wild_park or own_inr"
     )

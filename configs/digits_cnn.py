@@ -1,0 +1,14 @@
+"""The built-in CNN zoo: classifiers of scikit-learn's digits; how accurate is each? No download."""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    config = common.config_for("digits_cnn", "64," + arg)
+    config.generator_depth = 3  # 8×8 images: two doublings fewer than 32×32, where it is 5
+    config.num_epochs = 30
+    config.learning_rate = 1e-3
+    config.num_seeds = 3
+    config.eval_every = 100
+    config.checkpoint_every = 500
+    return config

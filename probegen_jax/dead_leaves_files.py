@@ -1,0 +1,187 @@
+"""The published dead-leaves images of Baradad et al. (2021), from their zip or a folder.
+
+The zip is left as it is: images are read in place.
+"""
+
+import io
+import pathlib
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from probegen_jax.errors import UserError
+
+PUBLISHED_URL = (
+    "http://data.csail.mit.edu/noiselearning/zipped_data/small_scale/dead_leaves-textures.zip"
+)
+
+Fidelity = Literal["faithful", "official"]
+
+# The scale that the zoos' networks read images on: colour, with CIFAR-10's statistics, as the
+# official code has them; grayscale, from [0, 1] to [-1, 1].
+_COLOUR_MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
+_COLOUR_STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def normalise(images_01: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
+    """From [0, 1] to what networks read: CIFAR-10's mean and deviation in colour, else [-1, 1].
+
+    Three channels is the CNN Wild Park, whose images are normalised so; a single one is the Small
+    CNN Zoo's and the built-in one's, in [-1, 1].
+    """
+    if images_01.shape[-1] == 3:
+        return (images_01 - _COLOUR_MEAN.reshape(1, 1, 1, 3)) / _COLOUR_STD.reshape(1, 1, 1, 3)
+    return images_01 * np.float32(2) - np.float32(1)
+
+
+def read(
+    path: pathlib.Path,
+    number: int,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    fidelity: Fidelity = "faithful",
+) -> Float[np.ndarray, "N h w C"]:
+    """Some of the published images, prepared as probes.
+
+    Colour (C = 3), either way: resized to H×W with an antialiased bilinear filter, scaled to
+    [0, 1], then `normalise`, as the official code does. Grayscale (C = 1): the official code
+    converts to luma (0.299 R + 0.587 G + 0.114 B), scales to [0, 1], and neither resizes nor
+    normalises, so that its probes are 128×128 on another scale than the networks' own images;
+    "official" does that. "faithful" resizes, takes the mean over channels, which is what the
+    Small CNN Zoo was trained on, and normalises to [-1, 1].
+
+    Args:
+      path: the zip, or a folder with a `train` folder or with images.
+      number: N images, chosen without replacement.
+      image_shape: H, W, C of the zoo's images; C is 1 or 3.
+      seed: of the choice, which is ours: the official code's follows from its global seed.
+      fidelity: see above.
+
+    Returns:
+      float32; (h, w) is (H, W), or the files' own size for "official" grayscale.
+
+    Raises:
+      UserError: no such path, too few images, an unreadable one, or another number of channels.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise UserError(
+            f"published dead leaves are RGB or made gray, but the zoo's images have {channels} "
+            "channels; use generated ones"
+        )
+    if fidelity not in ("faithful", "official"):
+        raise UserError(f"fidelity is {fidelity!r}; it must be 'faithful' or 'official'")
+    names, read = _open(path)
+    if len(names) < number:
+        raise UserError(f"{path} holds {len(names)} images, but {number} are asked for")
+    chosen = np.random.default_rng(seed).choice(len(names), number, replace=False)
+    official_gray = channels == 1 and fidelity == "official"
+    images = np.stack(
+        [
+            _decode(
+                read(names[index]),
+                f"{path}: {names[index]}",
+                None if official_gray else (height, width),
+                luma=official_gray,
+            )
+            for index in chosen
+        ]
+    )
+    if official_gray:
+        return images
+    if channels == 1:
+        images = images.mean(axis=-1, keepdims=True)
+    return normalise(images)
+
+
+def fetch(folder: pathlib.Path, url: str = PUBLISHED_URL) -> pathlib.Path:
+    """The published zip in `folder`, downloaded if it is not there yet.
+
+    Args:
+      folder: made if missing.
+      url: where to get it.
+
+    Returns:
+      The zip's path.
+
+    Raises:
+      UserError: it cannot be fetched or is not a zip; nothing half-done is left behind.
+    """
+    path = folder / "dead_leaves-textures.zip"
+    if path.exists():
+        return path
+    partial = path.with_suffix(".partial")
+    otherwise = f"or download {url} yourself and name the file with --config.dead_leaves=PATH"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
+                while block := response.read(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+        if not zipfile.is_zipfile(partial):
+            raise UserError(f"what {url} sent is not a zip; try again, {otherwise}")
+        partial.replace(path)
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"cannot fetch {url} to {folder} ({reason}); try again, {otherwise}"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """Sorted names of the images under `path` (a zip or a folder), and how to read one."""
+    if path.is_dir():
+        folder = path / "train" if (path / "train").is_dir() else path
+        names = [str(p.relative_to(folder)) for p in folder.rglob("*") if _is_image(p.name)]
+        if not names:
+            raise UserError(f"no images under {folder}; it should hold dead leaves as .jpg or .png")
+        return sorted(names), lambda name: (folder / name).read_bytes()
+    if not path.is_file():
+        raise UserError(f"no dead leaves at {path}; name the zip of {PUBLISHED_URL} or its folder")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is neither a folder nor a zip; download it again")
+    archive = zipfile.ZipFile(path)
+    names = [
+        name
+        for name in archive.namelist()
+        if "train" in pathlib.PurePosixPath(name).parts[:-1] and _is_image(name)
+    ]
+    if not names:
+        raise UserError(f"{path} holds no images under train/; download it again")
+    return sorted(names), archive.read
+
+
+def _is_image(name: str) -> bool:
+    base = name.rsplit("/", 1)[-1]
+    return base.lower().endswith(_SUFFIXES) and not base.startswith(".")
+
+
+def _decode(
+    data: bytes, where: str, size: tuple[int, int] | None, luma: bool
+) -> Float[np.ndarray, "h w C"]:
+    """One image file as float32 in [0, 1]; `size` is (height, width), or None to keep its own."""
+    from PIL import Image, UnidentifiedImageError  # only published images need it
+
+    try:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{where} is not a readable image ({error}); download it again") from error
+    if luma:
+        image = image.convert("L")
+    if size is not None:
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, np.float32) / 255
+    return pixels.reshape(*pixels.shape[:2], -1)

@@ -1,0 +1,42 @@
+"""The activations that networks of the CNN zoos use, by name."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+
+from probegen_jax.networks.sine import sine
+
+
+def _none(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _leaky_relu(x: jax.Array) -> jax.Array:
+    return jax.nn.leaky_relu(x, 0.01)
+
+
+# The order is part of the format: programs of mixed zoos store an activation as its place here.
+ACTIVATIONS = MappingProxyType(
+    {
+        "none": _none,
+        "relu": jax.nn.relu,
+        "gelu": _gelu,
+        "tanh": jnp.tanh,
+        "sigmoid": jax.nn.sigmoid,
+        "leaky_relu": _leaky_relu,
+        "sine": sine,
+    }
+)
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def unknown_activation(name: str) -> str:
+    """The message for a name that is not in `ACTIVATIONS`."""
+    return f"unknown activation {name!r}; known are {', '.join(ACTIVATIONS)}"

@@ -1,0 +1,328 @@
+"""CNNs: the image classifiers of the CNN zoos.
+
+A network is convolutions with an activation each, optional residual links between them, global
+average pooling and a linear head: enough for the Small CNN Zoo (Unterthiner et al., 2020) and the
+CNN Wild Park (Kofinas et al., 2024).
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
+from probegen_jax.networks.conv_layer import PER_NETWORK, ConvLayer
+
+Fidelity = Literal["faithful", "official"]
+CnnWeights = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class CnnSpec:
+    """The static part of a CNN: everything but its weights.
+
+    The weights are `{"layers": ({"kernel": (k, k, in, out), "bias": (out,)}, ...), "head":
+    {"kernel": (C, classes), "bias": (classes,)}}`, and `"activation": int32 ()`, an index into
+    `activations`, if that is not empty.
+
+    Attributes:
+      layers: the convolutions, first to last.
+      num_classes: outputs of the head, R.
+      image_shape: height, width and channels of an image.
+      activations: what a network of the zoo may choose for its layers marked `PER_NETWORK`.
+    """
+
+    layers: tuple[ConvLayer, ...]
+    num_classes: int = 10
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    activations: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not self.layers:
+            raise UserError("a CNN needs at least one convolution; its list of layers is empty")
+        for name in self.activations:
+            if name not in ACTIVATIONS:
+                raise UserError(unknown_activation(name))
+        sizes: list[tuple[int, int]] = []
+        height, width, channels = self.image_shape
+        for index, layer in enumerate(self.layers):
+            problem = layer.problem(index, channels, bool(self.activations))
+            out = (layer.out_size(height), layer.out_size(width))
+            if problem is None and min(out) < 1:
+                problem = (
+                    f"a {layer.kernel}×{layer.kernel} kernel with padding {layer.padding} does not "
+                    f"fit its {height}×{width} input"
+                )
+            if problem is None and layer.residual >= 0 and sizes[layer.residual] != out:
+                problem = (
+                    f"adds layer {layer.residual}, which is {_by(sizes[layer.residual])} pixels, "
+                    f"to {_by(out)}; residual links need equal sizes"
+                )
+            if problem is not None:
+                raise UserError(f"layer {index}: {problem}")
+            (height, width), channels = out, layer.out_channels
+            sizes.append(out)
+
+    @property
+    def probe_shape(self) -> tuple[int, int, int]:
+        """Shape of one probe: (H, W, C)."""
+        return self.image_shape
+
+    @property
+    def response_dim(self) -> int:
+        """Values in one response, R: the logits."""
+        return self.num_classes
+
+    @property
+    def vmap_seeds(self) -> bool:
+        """Whether several seeds should run as one more vmap axis: no, one after another."""
+        return False
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of one network, biases included."""
+        convolutions = sum(
+            layer.kernel**2 * layer.in_channels * layer.out_channels + layer.out_channels
+            for layer in self.layers
+        )
+        return convolutions + (self.layers[-1].out_channels + 1) * self.num_classes
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each layer's output."""
+        sizes, (height, width) = [], self.image_shape[:2]
+        for layer in self.layers:
+            height, width = layer.out_size(height), layer.out_size(width)
+            sizes.append((height, width))
+        return tuple(sizes)
+
+    def abstract(self) -> CnnWeights:
+        """Shapes and types of one network's weights, as `jax.ShapeDtypeStruct`s."""
+
+        def affine(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
+            return {
+                "kernel": jax.ShapeDtypeStruct(shape, jnp.float32),
+                "bias": jax.ShapeDtypeStruct(shape[-1:], jnp.float32),
+            }
+
+        weights: CnnWeights = {
+            "layers": tuple(
+                affine(layer.kernel, layer.kernel, layer.in_channels, layer.out_channels)
+                for layer in self.layers
+            ),
+            "head": affine(self.layers[-1].out_channels, self.num_classes),
+        }
+        if self.activations:
+            weights["activation"] = jax.ShapeDtypeStruct((), jnp.int32)
+        return weights
+
+    def init(self, key: Key[Array, ""]) -> CnnWeights:
+        """One network in PyTorch's default initialisation: U(±1/√fan_in), biases too.
+
+        A choice of activation, where there is one, is drawn uniformly.
+        """
+        shapes = self.abstract()
+        keys = iter(jax.random.split(key, 2 * len(self.layers) + 3))
+
+        def affine(shape: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+            bound = 1 / math.sqrt(math.prod(shape["kernel"].shape[:-1]))
+            return {
+                name: jax.random.uniform(next(keys), shape[name].shape, jnp.float32, -bound, bound)
+                for name in ("kernel", "bias")
+            }
+
+        weights: CnnWeights = {
+            "layers": tuple(affine(layer) for layer in shapes["layers"]),
+            "head": affine(shapes["head"]),
+        }
+        if self.activations:
+            weights["activation"] = jax.random.randint(next(keys), (), 0, len(self.activations))
+        return weights
+
+    def apply(self, weights: CnnWeights, probes: Float[Array, "P H W C"]) -> Float[Array, "P R"]:
+        """One network on every probe, plainly; differentiable in weights and probes.
+
+        Args:
+          weights: one network, as from `init`.
+          probes: images, normalised as the network was trained on them.
+
+        Returns:
+          The logits.
+        """
+        check_images(probes, self.image_shape)
+        outputs: list[jax.Array] = []
+        x = probes
+        for layer, affine in zip(self.layers, weights["layers"], strict=True):
+            x = jax.lax.conv_general_dilated(
+                x,
+                affine["kernel"],
+                (layer.stride, layer.stride),
+                [(layer.padding, layer.padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            x = x + affine["bias"].reshape(1, 1, 1, -1)
+            if layer.residual >= 0:
+                source = outputs[layer.residual]
+                shared = min(source.shape[-1], layer.out_channels)
+                x = x.at[..., :shared].add(source[..., :shared])
+            if layer.activation == PER_NETWORK:
+                choices = [ACTIVATIONS[name] for name in self.activations]
+                x = jax.lax.switch(weights["activation"], choices, x)
+            else:
+                x = ACTIVATIONS[layer.activation](x)
+            outputs.append(x)
+        pooled = jnp.mean(x, axis=(1, 2))
+        return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)
+
+    def take(self, weights: CnnWeights, rows: jax.Array) -> CnnWeights:
+        """The networks at `rows` of a stacked zoo."""
+        return jax.tree.map(lambda leaf: leaf[rows], weights)
+
+    def check(self, weights: CnnWeights, network: str) -> None:
+        """Raises a `UserError` naming `network` and layer where weights disagree with the spec.
+
+        Args:
+          weights: one network; only shapes are looked at.
+          network: how to name it in the message: a path, or its place in the zoo.
+        """
+        shapes = self.abstract()
+        found = len(weights["layers"])
+        if found != len(self.layers):
+            raise UserError(
+                f"network {network}: has {found} convolutions, its spec {len(self.layers)}"
+            )
+        pairs = [
+            (f"layer {index}", layer, shape)
+            for index, (layer, shape) in enumerate(
+                zip(weights["layers"], shapes["layers"], strict=True)
+            )
+        ]
+        for where, affine, shape in [*pairs, ("head", weights["head"], shapes["head"])]:
+            for name, expected in shape.items():
+                if tuple(np.shape(affine[name])) != expected.shape:
+                    raise UserError(
+                        f"network {network}: {where}: {name} has shape "
+                        f"{tuple(np.shape(affine[name]))}, its spec says {expected.shape}"
+                    )
+        if self.activations and "activation" not in weights:
+            raise UserError(
+                f"network {network}: has no activation; it must choose one of "
+                f"{', '.join(self.activations)}"
+            )
+
+
+def small_cnn_zoo(
+    activation: str | tuple[str, ...] = ("relu", "tanh"),
+    fidelity: Fidelity = "faithful",
+    in_channels: int = 1,
+) -> CnnSpec:
+    """The networks of the Small CNN Zoo: three 3×3 convolutions of 16 channels with stride 2.
+
+    Args:
+      activation: of every network, or the choices where each network has its own.
+      fidelity: "faithful" runs valid convolutions, as the networks were trained; "official" pads
+        by one pixel, as ProbeGen's published code does, which is another function.
+      in_channels: 1; the zoo's images are the mean over channels, in [-1, 1].
+    """
+    padding = {"faithful": 0, "official": 1}[_checked(fidelity)]
+    choices = () if isinstance(activation, str) else activation
+    name = activation if isinstance(activation, str) else PER_NETWORK
+    return CnnSpec(
+        layers=tuple(
+            ConvLayer(channels, 16, kernel=3, stride=2, padding=padding, activation=name)
+            for channels in (in_channels, 16, 16)
+        ),
+        image_shape=(32, 32, in_channels),
+        activations=choices,
+    )
+
+
+def wild_park(
+    config: Mapping[str, Any], fidelity: Fidelity = "faithful", network: str = "?"
+) -> CnnSpec:
+    """The architecture of a CNN Wild Park network.
+
+    Args:
+      config: the checkpoint's: `channels` (one more than layers), and per layer `kernel_size`,
+        `stride`, `padding`, `activation`, `residual` (`residual` may be absent); `n_classes`.
+      fidelity: "faithful" keeps residual links; "official" drops them, as ProbeGen's published
+        code does, which is another function.
+      network: names the network in error messages.
+
+    Raises:
+      UserError: lists of different lengths, or an architecture that cannot be.
+    """
+    channels: Sequence[int] = config["channels"]
+    depth = len(channels) - 1
+    residual = config.get("residual") or [-1] * depth
+    if _checked(fidelity) == "official":
+        residual = [-1] * depth
+    per_layer = {name: config[name] for name in ("kernel_size", "stride", "padding", "activation")}
+    per_layer["residual"] = residual
+    for name, values in per_layer.items():
+        if len(values) != depth:
+            raise UserError(
+                f"network {network}: {name} has {len(values)} entries for {depth} layers"
+            )
+    try:
+        return CnnSpec(
+            layers=tuple(
+                ConvLayer(m, n, *(values[index] for values in per_layer.values()))
+                for index, (m, n) in enumerate(itertools.pairwise(channels))
+            ),
+            num_classes=config.get("n_classes", 10),
+            image_shape=(32, 32, channels[0]),
+        )
+    except UserError as error:
+        raise UserError(f"network {network}: {error}") from error
+
+
+def from_torch(state: Mapping[str, Any], prefix: str = "") -> CnnWeights:
+    """Weights from a PyTorch state dict with `layers.i.{weight,bias}` and `fc.{weight,bias}`.
+
+    Args:
+      state: name to array or tensor; kernels (out, in, k, k), `fc.weight` (classes, C).
+      prefix: what comes before each name.
+
+    Returns:
+      The same numbers in this module's layout, as float32 NumPy arrays.
+    """
+
+    def array(name: str) -> np.ndarray:
+        return np.asarray(state[prefix + name], np.float32)
+
+    layers = []
+    while f"{prefix}layers.{len(layers)}.weight" in state:
+        name = f"layers.{len(layers)}"
+        kernel = array(f"{name}.weight").transpose(2, 3, 1, 0)
+        layers.append({"kernel": kernel, "bias": array(f"{name}.bias")})
+    return {
+        "layers": tuple(layers),
+        "head": {"kernel": array("fc.weight").T, "bias": array("fc.bias")},
+    }
+
+
+def check_images(probes: Any, image_shape: tuple[int, int, int]) -> None:
+    """Raises a `UserError` unless `probes` (anything with a shape) are (P, *image_shape)."""
+    if len(probes.shape) != 4 or tuple(probes.shape[1:]) != image_shape:
+        raise UserError(
+            f"probes have shape {tuple(probes.shape)}, but these networks read images "
+            f"(P, {', '.join(map(str, image_shape))})"
+        )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+def _checked(fidelity: str) -> str:
+    if fidelity not in ("faithful", "official"):
+        raise UserError(f"fidelity is {fidelity!r}; it must be 'faithful' or 'official'")
+    return fidelity

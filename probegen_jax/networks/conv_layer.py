@@ -1,0 +1,63 @@
+"""One convolution of a CNN, described."""
+
+import dataclasses
+
+from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
+
+PER_NETWORK = "per_network"
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLayer:
+    """One convolution, what is added to it, and the activation after it.
+
+    Attributes:
+      in_channels: channels that it reads.
+      out_channels: channels that it writes.
+      kernel: side of the square kernel, in pixels.
+      stride: step of the kernel, in pixels.
+      padding: zeros around the image on each side, in pixels.
+      activation: a name in `ACTIVATIONS`, or `PER_NETWORK`: each network of the zoo says which.
+      residual: −1, or the layer whose *post-activation* output is added to this layer's
+        pre-activation, on the first min(channels) channels.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int
+    padding: int
+    activation: str
+    residual: int = -1
+
+    def out_size(self, size: int) -> int:
+        """Side of the output for an input side of `size` pixels."""
+        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    def problem(self, index: int, channels: int, choices: bool) -> str | None:
+        """What is wrong with this layer as number `index` of a network, or None.
+
+        Args:
+          index: its place.
+          channels: what the layer before it writes.
+          choices: whether networks may choose activations themselves.
+        """
+        known = self.activation in ACTIVATIONS or (choices and self.activation == PER_NETWORK)
+        positive = ("in_channels", "out_channels", "kernel", "stride")
+        for name in positive:
+            if getattr(self, name) < 1:
+                return f"{name} is {getattr(self, name)}; it must be at least 1"
+        if self.padding < 0:
+            return f"padding is {self.padding}; it cannot be negative"
+        if self.in_channels != channels:
+            return f"reads {self.in_channels} channels, but is given {channels}"
+        if not known:
+            return unknown_activation(self.activation)
+        if self.kernel % 2 == 0 and self.padding and self.padding == self.kernel // 2:
+            return (
+                f"an even kernel ({self.kernel}) with padding {self.padding} changes the image's "
+                "size; use an odd kernel or another padding"
+            )
+        if self.residual < -1 or self.residual >= index:
+            return f"residual is {self.residual}; it must be −1 or an earlier layer"
+        return None
