@@ -104,8 +104,13 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
             2 * config.num_probes,
             zoo.spec.probe_shape,
             config.seed,
+            fidelity=config.get("fidelity", "faithful"),
             folder=cache.folder(config.data_dir),
         )
+        # The official code shows grayscale networks larger images than they were trained on.
+        if images.shape[1:] != zoo.spec.probe_shape:
+            spec = dataclasses.replace(zoo.spec, image_shape=images.shape[1:])
+            zoo = dataclasses.replace(zoo, spec=spec)
     learner = step.Learner(
         make_model=lambda key: make_model(
             zoo.spec,

@@ -87,7 +87,7 @@ def test_the_four_configs_have_the_papers_settings():
 
 
 def test_an_unknown_data_set_is_told():
-    with pytest.raises(UserError, match="dataset is 'mnist'; choose digits, mnist_inr"):
+    with pytest.raises(UserError, match="dataset is 'mnist'; choose digits, digits_cnn"):
         from_config({"dataset": "mnist"})
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
+from probegen_jax.networks import matmul_cnn
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 from probegen_jax.networks.conv_layer import PER_NETWORK, ConvLayer
 
@@ -180,6 +181,32 @@ class CnnSpec:
             outputs.append(x)
         pooled = jnp.mean(x, axis=(1, 2))
         return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)
+
+    def respond(
+        self,
+        weights: CnnWeights,
+        probes: Float[Array, "P H W C"],
+        block_size: int | None = None,
+    ) -> Float[Array, "B P R"]:
+        """Every network of a batch on every probe; meant to be differentiated in the probes.
+
+        Args:
+          weights: stacked, with a leading network axis B.
+          probes: images, normalised as the networks were trained on them.
+          block_size: networks that run side by side; by default 1 on a CPU, where activations
+            then fit the cache, else all.
+        """
+        check_images(probes, self.image_shape)
+        if block_size is None and jax.default_backend() != "cpu":
+            return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+        first = matmul_cnn.patches(probes, self.layers[0])
+
+        # Run once more on the way back: that costs less than what a loop would have to keep.
+        @jax.checkpoint
+        def one(network):
+            return matmul_cnn.apply(self.layers, self.activations, network, first)
+
+        return jax.lax.map(one, weights, batch_size=block_size or None)
 
     def take(self, weights: CnnWeights, rows: jax.Array) -> CnnWeights:
         """The networks at `rows` of a stacked zoo."""

@@ -2,9 +2,9 @@
 
 Networks of the zoos have 3 to 64 channels. With so few, a CPU spends its time on laying out patches
 and on vectors that are half empty. So a *tile* of neighbouring output pixels is computed from one,
-slightly larger patch, as if its pixels were more channels: fewer patches, fuller vectors. The tile's
-kernel holds a shifted copy of the kernel for each pixel, zero elsewhere, and these zeros are the
-price in arithmetic (`arithmetic` counts it).
+slightly larger patch, as if its pixels were more channels: fewer patches, fuller vectors. The
+tile's kernel holds a shifted copy of the kernel for each pixel, zero elsewhere, and these zeros are
+the price in arithmetic (`arithmetic` counts it).
 
 The gradient with respect to the images is a convolution of the same form, for any stride.
 """

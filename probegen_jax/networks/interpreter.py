@@ -1,13 +1,13 @@
 """Runs CNNs of any mixture of architectures in one compiled computation, forwards and back.
 
-A network is a *program*: for each layer its kind (sizes, kernel, stride, padding) and its row in the
-table of all layers of that kind. The interpreter goes through networks, chunks of probes and layers
-in loops, and at each layer jumps to the code of its kind, which works at its true size.
+A network is a *program*: for each layer its kind (sizes, kernel, stride, padding) and its row in
+the table of all layers of that kind. The interpreter goes through networks, chunks of probes and
+layers in loops, and at each layer jumps to the code of its kind, which works at its true size.
 
-The loops are written by hand, forwards and back, because what automatic differentiation would keep is
-unbounded: a `switch` keeps what *every* branch might need. Here the only thing that survives from the
-forward pass is the *tape*: the pre-activations, one network's after the other's, each in just the
-space that it needs. All images are flat in it, in (probe, row, column, channel) order.
+The loops are written by hand, forwards and back, because what automatic differentiation would keep
+is unbounded: a `switch` keeps what *every* branch might need. Here the only thing that survives
+from the forward pass is the *tape*: the pre-activations, one network's after the other's, each in
+just the space that it needs. All images are flat in it, in (probe, row, column, channel) order.
 
 XLA copies a buffer that a conditional updates, but not one that a loop updates. So a layer that may
 be of several sizes is a row of loops that run once or not at all.
@@ -133,7 +133,7 @@ class Interpreter:
 
                 return branch
 
-            for size, numbers in _groups([math.prod(kind.outputs) for kind in self.kinds]):
+            for numbers in _groups([math.prod(kind.outputs) for kind in self.kinds]):
                 tape = _if_one_of(
                     kind,
                     numbers,
@@ -246,7 +246,7 @@ class Interpreter:
 
                 return branch
 
-            for size, numbers in _groups([math.prod(kind.inputs) for kind in self.kinds]):
+            for numbers in _groups([math.prod(kind.inputs) for kind in self.kinds]):
                 gy = _if_one_of(
                     kind,
                     numbers,
@@ -329,10 +329,10 @@ class Interpreter:
         return _if(first, lambda x, _: jax.lax.dynamic_update_slice(x, zeros, (at,)), links)
 
 
-def _groups(sizes: list[int]) -> list[tuple[int, list[int]]]:
-    """Numbers of the kinds by size."""
+def _groups(sizes: list[int]) -> list[list[int]]:
+    """Numbers of the kinds of each size, smallest size first."""
     return [
-        (size, [number for number, other in enumerate(sizes) if other == size])
+        [number for number, other in enumerate(sizes) if other == size]
         for size in sorted(set(sizes))
     ]
 

@@ -1,7 +1,8 @@
 """Zoos whose networks have different architectures, as one spec and one pytree.
 
-Layers of one kind lie stacked in a table; a network is a short program over the tables. Programs are
-data: one compilation of `MixedCnnSpec.respond` runs every network whose kinds of layers are known.
+Layers of one kind lie stacked in a table; a network is a short program over the tables. Programs
+are data: one compilation of `MixedCnnSpec.respond` runs every network whose kinds of layers are
+known.
 """
 
 import dataclasses

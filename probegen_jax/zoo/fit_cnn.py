@@ -15,50 +15,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks import matmul_cnn
 from probegen_jax.networks.cnn import CnnSpec, CnnWeights
 
 # Per network, each (N,): `learning_rate`, Adam's; `init_scale`, the factor on the initial weights;
 # `steps` of training; `images`, how many of the training images it sees.
 HyperParameters = dict[str, np.ndarray]
-
-
-def apply(
-    spec: CnnSpec, weights: CnnWeights, images: Float[Array, "B H W C"]
-) -> Float[Array, "B R"]:
-    """What `spec.apply` computes, with matmuls over patches instead of convolutions.
-
-    Args:
-      spec: with an activation of its own in each layer, and stride 1.
-      weights: one network.
-      images: as the network reads them.
-
-    Returns:
-      The logits.
-    """
-    outputs: list[jax.Array] = []
-    x = images
-    for layer, affine in zip(spec.layers, weights["layers"], strict=True):
-        patches = _patches(x, layer.kernel, layer.padding)
-        kernel = affine["kernel"].reshape(-1, layer.out_channels)
-        x = patches @ kernel + affine["bias"].reshape(1, 1, 1, -1)
-        if layer.residual >= 0:
-            source = outputs[layer.residual]
-            shared = min(source.shape[-1], layer.out_channels)
-            added = x[..., :shared] + source[..., :shared]
-            x = jnp.concatenate([added, x[..., shared:]], axis=-1)
-        x = ACTIVATIONS[layer.activation](x)
-        outputs.append(x)
-    pooled = jnp.mean(x, axis=(1, 2))
-    return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)
-
-
-def _patches(x: jax.Array, size: int, padding: int) -> jax.Array:
-    """The (size·size·C) values under the kernel at each pixel: columns first, then rows."""
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    height, width = (n - size + 1 for n in x.shape[1:3])
-    x = jnp.concatenate([x[:, :, v : v + width] for v in range(size)], axis=-1)
-    return jnp.concatenate([x[:, u : u + height] for u in range(size)], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "block_size"))
@@ -75,11 +37,15 @@ def _train(
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), spec.abstract()))
     optimizer = optax.scale_by_adam()
 
+    def apply(weights, images):
+        first = matmul_cnn.patches(images, spec.layers[0])
+        return matmul_cnn.apply(spec.layers, spec.activations, weights, first)
+
     def train(network):
         hyper, start, rows_TxB = network
 
         def loss(vector, rows):
-            logits = apply(spec, unravel(vector), train_images[rows])
+            logits = apply(unravel(vector), train_images[rows])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, train_labels[rows])
             return jnp.mean(losses)
 
@@ -92,7 +58,7 @@ def _train(
 
         carry = (start, optimizer.init(start))
         vector, _ = jax.lax.fori_loop(0, hyper["steps"], step, carry)
-        guesses = jnp.argmax(apply(spec, unravel(vector), test_images), axis=-1)
+        guesses = jnp.argmax(apply(unravel(vector), test_images), axis=-1)
         return vector, jnp.mean(guesses == test_labels, dtype=jnp.float32)
 
     return jax.lax.map(train, (hyper, start_NxV, rows_NxTxB), batch_size=block_size)
