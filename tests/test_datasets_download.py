@@ -147,5 +147,5 @@ def test_a_damaged_download_is_found_by_the_archives_own_checksums(server, tmp_p
     content[len(content) // 2] ^= 0xFF
     server.content = bytes(content)
     request = Request(url=f"{server.url}/zoo.zip")
-    with pytest.raises(UserError, match=r"cannot be unpacked \(.*\); fetch the archive again"):
+    with pytest.raises(UserError, match=r"cannot be unpacked \(.*\); delete the archive and"):
         published.load("mnist_inr", tmp_path / "data", request=request)

@@ -136,11 +136,14 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, file: pathlib.Path, target: str, files: source.Source
     ) -> dict[str, list[tuple[str, Any]]]:
         """(name, target) of each network in an official JSON; all of them are among `files`."""
+
+        def name_of(path: str) -> str:
+            return source.from_top(path, self.TOP)
+
         parts: dict[str, list[tuple[str, Any]]] = {}
-        for split, networks in splits.read_json(file, target).items():
+        for split, networks in splits.read_json(file, target, name_of).items():
             parts[split] = []
-            for path, value in networks:
-                name = source.from_top(path, self.TOP)
+            for name, value in networks:
                 if name in files.names:
                     parts[split].append((name, value))
                     continue
