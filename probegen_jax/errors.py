@@ -30,7 +30,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except UserError as error:
         if os.environ.get("PROBEGEN_DEBUG"):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)

@@ -113,6 +113,34 @@ def test_what_a_killed_preparation_leaves_does_not_load(tmp_path):
         "cifar10_gs", tmp_path / "data", request=Request(manual_dir=tmp_path)
     )
     assert sum(split.num_examples for split in builder.info.splits.values()) == 100
+    assert not list((tmp_path / "data").rglob("incomplete.*"))
+
+
+def test_two_processes_prepare_once(tmp_path):
+    published_files.cifar10_gs(tmp_path, 900)
+    code = textwrap.dedent(
+        """
+        import pathlib, sys
+        from probegen_jax.zoo import published
+        from probegen_jax.zoo.datasets import base, cifar10_gs
+        manual, data = map(pathlib.Path, sys.argv[1:])
+        example = cifar10_gs.Cifar10Gs._example
+        def counting(self, item):
+            with (manual / "read").open("a") as file:
+                file.write(f"{item}\\n")
+            return example(self, item)
+        cifar10_gs.Cifar10Gs._example = counting
+        request = base.Request(manual_dir=manual)
+        builder = published.prepared("cifar10_gs", data, request=request)
+        print(sum(split.num_examples for split in builder.info.splits.values()))
+        """
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "data")]
+    both = [subprocess.Popen(command, cwd=REPO, stdout=-1, text=True) for _ in range(2)]
+    for process in both:
+        assert process.communicate()[0].splitlines()[-1] == "100"
+        assert process.returncode == 0
+    assert len((tmp_path / "read").read_text().splitlines()) == 100
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):

@@ -159,6 +159,7 @@ BAD = {
         "has 90 rows, metrics.csv.gz has",
     ),
     "number": (metrics(lambda text: text.replace(b",86,", b",last,")), "is not readable"),
+    "none final": (metrics(lambda text: text.replace(b",86,", b",80,")), "no row has step 86"),
     "missing": (lambda folder: (folder / "layout.csv").unlink(), r"layout\.csv: cannot be read"),
     "double": (
         lambda folder: np.save(folder / "weights.npy", np.zeros((90, 4970))),

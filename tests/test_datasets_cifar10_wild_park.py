@@ -137,6 +137,7 @@ BAD = {
     "kernels": (config(kernel_size=[3]), r"kernel_size is \[3\], not a list of 2"),
     "activation": (config(activation=["relu", "eval"]), "its activation 'eval' is unknown"),
     "float": (config(stride=[1, 1.5]), "something else than whole numbers"),
+    "huge": (config(stride=[1, 2**40]), "its config holds a size above 65536"),
     "padding": (config(padding=[1, -1]), "negative padding"),
     "residual": (config(residual=[-1, 1]), r"residual links \[-1, 1\] do not lead to earlier"),
 }

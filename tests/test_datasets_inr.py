@@ -180,12 +180,13 @@ def test_a_label_outside_its_range_in_the_split(tmp_path):
         published.load("fmnist_inr", tmp_path / "data", request=Request(manual_dir=root))
 
 
-def test_the_same_file_in_two_splits(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "/home/someone/"])
+def test_the_same_file_in_two_splits(prefix, tmp_path):
     root, networks, _victim = small(tmp_path)
     file = root / "fmnist_splits.json"
     published_files.inr_splits(file, networks, int)
     content = json.loads(file.read_text())
-    content["test"]["path"][0] = content["train"]["path"][0]
+    content["test"]["path"][0] = prefix + content["train"]["path"][0]
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"is in 'train' and in 'test'; list each network once"):
         published.load("fmnist_inr", tmp_path / "data", request=Request(manual_dir=root))
@@ -197,6 +198,20 @@ def test_an_empty_folder_says_what_belongs_there(tmp_path):
     (tmp_path / "mnist-inrs").mkdir()
     with pytest.raises(UserError, match="no networks for training found"):
         published.load("mnist_inr", tmp_path / "data", request=Request(manual_dir=tmp_path))
+
+
+def test_an_encrypted_archive_is_named(tmp_path):
+    published_files.fmnist_inr(tmp_path, 20)
+    path = published_files.zipped(tmp_path, "fmnist_inrs", tmp_path / "manual.zip")
+    content = bytearray(path.read_bytes())
+    entry = -1
+    while (entry := content.find(b"PK\1\2", entry + 1)) >= 0:
+        content[entry + 8] |= 1  # the flag in the entry's directory record
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    (manual / "fmnist_inrs.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be unpacked \(.* is encrypted.*\); delete"):
+        published.load("fmnist_inr", tmp_path / "data", request=Request(manual_dir=manual))
 
 
 def test_a_damaged_archive_is_named(tmp_path):

@@ -95,6 +95,14 @@ def test_safetensors_are_read(tmp_path):
         np.testing.assert_array_equal(file.state[key], array)
 
 
+@pytest.mark.parametrize("label", [[np.nan], [7.5], [1, 2], []])
+def test_a_bad_label_in_safetensors_is_named(label):
+    numpy = pytest.importorskip("safetensors.numpy")
+    content = numpy.save({"label": np.asarray(label, np.float32)})
+    with pytest.raises(BadNetworkError, match=r"m\.safetensors: array.* is not an integer label"):
+        inr_files.read(content, "m.safetensors")
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage" * 9, b"\x08\0\0\0\0\0\0\0{}"[:9]])
 def test_bad_safetensors_are_named(content):
     pytest.importorskip("safetensors")

@@ -46,6 +46,15 @@ BAD = {
     "not json": ("{", "is not JSON"),
     "no val": ({"train": {"path": [], "label": []}}, "split 'val' lacks 'path' or 'label'"),
     "list": ([1], "split 'train' lacks"),
+    "no list": (
+        {"train": {"path": 5, "label": [1]}, "val": {}, "test": {}},
+        "'path' of 'train' is not a list",
+    ),
+    "no name": (split_json(train=[["a"]]), r"'train' has \['a'\] for a path"),
+    "no label": (
+        {"train": {"path": ["a"], "label": [None]}, "val": {}, "test": {}},
+        "'train' has None for a label",
+    ),
     "lengths": (
         {"train": {"path": ["a"], "label": []}, "val": {}, "test": {}},
         "'train' has 1 paths and 0 labels",

@@ -68,9 +68,9 @@ def read(content: torch_files.Content, network: str) -> torch_files.InrFile:
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BadNetworkError(network, f"is not a readable safetensors file ({error})") from error
     label = state.pop("label", None)
-    if label is not None and label.size != 1:
-        raise BadNetworkError(network, f"its label has shape {label.shape}, not one number")
-    return torch_files.InrFile(state, None if label is None else int(label.reshape(-1)[0]))
+    if label is not None:
+        label = torch_files.whole_number(label, network)
+    return torch_files.InrFile(state, label)
 
 
 def to_vector(

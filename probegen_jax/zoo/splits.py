@@ -39,15 +39,18 @@ def fingerprint(path: pathlib.Path) -> str:
     return hashlib.sha256(_read(path)).hexdigest()
 
 
-def read_json(path: pathlib.Path, target: str) -> dict[str, list[tuple[str, Any]]]:
+def read_json(
+    path: pathlib.Path, target: str, name_of: Callable[[str], str] = str
+) -> dict[str, list[tuple[str, Any]]]:
     """Reads a splits JSON: `{"train"|"val"|"test": {"path": [...], target: [...]}}`.
 
     Args:
       path: of the file, gzipped if its name ends so.
       target: key of the targets: "label" or "score".
+      name_of: the network's name from its path; one network may be listed under two paths.
 
     Returns:
-      (path, target) of each network, by split.
+      (name, target) of each network, by split.
 
     Raises:
       UserError: not such a file, or it names a network twice.
@@ -63,16 +66,26 @@ def read_json(path: pathlib.Path, target: str) -> dict[str, list[tuple[str, Any]
         if not isinstance(entry, dict) or not {"path", target} <= entry.keys():
             raise UserError(f"{path}: split {split!r} lacks 'path' or {target!r}; wrong file?")
         paths, targets = entry["path"], entry[target]
+        for key, values, types in (("path", paths, str), (target, targets, str | int | float)):
+            if not isinstance(values, list):
+                raise UserError(f"{path}: {key!r} of {split!r} is not a list; wrong file?")
+            wrong = next((value for value in values if not isinstance(value, types)), None)
+            if wrong is not None or None in values:
+                raise UserError(
+                    f"{path}: {split!r} has {wrong!r} for a {key}; fetch the splits file again"
+                )
         if len(paths) != len(targets):
             raise UserError(
-                f"{path}: {split!r} has {len(paths)} paths and {len(targets)} {target}s"
+                f"{path}: {split!r} has {len(paths)} paths and {len(targets)} {target}s; fetch the "
+                "splits file again"
             )
-        for name in paths:
+        names = [name_of(each) for each in paths]
+        for name in names:
             if name in seen:
                 where = "twice in" if seen[name] == split else f"in {seen[name]!r} and in"
                 raise UserError(f"{path}: {name} is {where} {split!r}; list each network once")
             seen[name] = split
-        splits[split] = list(zip(paths, targets, strict=True))
+        splits[split] = list(zip(names, targets, strict=True))
     return splits
 
 
@@ -96,7 +109,12 @@ def check_runs(path: pathlib.Path, splits: dict[str, list[str]], run: Callable[[
 
 
 def seeded(
-    items: Sequence[Hashable], val_share: float, test_share: float, seed: int = SEED
+    items: Sequence[Hashable],
+    val_share: float,
+    test_share: float,
+    seed: int = SEED,
+    *,
+    where: object = "zoo",
 ) -> dict[str, list[Any]]:
     """Our own split where there is no official one, or it was drawn without a seed.
 
@@ -105,6 +123,7 @@ def seeded(
       val_share: of validation, among all items; at least one item gets there.
       test_share: of test, likewise, unless it is 0.
       seed: of the permutation.
+      where: the items are from, for the message.
 
     Raises:
       UserError: too few items for a split of each.
@@ -114,7 +133,8 @@ def seeded(
     val = max(1, round(number * val_share))
     if number <= val + test:
         raise UserError(
-            f"{number} networks or runs are too few to split into train, val and test; add more"
+            f"{where}: {number} networks or runs are too few to split into train, val and test; "
+            "add more"
         )
     order = np.random.default_rng(seed).permutation(number).tolist()
     parts = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}

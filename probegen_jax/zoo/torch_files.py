@@ -71,7 +71,7 @@ def load_inr(content: Content, network: str) -> InrFile:
         raise BadNetworkError(network, f"holds a {type(loaded).__name__}, not a state dict")
     state = dict(loaded)
     label = state.pop("label", None)
-    return InrFile(_arrays(state, network), None if label is None else _integer(label, network))
+    return InrFile(_arrays(state, network), None if label is None else whole_number(label, network))
 
 
 def load_cnn(content: Content, network: str) -> CnnFile:
@@ -103,7 +103,7 @@ def load_cnn(content: Content, network: str) -> CnnFile:
         _arrays(dict(loaded["model"]), network),
         _plain(config, network),
         None if score is None else float(score),
-        None if iteration is None else _integer(iteration, network),
+        None if iteration is None else whole_number(iteration, network),
     )
 
 
@@ -228,9 +228,9 @@ def _plain(config: Any, network: str) -> dict[str, Any]:
     try:
         # Unresolved: an interpolation could read the environment.
         plain = OmegaConf.to_container(config, resolve=False)
+        return {str(key): value for key, value in plain.items()}
     except Exception as error:  # a container built by a hostile pickle can be broken in any way
         raise BadNetworkError(network, "its 'config' is not a readable OmegaConf") from error
-    return {str(key): value for key, value in plain.items()}
 
 
 def _arrays(state: Mapping[Any, Any], network: str) -> State:
@@ -239,6 +239,8 @@ def _arrays(state: Mapping[Any, Any], network: str) -> State:
     for key, tensor in state.items():
         if not isinstance(tensor, torch.Tensor):
             raise BadNetworkError(network, f"{key} is a {type(tensor).__name__}, not a tensor")
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise BadNetworkError(network, f"{key} is sparse or has no values, not a plain tensor")
         if tensor.dtype != torch.float32:
             raise BadNetworkError(
                 network,
@@ -256,8 +258,21 @@ def _tensors(state: Mapping[str, np.ndarray]) -> "collections.OrderedDict[str, A
     )
 
 
-def _integer(value: Any, network: str) -> int:
+def whole_number(value: Any, network: str) -> int:
+    """A label or count as stored: a number, or an array or tensor of one.
+
+    Args:
+      value: what is stored.
+      network: names it in messages.
+
+    Raises:
+      BadNetworkError: anything else, or not whole.
+    """
     try:
-        return int(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BadNetworkError(network, f"{value!r} is not an integer label or count") from error
+        number = int(value.item() if hasattr(value, "item") else value)
+        if number == value:
+            return number
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass  # told below
+    shown = " ".join(repr(value).split())[:80]
+    raise BadNetworkError(network, f"{shown} is not an integer label or count")

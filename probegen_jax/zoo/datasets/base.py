@@ -3,10 +3,11 @@
 import abc
 import contextlib
 import dataclasses
-import errno
+import fcntl
 import io
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -135,11 +136,14 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, file: pathlib.Path, target: str, files: source.Source
     ) -> dict[str, list[tuple[str, Any]]]:
         """(name, target) of each network in an official JSON; all of them are among `files`."""
+
+        def name_of(path: str) -> str:
+            return source.from_top(path, self.TOP)
+
         parts: dict[str, list[tuple[str, Any]]] = {}
-        for split, networks in splits.read_json(file, target).items():
+        for split, networks in splits.read_json(file, target, name_of).items():
             parts[split] = []
-            for path, value in networks:
-                name = source.from_top(path, self.TOP)
+            for name, value in networks:
                 if name in files.names:
                     parts[split].append((name, value))
                     continue
@@ -227,6 +231,31 @@ def prepare(builder: ZooBuilder) -> None:
     """
     if builder.data_path.exists():
         return
+    try:
+        with _lock(pathlib.Path(builder.data_dir_root) / builder.name):
+            if builder.data_path.exists():  # another process has done it meanwhile
+                builder.info.read_from_directory(builder.data_dir)
+                return
+            for abandoned in builder.folder.parent.glob("incomplete.*"):
+                shutil.rmtree(abandoned)
+            _prepare(builder)
+    except OSError as error:
+        raise UserError(_unwritable(builder, error.strerror or str(error))) from error
+
+
+def _lock(folder: pathlib.Path) -> io.TextIOBase:
+    """A file that one process at a time has; the system takes it from one that is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that prepares in {folder}", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _prepare(builder: ZooBuilder) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -235,11 +264,6 @@ def prepare(builder: ZooBuilder) -> None:
         print(f"preparing {builder.name} in {builder.data_dir}")
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS says there that it knows no sizes
             builder.download_and_prepare(download_config=config, download_dir=os.fspath(downloads))
-    except OSError as error:
-        # Another process was quicker; what it wrote is as good as ours.
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and builder.data_path.exists():
-            return
-        raise UserError(_unwritable(builder, error.strerror or str(error))) from error
     except AssertionError as error:  # what TFDS raises for a split without examples
         if "No examples" not in str(error):
             raise

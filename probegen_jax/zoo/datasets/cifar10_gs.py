@@ -91,8 +91,13 @@ class Cifar10Gs(base.ZooBuilder):
 
     def _split(self, number: int) -> dict[str, list[int]]:
         final = {row for row, step in enumerate(self._metrics.steps) if step == FINAL_STEP}
+        if not final:
+            raise UserError(
+                f"{self._where}/{files.METRICS}: no row has step {FINAL_STEP}, a run's last; fetch "
+                "the zoo again"
+            )
         if self.builder_config.name == "seeded":
-            return splits.seeded(sorted(final), 0.1, 0.5)
+            return splits.seeded(sorted(final), 0.1, 0.5, where=f"{self._where}/{files.METRICS}")
         file = self.official_file()
         order = splits.read_nfn_order(file, self.builder_config.name == "faithful", number)
         return splits.nfn([row for row in order if row in final])

@@ -71,7 +71,8 @@ class Cifar10WildPark(base.ZooBuilder):
             runs.setdefault(run_of(name), []).append((name, None))
         if not runs:
             raise UserError(f"{self._files.where}: no checkpoints found; expected {self.NEEDS}")
-        parts = splits.seeded(list(runs), splits.PARK_VAL_SHARE, splits.PARK_TEST_SHARE)
+        shares = (splits.PARK_VAL_SHARE, splits.PARK_TEST_SHARE)
+        parts = splits.seeded(list(runs), *shares, where=self._files.where)
         return {
             split: [item for run in part for item in runs[run]] for split, part in parts.items()
         }

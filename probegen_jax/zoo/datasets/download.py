@@ -1,11 +1,8 @@
 """Fetching an archive: all of it under its name, or nothing."""
 
 import dataclasses
-import glob
 import hashlib
-import os
 import pathlib
-import platform
 import shutil
 
 import requests
@@ -33,6 +30,8 @@ class Address:
 def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     """Downloads an archive with TFDS's download manager, unless it is there already.
 
+    No other process may fetch the same archive at the same time; `base.prepare` sees to that.
+
     Args:
       address: what to fetch.
       folder: where archives are kept; made if missing.
@@ -49,12 +48,11 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     if target.is_file():
         _check_kept(target, noted, address.sha256)
         return target
-    # A folder of our own, so that what a broken connection leaves can be removed as a whole.
-    host = platform.node()
-    partial = folder / f"partial.{host}.{os.getpid()}.{address.filename}"
+    # A folder of its own, so that what a broken connection leaves can be removed as a whole.
+    partial = folder / f"partial.{address.filename}"
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder, host, address.filename)
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+        partial.mkdir(parents=True)
         _knock(address)
         manager = tfds.download.DownloadManager(download_dir=partial)
         path = pathlib.Path(manager.download(address.url))
@@ -86,20 +84,6 @@ def _knock(address: Address) -> None:
     with requests.get(address.url, stream=True, timeout=60) as response:
         if response.status_code != 200:
             raise UserError(_broken(address, f"the server answers {response.status_code}"))
-
-
-def _remove_abandoned(folder: pathlib.Path, host: str, filename: str) -> None:
-    """Removes what killed processes of this machine left of the same download."""
-    for path in folder.glob(f"partial.{glob.escape(host)}.*.{glob.escape(filename)}"):
-        process = path.name.removeprefix(f"partial.{host}.").split(".")[0]
-        if not process.isdecimal():
-            continue
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:
-            continue  # another user's, and alive
 
 
 def _check_kept(target: pathlib.Path, noted: pathlib.Path, sha256: str | None) -> None:

@@ -66,7 +66,8 @@ class InrZooBuilder(base.ZooBuilder, skip_registration=True):
                 f"{self._files.where}: no networks for {'test' if others else 'training'} found; "
                 f"expected {self.NEEDS}"
             )
-        return splits.seeded(others, splits.INR_VAL_SHARE, 0.0) | {"test": test}
+        where = self._files.where
+        return splits.seeded(others, splits.INR_VAL_SHARE, 0.0, where=where) | {"test": test}
 
     def _example(self, item: tuple[str, Any]) -> dict[str, Any]:
         name, label = item

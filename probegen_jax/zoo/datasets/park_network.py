@@ -20,6 +20,8 @@ COLUMNS = (
     "activation",
     "residual",
 )
+# Above any channel or kernel that a CNN of this kind could have.
+_LARGEST = 2**16
 ACTIVATIONS = ("none", "relu", "gelu", "tanh", "sigmoid", "leaky_relu", "sine")
 
 
@@ -134,6 +136,8 @@ def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:
         columns.append(values)
     if not all(isinstance(value, int) for column in columns for value in column):
         raise BadNetworkError(network, "its config holds something else than whole numbers")
+    if any(abs(value) > _LARGEST for column in columns for value in column):
+        raise BadNetworkError(network, f"its config holds a size above {_LARGEST}")
     table = np.asarray(columns, np.int32).T
     if (table[:, :4] < 1).any() or (table[:, 4] < 0).any():
         raise BadNetworkError(network, "its config holds sizes below 1 or a negative padding")

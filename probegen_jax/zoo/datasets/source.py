@@ -62,9 +62,12 @@ class Zip:
         """The content of a file; the archive's own checksum is checked."""
         try:
             return self._archive.read(self._members[name])
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        # RuntimeError: encrypted, or packed by an unknown method.
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise BadNetworkError(
-                f"{self.where}: {name}", f"cannot be unpacked ({error})", "fetch the archive again"
+                f"{self.where}: {name}",
+                f"cannot be unpacked ({error})",
+                "delete the archive and fetch it again",
             ) from error
 
 
