@@ -57,6 +57,8 @@ OWN_BAD = {
     "--config.task=guess": "task is 'guess'; choose classification or regression",
     "--config.hidden=(0, 16)": "the networks' widths are",
     "--config.layer_key=net": "must hold one {}",
+    "--config.val_share=-0.5": "val_share is -0.5 and test_share 0.2; give shares of at least 0",
+    "--config.test_share=0.9": "val_share is 0.1 and test_share 0.9",
     "--config.networks_dir=": "needs --config.networks_dir=DIR",
     "--config.w0=30.0": None,
 }
@@ -84,6 +86,13 @@ def test_the_four_configs_have_the_papers_settings():
     assert [each.generator_depth for each in configs] == [2, 2, 6, 5]
     small = settings.parse(["x", f"--config={REPO}/configs/mnist.py:vanilla,64"], "").config
     assert (small.method, small.num_probes) == ("vanilla", 64)
+
+
+@pytest.mark.parametrize("key", ["download_url", "download_sha256"])
+def test_a_mirror_that_would_be_passed_over_is_told(key, tmp_path):
+    flags = [f"--config.manual_dir={tmp_path}", f"--config.{key}=abc"]
+    with pytest.raises(UserError, match=r"download_sha256 is abc; leave out one"):
+        from_config(config("mnist", *flags))
 
 
 def test_an_unknown_data_set_is_told():

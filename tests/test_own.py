@@ -120,8 +120,16 @@ def test_bad_networks_are_skipped_only_when_asked(folder, capsys):
 BAD = {
     "column": ([{"path": "0.safetensors"}], "has no column 'target'"),
     "twice": ([*rows(3), rows(1)[0]], r"0\.safetensors is in line 2 and in line 5"),
-    "class": ([{"path": "0.safetensors", "target": "cat"}], "target 'cat' is not a class number"),
-    "negative": ([*rows(29), {"path": "29.safetensors", "target": -1}], "is class -1, outside 0"),
+    "class": (
+        [{"path": "0.safetensors", "target": "cat"}],
+        "target 'cat' of 0.safetensors is not a class number",
+    ),
+    "too big": ([{"path": "a", "target": 99999999999}], "target '99999999999' of a is not a class"),
+    "no path": ([{"target": 1, "path": ""}], "line 2: '' is no path"),
+    "negative": (
+        [*rows(29), {"path": "29.safetensors", "target": -1}],
+        "line 31: target '-1' of 29.*is not a class number from 0",
+    ),
     "split": ([{"path": "a", "target": 1, "split": "dev"}], "split is 'dev'; use train, val, test"),
     "suffix": ([{"path": "a.npy", "target": 1}], r"a\.npy: is no network file; give \.pth"),
     "few": (rows(2), "2 networks or runs are too few"),
@@ -133,6 +141,20 @@ def test_a_bad_csv_is_told(case, folder):
     listing, fault = BAD[case]
     with pytest.raises(UserError, match=fault):
         load(folder, listing)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("path,target\n", "lists no networks"),
+        ("target,path\n1,a\n1\n", "line 3: None is no path"),
+        ("path,target\n\0,1\n", "line 2: .* is no path|cannot be read"),
+    ],
+)
+def test_a_broken_csv_is_told(content, fault, tmp_path):
+    (tmp_path / "targets.csv").write_text(content)
+    with pytest.raises(UserError, match=rf"targets\.csv: ({fault})"):
+        own.read_csv(tmp_path / "targets.csv", "classification")
 
 
 def test_a_missing_csv_is_told(tmp_path):

@@ -118,7 +118,7 @@ def test_a_corrupt_cache_file_is_built_again_with_a_warning(tmp_path, damage):
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
-    with pytest.raises(UserError, match=r"cannot make the cache folder .*--config.data_dir=DIR"):
+    with pytest.raises(UserError, match=r"cannot make the folder .*--config.data_dir=DIR"):
         cache.cached_arrays(blocker / "cache", "n", {}, dict)
 
 

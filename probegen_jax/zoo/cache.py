@@ -29,6 +29,17 @@ def folder(data_dir: str | None) -> pathlib.Path:
     return pathlib.Path(data_dir).expanduser() if data_dir else default_dir()
 
 
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes the folder where zoos are kept, unless it is there; a `UserError` if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder} ({error.strerror}); choose another with "
+            "--config.data_dir=DIR"
+        ) from error
+
+
 def digest(key: Mapping[str, Any]) -> str:
     """A short hash of a JSON-like key, of the platform and of the jax that computes the arrays."""
     everything = {"jax": jax.__version__, "platform": jax.default_backend(), **key}
@@ -59,13 +70,7 @@ def cached_arrays(
       UserError: the folder cannot be written. A file that cannot be read is rebuilt with a warning.
     """
     path = folder / f"{name}-{digest(key)}.npz"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the cache folder {folder} ({error.strerror}); "
-            "choose another with --config.data_dir=DIR"
-        ) from error
+    make_folder(folder)
     if path.exists():
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -34,6 +34,12 @@ def from_config(config: Any) -> Zoo:
             url=config.get("download_url"),
             sha256=config.get("download_sha256"),
         )
+        mirror = request.url or request.sha256
+        if request.manual_dir is not None and mirror:
+            raise UserError(
+                f"manual_dir is {request.manual_dir} and nothing is downloaded then, but "
+                f"download_url or download_sha256 is {mirror}; leave out one of them"
+            )
         options = {"fidelity": config["fidelity"]} if "fidelity" in config else {}
         return published.load(
             dataset, data_dir, split=config.get("split", "auto"), request=request, **options

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,6 +20,9 @@ from probegen_jax.zoo import bad, cache, inr_files, splits, vectors
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
 Task = Literal["classification", "regression"]
+
+# Classes there can be, so that a wrong column is told.
+_MOST = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +94,12 @@ def from_arrays(
             raise UserError(f"{where} holds NaN or infinite weights; leave those networks out")
     targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
     if splits_of is None:
-        splits_of = splits.seeded(list(range(number)), val_share, test_share)
+        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise UserError(
+                f"zoo {name}: val_share is {val_share} and test_share {test_share}; give shares of "
+                "at least 0 that leave some for training"
+            )
+        splits_of = splits.seeded(list(range(number)), val_share, test_share, where=f"zoo {name}")
         print(f"{name}: split into train, val and test by our own seed {splits.SEED}")
     for split, rows in splits_of.items():
         if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < number):
@@ -132,7 +141,7 @@ def from_folder(
     Raises:
       UserError: anything wrong with the CSV or the networks.
     """
-    listing = read_csv(targets_csv, task)
+    listing = read_csv(targets_csv, task, num_outputs)
     stats = {}
     for path in listing.paths:
         try:
@@ -176,12 +185,13 @@ def from_folder(
     )
 
 
-def read_csv(path: pathlib.Path, task: Task) -> Listing:
+def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> Listing:
     """Reads a CSV of targets.
 
     Args:
       path: of the CSV, with columns `path` and `target`, maybe `split`.
       task: decides whether targets are whole numbers.
+      num_outputs: number of classes, if known.
 
     Raises:
       UserError: a column is missing, a network comes twice, or a value is not what it should be.
@@ -191,28 +201,40 @@ def read_csv(path: pathlib.Path, task: Task) -> Listing:
             reader = csv.DictReader(file)
             rows = list(reader)
             columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a CSV of targets") from error
     for column in ("path", "target"):
         if column not in columns:
             raise UserError(f"{path}: has no column {column!r}; it needs path,target[,split]")
-    parse = int if task == "classification" else float
+    if not rows:
+        raise UserError(f"{path}: lists no networks; give one a line, as path,target")
+    if task == "classification":
+        parse, low, high = int, 0, (num_outputs or _MOST) - 1
+        kind = f"a class number from 0 to {high}"
+    else:
+        parse, high, kind = float, float(np.finfo(np.float32).max), "a finite number"
+        low = -high
     seen: dict[str, int] = {}
     targets = []
     for line, row in enumerate(rows, 2):
         name = row["path"]
+        if not name or "\0" in name:
+            raise UserError(f"{path}: line {line}: {name!r} is no path; give a file's")
         if name in seen:
             raise UserError(
                 f"{path}: {name} is in line {seen[name]} and in line {line}; list it once"
             )
         seen[name] = line
         try:
-            targets.append(parse(row["target"]))
-        except (TypeError, ValueError) as error:
-            kind = "a class number" if task == "classification" else "a number"
+            target = parse(row["target"])
+        except (TypeError, ValueError):
+            target = math.nan  # told below
+        if not low <= target <= high:
             raise UserError(
-                f"{path}: line {line}: target {row['target']!r} is not {kind}"
-            ) from error
+                f"{path}: line {line}: target {row['target']!r} of {name} is not {kind}; correct "
+                "it, or delete the line"
+            )
+        targets.append(target)
         if "split" in columns and row["split"] not in SPLITS:
             raise UserError(
                 f"{path}: line {line}: split is {row['split']!r}; use {', '.join(SPLITS)}"

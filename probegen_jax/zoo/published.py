@@ -68,13 +68,7 @@ def prepared(
     """
     request = request or base.Request()
     folder = data_dir or cache.default_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder} ({error.strerror}); choose another with "
-            "--config.data_dir=DIR"
-        ) from error
+    cache.make_folder(folder)
     cls = BUILDERS[dataset]
     builder = _choose(cls, folder, split, request)
     base.prepare(builder)
