@@ -190,7 +190,7 @@ class Interpreter:
         Returns:
           The gradient, flat as the probes are.
         """
-        g_pooled = g @ program["head"]["kernel"].T
+        g_last = g @ program["head"]["kernel"].T
         slot = (self.slot,)
         # `gy` and `gz` are gradients after and before the activation of the layer at hand; `links`
         # collects, slot by slot, what flows back through residual links.
@@ -200,13 +200,14 @@ class Interpreter:
         last = program["kind"][program["depth"] - 1]
         for number, shape in enumerate(self.shapes):
 
-            def spread(gy, _, shape=shape):
+            def spread(gy, zero, shape=shape):
                 height, width, channels = shape
+                g_pooled, _ = jax.lax.optimization_barrier((g_last, zero))
                 image = g_pooled[:, None, None, :channels] / np.float32(height * width)
                 image = jnp.broadcast_to(image, (self.chunk, *shape))
                 return jax.lax.dynamic_update_slice(gy, image.reshape(-1), (0,))
 
-            gy = _if_one_of(jnp.asarray(self.shape_ids)[last], [number], spread, gy)
+            gy = _if(jnp.asarray(self.shape_ids)[last] == number, spread, gy)
 
         def layer(step, carry):
             gy, gz, links, linked = carry
@@ -232,9 +233,7 @@ class Interpreter:
                 return jax.lax.dynamic_update_slice(gz, g, (start,))
 
             gz = jax.lax.fori_loop(0, blocks, deactivate, gz)
-            # A link's first contribution replaces whatever its slot held.
-            links = self._clear(links, source, program, linked)
-            links = self._add_link(links, source, program, gz, kind)
+            links = self._add_link(links, source, program, gz, kind, linked)
             linked = linked.at[jnp.maximum(source, 0)].set(
                 linked[jnp.maximum(source, 0)] | (source >= 0)
             )
@@ -289,15 +288,15 @@ class Interpreter:
         shapes = range(len(self.shapes))
         return [(a, b) for a in shapes for b in shapes if self.shapes[a][:2] == self.shapes[b][:2]]
 
-    def _add_shared(self, buffer, at, from_, from_at, pair, where):
-        """`buffer` plus the channels of `from_` that both shapes of `pair` have, if at all."""
+    def _add_shared(self, buffer, at, from_, from_at, pair, where, keep):
+        """`buffer` (zeros unless `keep`) plus the channels that both shapes of `pair` have."""
         to_shape, from_shape = (self.shapes[number] for number in pair)
         shared = min(to_shape[2], from_shape[2])
 
-        def add(buffer, _):
-            addend = self._read(from_, from_at, from_shape)[..., :shared]
+        def add(buffer, zero):
+            addend = self._read(from_, from_at + zero, from_shape)[..., :shared]
             addend = jnp.pad(addend, ((0, 0),) * 3 + ((0, to_shape[2] - shared),))
-            total = self._read(buffer, at, to_shape) + addend
+            total = jnp.where(keep, self._read(buffer, at, to_shape), 0.0) + addend
             return jax.lax.dynamic_update_slice(buffer, total.reshape(-1), (at,))
 
         return _if(where, add, buffer)
@@ -308,25 +307,19 @@ class Interpreter:
         here, there = ids[kind], ids[program["kind"][jnp.maximum(source, 0)]]
         for pair in self._pairs():
             where = (source >= 0) & (here == pair[0]) & (there == pair[1])
-            tape = self._add_shared(tape, at, x, x_at, pair, where)
+            tape = self._add_shared(tape, at, x, x_at, pair, where, keep=True)
         return tape
 
-    def _add_link(self, links, source, program, gz, kind):
-        """The gradient `gz` added to what flows back to layer `source`."""
+    def _add_link(self, links, source, program, gz, kind, linked):
+        """The gradient `gz` added to what flows back to layer `source`, if anything did yet."""
         ids = jnp.asarray(self.shape_ids)
         here, there = ids[kind], ids[program["kind"][jnp.maximum(source, 0)]]
         at = jnp.maximum(source, 0) * self.slot
+        keep = linked[jnp.maximum(source, 0)]
         for pair in self._pairs():
             where = (source >= 0) & (there == pair[0]) & (here == pair[1])
-            links = self._add_shared(links, at, gz, 0, pair, where)
+            links = self._add_shared(links, at, gz, 0, pair, where, keep=keep)
         return links
-
-    def _clear(self, links, source, program, linked):
-        """`links` with zeros in the slot of `source`, unless a gradient is there already."""
-        first = (source >= 0) & ~linked[jnp.maximum(source, 0)]
-        zeros = jnp.zeros((self.slot,), jnp.float32)
-        at = jnp.maximum(source, 0) * self.slot
-        return _if(first, lambda x, _: jax.lax.dynamic_update_slice(x, zeros, (at,)), links)
 
 
 def _groups(sizes: list[int]) -> list[list[int]]:
@@ -337,10 +330,16 @@ def _groups(sizes: list[int]) -> list[list[int]]:
     ]
 
 
-def _if(where: jax.Array, update: Callable[[Any, int], Any], buffer: jax.Array) -> jax.Array:
-    """`update(buffer, 0)` where true, else `buffer`, in place."""
+def _if(
+    where: jax.Array, update: Callable[[jax.Array, jax.Array], jax.Array], buffer: jax.Array
+) -> jax.Array:
+    """`update(buffer, 0)` where true, else `buffer`, in place.
+
+    The zero is the loop's counter. What `update` computes must depend on it, or XLA finds that the
+    loop does not change it and computes it in any case, outside the loop.
+    """
     return jax.lax.fori_loop(
-        0, where.astype(jnp.int32), lambda _, buffer: update(buffer, 0), buffer
+        0, where.astype(jnp.int32), lambda zero, buffer: update(buffer, zero), buffer
     )
 
 
@@ -353,6 +352,4 @@ def _if_one_of(
     """`update(buffer, place of number in numbers)` if it is there, else `buffer`, in place."""
     found = jnp.asarray(np.array(numbers, np.int32)) == number
     member = jnp.argmax(found).astype(jnp.int32)
-    return jax.lax.fori_loop(
-        0, jnp.any(found).astype(jnp.int32), lambda _, buffer: update(buffer, member), buffer
-    )
+    return _if(jnp.any(found), lambda buffer, zero: update(buffer, member + zero), buffer)
