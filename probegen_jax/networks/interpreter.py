@@ -1,8 +1,8 @@
 """Runs CNNs of any mixture of architectures in one compiled computation, forwards and back.
 
 A network is a *program*: for each layer its kind (sizes, kernel, stride, padding) and its row in
-the table of all layers of that kind. The interpreter goes through networks, chunks of probes and
-layers in loops, and at each layer jumps to the code of its kind, which works at its true size.
+the table of all layers of that kind. The interpreter goes through the layers in a loop, and at each
+jumps to the code of its kind, which works at its true size.
 
 The loops are written by hand, forwards and back, because what automatic differentiation would keep
 is unbounded: a `switch` keeps what *every* branch might need. Here the only thing that survives
@@ -103,23 +103,38 @@ class Interpreter:
         layers = jnp.broadcast_to(layers, sizes.shape)
         return jnp.where(layers < program["depth"][..., None], sizes, 0)
 
+    def inputs(self) -> jax.Array:
+        """A buffer for what goes into each layer, and comes out of the last."""
+        return jnp.zeros(((self.max_layers + 1) * self.slot,), jnp.float32)
+
+    def gradients(self) -> tuple[jax.Array, ...]:
+        """Buffers for gradients on their way back."""
+        slots = (1, 1, self.max_layers)
+        return tuple(jnp.zeros((many * self.slot,), jnp.float32) for many in slots)
+
     def forward(
-        self, tables: Any, program: Program, probes: jax.Array, tape: jax.Array, at: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        tables: Any,
+        program: Program,
+        probes: jax.Array,
+        at: jax.Array,
+        buffers: tuple[jax.Array, jax.Array],
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         """One network on one chunk of probes.
 
         Args:
           tables: of each kind, kernels (rows, k, k, in, out) and biases (rows, out).
           program: of the network.
           probes: flat, chunk·H·W·C values.
-          tape: pre-activations are written here.
           at: for each layer, where on the tape.
+          buffers: the tape, on which pre-activations are written, and `inputs()`. They go from call
+            to call, because making new ones means filling them.
 
         Returns:
-          The tape, and the responses (chunk, R).
+          The buffers, and the responses (chunk, R).
         """
+        tape, x = buffers
         # Slot l holds the input of layer l, so slot l+1 the output of layer l.
-        x = jnp.zeros(((self.max_layers + 1) * self.slot,), jnp.float32)
         x = jax.lax.dynamic_update_slice(x, probes, (0,))
 
         def layer(index, carry):
@@ -170,7 +185,7 @@ class Interpreter:
         branches = [pool(shape) for shape in self.shapes]
         pooled = jax.lax.switch(jnp.asarray(self.shape_ids)[last], branches, x)
         head = program["head"]
-        return tape, pooled @ head["kernel"] + head["bias"].reshape(1, -1)
+        return (tape, x), pooled @ head["kernel"] + head["bias"].reshape(1, -1)
 
     def backward(
         self,
@@ -178,7 +193,8 @@ class Interpreter:
         program: Program,
         g: jax.Array,
         read: Callable[[jax.Array, jax.Array], jax.Array],
-    ) -> jax.Array:
+        buffers: tuple[jax.Array, ...],
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """The gradient with respect to one chunk of probes.
 
         Args:
@@ -186,16 +202,15 @@ class Interpreter:
           program: of the network.
           g: gradient with respect to the responses, (chunk, R).
           read: from a layer and an offset to a block of its pre-activations.
+          buffers: `gradients()`, which go from call to call.
 
         Returns:
-          The gradient, flat as the probes are.
+          The buffers, and the gradient, flat as the probes are.
         """
         g_last = g @ program["head"]["kernel"].T
-        slot = (self.slot,)
         # `gy` and `gz` are gradients after and before the activation of the layer at hand; `links`
         # collects, slot by slot, what flows back through residual links.
-        gy, gz = jnp.zeros(slot, jnp.float32), jnp.zeros(slot, jnp.float32)
-        links = jnp.zeros((self.max_layers * self.slot,), jnp.float32)
+        gy, gz, links = buffers
         linked = jnp.zeros((self.max_layers,), bool)
         last = program["kind"][program["depth"] - 1]
         for number, shape in enumerate(self.shapes):
@@ -256,8 +271,9 @@ class Interpreter:
                 )
             return gy, gz, links, linked
 
-        gy, *_ = jax.lax.fori_loop(0, program["depth"], layer, (gy, gz, links, linked))
-        return gy[: math.prod(self.image_shape) * self.chunk]
+        carry = (gy, gz, links, linked)
+        gy, gz, links, _ = jax.lax.fori_loop(0, program["depth"], layer, carry)
+        return (gy, gz, links), gy[: math.prod(self.image_shape) * self.chunk]
 
     @property
     def _widest(self) -> int:
