@@ -1,8 +1,8 @@
 """Runs CNNs of any mixture of architectures in one compiled computation, forwards and back.
 
 A network is a *program*: for each layer its kind (sizes, kernel, stride, padding) and its row in
-the table of all layers of that kind. The interpreter goes through networks, chunks of probes and
-layers in loops, and at each layer jumps to the code of its kind, which works at its true size.
+the table of all layers of that kind. The interpreter goes through the layers in a loop, and at each
+jumps to the code of its kind, which works at its true size.
 
 The loops are written by hand, forwards and back, because what automatic differentiation would keep
 is unbounded: a `switch` keeps what *every* branch might need. Here the only thing that survives
@@ -103,23 +103,38 @@ class Interpreter:
         layers = jnp.broadcast_to(layers, sizes.shape)
         return jnp.where(layers < program["depth"][..., None], sizes, 0)
 
+    def inputs(self) -> jax.Array:
+        """A buffer for what goes into each layer, and comes out of the last."""
+        return jnp.zeros(((self.max_layers + 1) * self.slot,), jnp.float32)
+
+    def gradients(self) -> tuple[jax.Array, ...]:
+        """Buffers for gradients on their way back."""
+        slots = (1, 1, self.max_layers)
+        return tuple(jnp.zeros((many * self.slot,), jnp.float32) for many in slots)
+
     def forward(
-        self, tables: Any, program: Program, probes: jax.Array, tape: jax.Array, at: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        tables: Any,
+        program: Program,
+        probes: jax.Array,
+        at: jax.Array,
+        buffers: tuple[jax.Array, jax.Array],
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         """One network on one chunk of probes.
 
         Args:
           tables: of each kind, kernels (rows, k, k, in, out) and biases (rows, out).
           program: of the network.
           probes: flat, chunk·H·W·C values.
-          tape: pre-activations are written here.
           at: for each layer, where on the tape.
+          buffers: the tape, on which pre-activations are written, and `inputs()`. They go from call
+            to call, because making new ones means filling them.
 
         Returns:
-          The tape, and the responses (chunk, R).
+          The buffers, and the responses (chunk, R).
         """
+        tape, x = buffers
         # Slot l holds the input of layer l, so slot l+1 the output of layer l.
-        x = jnp.zeros(((self.max_layers + 1) * self.slot,), jnp.float32)
         x = jax.lax.dynamic_update_slice(x, probes, (0,))
 
         def layer(index, carry):
@@ -170,7 +185,7 @@ class Interpreter:
         branches = [pool(shape) for shape in self.shapes]
         pooled = jax.lax.switch(jnp.asarray(self.shape_ids)[last], branches, x)
         head = program["head"]
-        return tape, pooled @ head["kernel"] + head["bias"].reshape(1, -1)
+        return (tape, x), pooled @ head["kernel"] + head["bias"].reshape(1, -1)
 
     def backward(
         self,
@@ -178,7 +193,8 @@ class Interpreter:
         program: Program,
         g: jax.Array,
         read: Callable[[jax.Array, jax.Array], jax.Array],
-    ) -> jax.Array:
+        buffers: tuple[jax.Array, ...],
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """The gradient with respect to one chunk of probes.
 
         Args:
@@ -186,27 +202,27 @@ class Interpreter:
           program: of the network.
           g: gradient with respect to the responses, (chunk, R).
           read: from a layer and an offset to a block of its pre-activations.
+          buffers: `gradients()`, which go from call to call.
 
         Returns:
-          The gradient, flat as the probes are.
+          The buffers, and the gradient, flat as the probes are.
         """
-        g_pooled = g @ program["head"]["kernel"].T
-        slot = (self.slot,)
+        g_last = g @ program["head"]["kernel"].T
         # `gy` and `gz` are gradients after and before the activation of the layer at hand; `links`
         # collects, slot by slot, what flows back through residual links.
-        gy, gz = jnp.zeros(slot, jnp.float32), jnp.zeros(slot, jnp.float32)
-        links = jnp.zeros((self.max_layers * self.slot,), jnp.float32)
+        gy, gz, links = buffers
         linked = jnp.zeros((self.max_layers,), bool)
         last = program["kind"][program["depth"] - 1]
         for number, shape in enumerate(self.shapes):
 
-            def spread(gy, _, shape=shape):
+            def spread(gy, zero, shape=shape):
                 height, width, channels = shape
+                g_pooled, _ = jax.lax.optimization_barrier((g_last, zero))
                 image = g_pooled[:, None, None, :channels] / np.float32(height * width)
                 image = jnp.broadcast_to(image, (self.chunk, *shape))
                 return jax.lax.dynamic_update_slice(gy, image.reshape(-1), (0,))
 
-            gy = _if_one_of(jnp.asarray(self.shape_ids)[last], [number], spread, gy)
+            gy = _if(jnp.asarray(self.shape_ids)[last] == number, spread, gy)
 
         def layer(step, carry):
             gy, gz, links, linked = carry
@@ -232,9 +248,7 @@ class Interpreter:
                 return jax.lax.dynamic_update_slice(gz, g, (start,))
 
             gz = jax.lax.fori_loop(0, blocks, deactivate, gz)
-            # A link's first contribution replaces whatever its slot held.
-            links = self._clear(links, source, program, linked)
-            links = self._add_link(links, source, program, gz, kind)
+            links = self._add_link(links, source, program, gz, kind, linked)
             linked = linked.at[jnp.maximum(source, 0)].set(
                 linked[jnp.maximum(source, 0)] | (source >= 0)
             )
@@ -257,8 +271,9 @@ class Interpreter:
                 )
             return gy, gz, links, linked
 
-        gy, *_ = jax.lax.fori_loop(0, program["depth"], layer, (gy, gz, links, linked))
-        return gy[: math.prod(self.image_shape) * self.chunk]
+        carry = (gy, gz, links, linked)
+        gy, gz, links, _ = jax.lax.fori_loop(0, program["depth"], layer, carry)
+        return (gy, gz, links), gy[: math.prod(self.image_shape) * self.chunk]
 
     @property
     def _widest(self) -> int:
@@ -289,15 +304,15 @@ class Interpreter:
         shapes = range(len(self.shapes))
         return [(a, b) for a in shapes for b in shapes if self.shapes[a][:2] == self.shapes[b][:2]]
 
-    def _add_shared(self, buffer, at, from_, from_at, pair, where):
-        """`buffer` plus the channels of `from_` that both shapes of `pair` have, if at all."""
+    def _add_shared(self, buffer, at, from_, from_at, pair, where, keep):
+        """`buffer` (zeros unless `keep`) plus the channels that both shapes of `pair` have."""
         to_shape, from_shape = (self.shapes[number] for number in pair)
         shared = min(to_shape[2], from_shape[2])
 
-        def add(buffer, _):
-            addend = self._read(from_, from_at, from_shape)[..., :shared]
+        def add(buffer, zero):
+            addend = self._read(from_, from_at + zero, from_shape)[..., :shared]
             addend = jnp.pad(addend, ((0, 0),) * 3 + ((0, to_shape[2] - shared),))
-            total = self._read(buffer, at, to_shape) + addend
+            total = jnp.where(keep, self._read(buffer, at, to_shape), 0.0) + addend
             return jax.lax.dynamic_update_slice(buffer, total.reshape(-1), (at,))
 
         return _if(where, add, buffer)
@@ -308,25 +323,19 @@ class Interpreter:
         here, there = ids[kind], ids[program["kind"][jnp.maximum(source, 0)]]
         for pair in self._pairs():
             where = (source >= 0) & (here == pair[0]) & (there == pair[1])
-            tape = self._add_shared(tape, at, x, x_at, pair, where)
+            tape = self._add_shared(tape, at, x, x_at, pair, where, keep=True)
         return tape
 
-    def _add_link(self, links, source, program, gz, kind):
-        """The gradient `gz` added to what flows back to layer `source`."""
+    def _add_link(self, links, source, program, gz, kind, linked):
+        """The gradient `gz` added to what flows back to layer `source`, if anything did yet."""
         ids = jnp.asarray(self.shape_ids)
         here, there = ids[kind], ids[program["kind"][jnp.maximum(source, 0)]]
         at = jnp.maximum(source, 0) * self.slot
+        keep = linked[jnp.maximum(source, 0)]
         for pair in self._pairs():
             where = (source >= 0) & (there == pair[0]) & (here == pair[1])
-            links = self._add_shared(links, at, gz, 0, pair, where)
+            links = self._add_shared(links, at, gz, 0, pair, where, keep=keep)
         return links
-
-    def _clear(self, links, source, program, linked):
-        """`links` with zeros in the slot of `source`, unless a gradient is there already."""
-        first = (source >= 0) & ~linked[jnp.maximum(source, 0)]
-        zeros = jnp.zeros((self.slot,), jnp.float32)
-        at = jnp.maximum(source, 0) * self.slot
-        return _if(first, lambda x, _: jax.lax.dynamic_update_slice(x, zeros, (at,)), links)
 
 
 def _groups(sizes: list[int]) -> list[list[int]]:
@@ -337,10 +346,16 @@ def _groups(sizes: list[int]) -> list[list[int]]:
     ]
 
 
-def _if(where: jax.Array, update: Callable[[Any, int], Any], buffer: jax.Array) -> jax.Array:
-    """`update(buffer, 0)` where true, else `buffer`, in place."""
+def _if(
+    where: jax.Array, update: Callable[[jax.Array, jax.Array], jax.Array], buffer: jax.Array
+) -> jax.Array:
+    """`update(buffer, 0)` where true, else `buffer`, in place.
+
+    The zero is the loop's counter. What `update` computes must depend on it, or XLA finds that the
+    loop does not change it and computes it in any case, outside the loop.
+    """
     return jax.lax.fori_loop(
-        0, where.astype(jnp.int32), lambda _, buffer: update(buffer, 0), buffer
+        0, where.astype(jnp.int32), lambda zero, buffer: update(buffer, zero), buffer
     )
 
 
@@ -353,6 +368,4 @@ def _if_one_of(
     """`update(buffer, place of number in numbers)` if it is there, else `buffer`, in place."""
     found = jnp.asarray(np.array(numbers, np.int32)) == number
     member = jnp.argmax(found).astype(jnp.int32)
-    return jax.lax.fori_loop(
-        0, jnp.any(found).astype(jnp.int32), lambda _, buffer: update(buffer, member), buffer
-    )
+    return _if(jnp.any(found), lambda buffer, zero: update(buffer, member + zero), buffer)

@@ -29,14 +29,14 @@ def respond(
         programs = weights["programs"]
         at = jnp.zeros((interpreter.max_layers,), jnp.int32)
 
-        def network(program):
-            def one_chunk(tape, probes):
-                return interpreter.forward(weights["tables"], program, probes, tape, at)
+        def network(buffers, program):
+            def one_chunk(buffers, probes):
+                return interpreter.forward(weights["tables"], program, probes, at, buffers)
 
-            tape = jnp.zeros((interpreter.slot,), jnp.float32)  # one layer at a time
-            return jax.lax.scan(one_chunk, tape, probes)[1]
+            return jax.lax.scan(one_chunk, buffers, probes)
 
-        return jax.lax.map(network, programs)
+        tape = jnp.zeros((interpreter.slot,), jnp.float32)  # one layer at a time
+        return jax.lax.scan(network, (tape, interpreter.inputs()), programs)[1]
 
     return run(weights, probes)
 
@@ -77,19 +77,19 @@ def _respond_forward(interpreter, tape_size, weights, probes):
         programs = weights["programs"]
         length, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
 
-        def network(tape, each):
+        def network(buffers, each):
             program, plan = each
 
-            def one_chunk(tape, each):
+            def one_chunk(buffers, each):
                 number, probes = each
                 at = plan["start"] + number * plan["step"] + plan["offsets"]
-                return interpreter.forward(weights["tables"], program, probes, tape, at)
+                return interpreter.forward(weights["tables"], program, probes, at, buffers)
 
             numbers = jnp.arange(probes.shape[0], dtype=jnp.int32)
-            return jax.lax.scan(one_chunk, tape, (numbers, probes))
+            return jax.lax.scan(one_chunk, buffers, (numbers, probes))
 
-        tape = jnp.zeros((length,), jnp.float32)
-        tape, responses = jax.lax.scan(network, tape, (programs, plan_B))
+        buffers = (jnp.zeros((length,), jnp.float32), interpreter.inputs())
+        (tape, _), responses = jax.lax.scan(network, buffers, (programs, plan_B))
         return responses, tape
 
     responses, tape = run(weights, probes)
@@ -98,7 +98,7 @@ def _respond_forward(interpreter, tape_size, weights, probes):
 
 def _respond_backward(interpreter, tape_size, kept, g):
     @jax.custom_batching.sequential_vmap
-    def run(weights, probes, tape, g_BxCxKxR):
+    def run(weights, probes, tape, g_BxCxQxR):
         programs, tables = weights["programs"], weights["tables"]
         _, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
         # For a network that is not on the tape: layer after layer, for one chunk.
@@ -106,16 +106,15 @@ def _respond_backward(interpreter, tape_size, kept, g):
         block = (interpreter.block,)
 
         def network(carry, each):
-            program, plan, g_CxKxR = each
+            program, plan, g_CxQxR = each
 
             def one_chunk(number, carry):
-                total, spare = carry
-                rerun = 1 - plan["fits"].astype(jnp.int32)
+                total, spare, buffers = carry
                 spare = jax.lax.fori_loop(
                     0,
-                    rerun,
-                    lambda _, spare: interpreter.forward(
-                        tables, program, probes[number], spare, layers
+                    1 - plan["fits"].astype(jnp.int32),
+                    lambda zero, spare: interpreter.forward(
+                        tables, program, probes[number + zero], layers, spare
                     )[0],
                     spare,
                 )
@@ -125,17 +124,20 @@ def _respond_backward(interpreter, tape_size, kept, g):
                     return jax.lax.cond(
                         plan["fits"],
                         lambda: jax.lax.dynamic_slice(tape, (at[layer] + start,), block),
-                        lambda: jax.lax.dynamic_slice(spare, (layers[layer] + start,), block),
+                        lambda: jax.lax.dynamic_slice(spare[0], (layers[layer] + start,), block),
                     )
 
-                gradient = interpreter.backward(tables, program, g_CxKxR[number], read)
-                return total.at[number].add(gradient), spare
+                buffers, gradient = interpreter.backward(
+                    tables, program, g_CxQxR[number], read, buffers
+                )
+                return total.at[number].add(gradient), spare, buffers
 
             return jax.lax.fori_loop(0, probes.shape[0], one_chunk, carry), None
 
         spare = jnp.zeros((interpreter.max_layers * interpreter.slot,), jnp.float32)
-        carry = (jnp.zeros_like(probes), spare)
-        (total, _), _ = jax.lax.scan(network, carry, (programs, plan_B, g_BxCxKxR))
+        spare = (spare, interpreter.inputs())
+        carry = (jnp.zeros_like(probes), spare, interpreter.gradients())
+        (total, *_), _ = jax.lax.scan(network, carry, (programs, plan_B, g_BxCxQxR))
         return total
 
     weights, probes, tape = kept
