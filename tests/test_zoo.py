@@ -10,7 +10,7 @@ import pytest
 from probegen_jax.errors import UserError
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import Zoo, cache, digits, fit
-from probegen_jax.zoo.load import load
+from probegen_jax.zoo.from_config import from_config
 
 SPEC = SirenSpec(hidden=(8,))
 
@@ -59,7 +59,7 @@ def test_fitting_draws_the_images_and_each_network_depends_on_its_index_alone():
 
 
 def test_digits_zoo_is_whole(digits_dir):
-    zoo = load("digits", str(digits_dir))
+    zoo = from_config({"dataset": "digits", "data_dir": str(digits_dir)})
     assert len(zoo) == 1797 and zoo.num_outputs == 10
     assert sorted(np.concatenate(list(zoo.splits.values()))) == list(range(1797))
     for split in zoo.splits.values():
@@ -74,7 +74,7 @@ def test_digits_zoo_is_whole(digits_dir):
 
 def test_unknown_dataset_is_named():
     with pytest.raises(UserError, match="dataset is 'digit'"):
-        load("digit", None)
+        from_config({"dataset": "digit"})
 
 
 def build_counter():
@@ -124,7 +124,7 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_the_package_needs_no_torch_and_no_tensorflow():
     program = (
-        "import sys, probegen_jax.zoo.load, probegen_jax.train, probegen_jax.model\n"
+        "import sys, probegen_jax.zoo.from_config, probegen_jax.train, probegen_jax.model\n"
         "assert not {'torch', 'tensorflow'} & set(sys.modules)"
     )
     repo = pathlib.Path(__file__).parent.parent

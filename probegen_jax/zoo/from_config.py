@@ -7,6 +7,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo.zoo import Zoo
 
+BUILT_IN = ("digits", "digits_cnn")
 PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park")
 OWN = "own_inr"
 
@@ -46,9 +47,12 @@ def from_config(config: Any) -> Zoo:
         )
     if dataset == OWN:
         return _own(config, data_dir)
-    from probegen_jax.zoo.load import load
+    if dataset in BUILT_IN:
+        from probegen_jax.zoo import digits, digits_cnn
 
-    return load(dataset, config.get("data_dir"))
+        return {"digits": digits, "digits_cnn": digits_cnn}[dataset].load(data_dir)
+    names = ", ".join((*BUILT_IN, *PUBLISHED))
+    raise UserError(f"dataset is {dataset!r}; choose {names} or {OWN}")
 
 
 def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
