@@ -61,22 +61,12 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from absl import logging
-    from flax import nnx
 
-    from probegen_jax import dead_leaves, figures, step
+    from probegen_jax import experiment as experiments
+    from probegen_jax import figures, step
     from probegen_jax.checkpoint import Checkpoints
-    from probegen_jax.losses import LOSSES
-    from probegen_jax.metrics import METRICS, mean_over_runs
-    from probegen_jax.model import make_model
-    from probegen_jax.optimizer import adam_cosine
     from probegen_jax.run_folder import open_run
     from probegen_jax.writers import MetricsLog, Progress, write_json
-    from probegen_jax.zoo import cache
-    from probegen_jax.zoo.from_config import from_config
-
-    logging.set_verbosity(logging.ERROR)  # Orbax tells every save
-    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
 
     # ---------------------------------------------------------------- folder
     folder = pathlib.Path(workdir)
@@ -85,53 +75,16 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         print(f"{folder} is finished: {_summary(finished)}")
         return finished
 
-    # ---------------------------------------------------------------- zoo
-    zoo = from_config(config)
+    # ---------------------------------------------------------------- zoo, model and step
+    experiment = experiments.set_up(config)
+    zoo, learner, seeds = experiment.zoo, experiment.learner, experiment.seeds
+    metric_name = experiment.metric_name
     weights = jax.device_put(zoo.weights)
     targets_N = jax.device_put(zoo.targets_N)
-    metric_name, metric = METRICS[zoo.task]
     train_rows = jnp.asarray(zoo.splits["train"], jnp.int32)
     batch_size = config.batch_size
-    steps_per_epoch = -(-len(train_rows) // batch_size)
-    total_steps = config.num_epochs * steps_per_epoch
-
-    # ---------------------------------------------------------------- model and step
-    images = None
-    if config.method == "dead_leaves" and len(zoo.spec.probe_shape) == 3:
-        # Twice as many as probes, so that seeds differ in what they take.
-        images = dead_leaves.probe_bank(
-            config.dead_leaves,
-            2 * config.num_probes,
-            zoo.spec.probe_shape,
-            config.seed,
-            fidelity=config.get("fidelity", "faithful"),
-            folder=cache.folder(config.data_dir),
-        )
-        # The official code shows grayscale networks larger images than they were trained on.
-        if images.shape[1:] != zoo.spec.probe_shape:
-            spec = dataclasses.replace(zoo.spec, image_shape=images.shape[1:])
-            zoo = dataclasses.replace(zoo, spec=spec)
-    learner = step.Learner(
-        make_model=lambda key: make_model(
-            zoo.spec,
-            config.method,
-            config.num_probes,
-            latent_dim=config.latent_dim,
-            generator_depth=config.generator_depth,
-            generator_width=config.generator_width,
-            images=images,
-            head_width=config.head_width,
-            head_depth=config.head_depth,
-            num_outputs=zoo.num_outputs,
-            rngs=nnx.Rngs(params=key),
-        ),
-        spec=zoo.spec,
-        loss=LOSSES[zoo.task],
-        optimizer=adam_cosine(config.learning_rate, total_steps),
-    )
-    seeds = [config.seed + i for i in range(config.num_seeds)]
-    keys_Sx2 = jax.vmap(jax.random.split)(jax.vmap(jax.random.key)(jnp.asarray(seeds)))
-    init_keys_S, order_keys_S = keys_Sx2[:, 0], keys_Sx2[:, 1]
+    steps_per_epoch, total_steps = experiment.steps_per_epoch, experiment.total_steps
+    init_keys_S, order_keys_S = experiment.keys
 
     @jax.jit
     def rows_of_epoch(epoch):
@@ -156,24 +109,11 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         rows_TxB = step.in_batches(rows, batch_size)
         return run_predict(params_S, fixed_S, weights, rows_TxB)[:, : len(rows)]
 
-    def scores(split: str, outputs_SxNxO) -> list[float]:
-        targets = zoo.targets_N[zoo.splits[split]]
-        return [metric(outputs, targets) for outputs in np.asarray(outputs_SxNxO)]
-
-    def final_scores(at, params_S) -> list[dict[str, Any]]:
-        """Of every seed: the step, val and test, also within runs where the zoo has runs."""
-        found = [{"step": step} for step in at]
-        for split in ("val", "test"):
-            outputs_SxNxO = np.asarray(outputs_of(split, params_S, state.fixed))
-            for entry, score in zip(found, scores(split, outputs_SxNxO), strict=True):
-                entry[split] = score
-            if zoo.runs_N is not None:
-                rows = zoo.splits[split]
-                for entry, outputs_NxO in zip(found, outputs_SxNxO, strict=True):
-                    entry[f"{split}_within_runs"] = mean_over_runs(
-                        metric, outputs_NxO, zoo.targets_N[rows], zoo.runs_N[rows]
-                    )
-        return found
+    def entries(at, params_S) -> list[dict[str, Any]]:
+        """Of every seed: the step, validation and test."""
+        splits = ("val", "test")
+        outputs = {split: outputs_of(split, params_S, state.fixed) for split in splits}
+        return experiment.entries(at, outputs)
 
     # ---------------------------------------------------------------- start or resume
     best_params = state.params
@@ -202,7 +142,7 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         record, losses_SxT, span, params_S, val_outputs = pending
         record["train_loss"] = np.asarray(losses_SxT)[:, span].mean(axis=1).tolist()
         if val_outputs is not None:
-            record[f"val_{metric_name}"] = val = scores("val", val_outputs)
+            record[f"val_{metric_name}"] = val = experiment.scores("val", val_outputs)
             better = [new > old for new, old in zip(val, best["val"], strict=True)]
             best_params = keep_better(jnp.asarray(better), params_S, best_params)
             best["val"] = np.where(better, val, best["val"]).tolist()
@@ -252,8 +192,8 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     checkpoints.close()
 
     # ---------------------------------------------------------------- results
-    last = final_scores([total_steps] * len(seeds), state.params)
-    at_best = final_scores(best["step"], best_params)
+    last = entries([total_steps] * len(seeds), state.params)
+    at_best = entries(best["step"], best_params)
     test_last = [entry["test"] for entry in last]
     result = {
         "dataset": zoo.name,

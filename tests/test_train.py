@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from probegen_jax import settings, train
+from probegen_jax import experiment, settings, train
 from probegen_jax.errors import UserError
 
 REPO = pathlib.Path(__file__).parent.parent
@@ -105,6 +105,29 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, digits_dir
     assert run(workdir, f"--config.data_dir={digits_dir / 'moved'}") == result
     assert "is finished: test accuracy" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*")} == before
+
+
+def test_the_folder_gives_the_run_back(finished, digits_dir):
+    workdir, result = finished
+    loaded = experiment.load_run(workdir, {"data_dir": str(digits_dir)})
+    assert (loaded.step, loaded.result) == (270, result)
+    steps = {"last": [270, 270], "best": loaded.best_steps}
+    for which, at in steps.items():
+        outputs = {
+            split: loaded.outputs(loaded.experiment.zoo.splits[split], which)
+            for split in ("val", "test")
+        }
+        entries = loaded.experiment.entries(at, outputs)
+        assert entries == [seed[which] for seed in result["seeds"]]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"is not a run folder: it has no config.json"):
+        experiment.load_run(tmp_path)
+    config = settings.parse(["train", DIGITS], "").config
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(UserError, match=r"has no checkpoint yet"):
+        experiment.load_run(tmp_path)
 
 
 def test_another_config_is_refused_with_the_differing_keys(finished, digits_dir):
