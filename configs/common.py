@@ -31,6 +31,8 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
     config = ConfigDict()
     config.dataset = dataset
     config.data_dir = placeholder(str)  # None: the user's cache folder
+    # A zoo of the same family that `build_zoo` made, to be used instead.
+    config.zoo_dir = placeholder(str)
 
     # The probes: where they come from and how many there are.
     config.method = "probegen"

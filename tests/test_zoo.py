@@ -9,7 +9,7 @@ import pytest
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.zoo import Zoo, cache, digits, fit
+from probegen_jax.zoo import Zoo, cache, digits, fit, vectors
 from probegen_jax.zoo.from_config import from_config
 
 SPEC = SirenSpec(hidden=(8,))
@@ -46,16 +46,17 @@ def test_an_empty_split_is_refused():
 def test_fitting_draws_the_images_and_each_network_depends_on_its_index_alone():
     images, _ = digits.images()
     spec = SirenSpec()
-    options = {"steps": 60, "learning_rate": 5e-3, "seed": 3}
-    weights, psnr = fit.fit_sirens(spec, images[:10], **options)
+    fitter = fit.Fitter(spec, fit.Recipe(steps=60), seed=3)
+    vectors_NxV, psnr = fitter(images[:10], np.arange(10))
     assert psnr.shape == (10,) and psnr.min() > 20
+    weights = vectors.unflatten(vectors_NxV, spec.abstract())
     coordinates = jnp.asarray(spec.pixel_coordinates(8, 8))
     for n in (0, 9):
         network = jax.tree.map(lambda leaf, n=n: leaf[n], weights)
         drawn = np.asarray(spec.apply(network, coordinates)).reshape(8, 8, 1)
         np.testing.assert_allclose(-10 * np.log10(np.mean((drawn - images[n]) ** 2)), psnr[n], 1e-3)
-    fewer, _ = fit.fit_sirens(spec, images[:4], **options)
-    np.testing.assert_array_equal(fewer[1]["kernel"], weights[1]["kernel"][:4])
+    fewer, _ = fitter(images[4:8], np.arange(4, 8))
+    np.testing.assert_array_equal(fewer, vectors_NxV[4:8])
 
 
 def test_digits_zoo_is_whole(digits_dir):

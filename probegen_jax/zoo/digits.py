@@ -3,16 +3,15 @@
 import hashlib
 import pathlib
 
-import jax
 import numpy as np
 
 from probegen_jax.networks import sine, siren
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.zoo import cache, fit
+from probegen_jax.zoo import cache, fit, vectors
 from probegen_jax.zoo.zoo import Zoo
 
-_FIT = {"steps": 200, "learning_rate": 1e-2, "seed": 0}  # 98 dB PSNR on average
-_SPLIT_SEED = 0
+_RECIPE = fit.Recipe(steps=200, learning_rate=1e-2)  # 98 dB PSNR on average
+_SEED, _SPLIT_SEED = 0, 0
 # About 7 % for validation and 13 % for test; the rest is for training.
 _VAL, _TEST = 120, 240
 
@@ -38,20 +37,18 @@ def load(data_dir: pathlib.Path | None = None) -> Zoo:
     images_NxHxWxC, targets_N = images()
 
     def build() -> cache.Arrays:
-        weights, psnr = fit.fit_sirens(spec, images_NxHxWxC, **_FIT)
-        return {"psnr": psnr} | {
-            f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(weights))
-        }
+        fitter = fit.Fitter(spec, _RECIPE, _SEED)
+        weights, psnr = fitter(images_NxHxWxC, np.arange(len(targets_N)))
+        return {"weights": weights, "psnr": psnr}
 
     key = {
         "images": hashlib.sha256(images_NxHxWxC.tobytes()).hexdigest(),
         "spec": repr(spec),
-        "fit": _FIT,
+        "fit": repr((_RECIPE, _SEED)),
         "code": cache.source_hash(fit, siren, sine),
     }
     arrays = cache.cached_arrays(data_dir or cache.default_dir(), "digits", key, build)
-    leaves = [arrays[f"leaf_{i}"] for i in range(len(arrays) - 1)]
-    weights = jax.tree.unflatten(jax.tree.structure(spec.abstract()), leaves)
+    weights = vectors.unflatten(arrays["weights"], spec.abstract())
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(targets_N)).astype(np.int32)
     splits = {
         "train": np.sort(order[_VAL + _TEST :]),

@@ -1,32 +1,98 @@
 """Fits thousands of SIRENs at once, one per image, each from its own random start."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
-from tqdm import tqdm
 
-from probegen_jax.networks.siren import SirenSpec, SirenWeights
-
-# Networks that one call fits: few enough for a progress bar to move, enough to hide the call.
-_CHUNK = 256
+from probegen_jax.networks.siren import SirenSpec
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "steps", "block_size"))
-def _fit_chunk(
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How each network is fitted: Adam on the mean squared error of all pixels a step.
+
+    Attributes:
+      steps: of Adam.
+      learning_rate: at the first step.
+      cosine: whether it falls to 0 along a cosine; it stays as it is otherwise.
+      upsample: the image is enlarged so many times, bilinear, before it is fitted.
+      stop_psnr: a network that reaches so many dB is left as it is; None: never.
+    """
+
+    steps: int = 80
+    learning_rate: float = 5e-3
+    cosine: bool = True
+    upsample: int = 1
+    stop_psnr: float | None = None
+
+
+class Fitter:
+    """Fits SIRENs to images of one size."""
+
+    def __init__(self, spec: SirenSpec, recipe: Recipe, seed: int, block_size: int = 8):
+        """Args:
+        spec: of the networks; its `out_dim` is the images' channel count.
+        recipe: of the fit.
+        seed: of the initial weights.
+        block_size: networks that are fitted side by side. On a CPU a few fill the vector units and
+          still fit the cache.
+        """
+        self.spec, self.recipe = spec, recipe
+        self._key = jax.random.key(seed)
+        self._block_size = block_size
+
+    def __call__(
+        self,
+        images: Float[np.ndarray, "N H W C"],
+        indices: Int[np.ndarray, " N"],
+        attempt: int = 0,
+    ) -> tuple[Float[np.ndarray, "N V"], Float[np.ndarray, " N"]]:
+        """One network for each image.
+
+        Args:
+          images: values as the networks shall draw them, [0, 1] for the published zoos.
+          indices: a network's start follows from the seed, its index and the attempt alone, and so
+            do its weights; not from the other networks.
+          attempt: another number is another start.
+
+        Returns:
+          Each network's weights as a vector, for `vectors.unflatten`, and its PSNR in dB for a peak
+          value of 1.
+        """
+        number, height, width, channels = images.shape
+        vectors, mse = _fit(
+            self.spec,
+            self.recipe,
+            jnp.asarray(images.reshape(number, height * width, channels)),
+            jnp.asarray(self.spec.pixel_coordinates(height, width)),
+            jax.random.fold_in(self._key, attempt) if attempt else self._key,
+            jnp.asarray(indices, jnp.int32),
+            self._block_size,
+        )
+        psnr = -10 * np.log10(np.maximum(np.asarray(mse), np.finfo(np.float32).tiny))
+        return np.asarray(vectors), psnr
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "recipe", "block_size"))
+def _fit(
     spec: SirenSpec,
+    recipe: Recipe,
     pixels_NxHWxC: Float[Array, "N HW C"],
     coordinates: Float[Array, "HW D"],
     key: Key[Array, ""],
     indices_N: Int[Array, " N"],
-    steps: int,
-    learning_rate: Float[Array, ""],
     block_size: int,
-) -> tuple[SirenWeights, Float[Array, " N"]]:
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+) -> tuple[Float[Array, "N V"], Float[Array, " N"]]:
+    rate = recipe.learning_rate
+    optimizer = optax.adam(
+        optax.cosine_decay_schedule(rate, recipe.steps) if recipe.cosine else rate
+    )
 
     def mse(weights, pixels_HWxC):
         return jnp.mean(jnp.square(spec.apply(weights, coordinates) - pixels_HWxC))
@@ -42,59 +108,8 @@ def _fit_chunk(
                 updates, state = optimizer.update(grads, state)
             return (optax.apply_updates(weights, updates), state), None
 
-        (weights, _), _ = jax.lax.scan(step, (weights, optimizer.init(weights)), length=steps)
-        return weights, mse(weights, pixels_HWxC)
+        carry = (weights, optimizer.init(weights))
+        (weights, _), _ = jax.lax.scan(step, carry, length=recipe.steps)
+        return ravel_pytree(weights)[0], mse(weights, pixels_HWxC)
 
     return jax.lax.map(fit, (pixels_NxHWxC, indices_N), batch_size=block_size)
-
-
-def fit_sirens(
-    spec: SirenSpec,
-    images: Float[np.ndarray, "N H W C"],
-    *,
-    steps: int,
-    learning_rate: float,
-    seed: int,
-    block_size: int = 8,
-) -> tuple[SirenWeights, Float[np.ndarray, " N"]]:
-    """One SIREN per image: Adam on the mean squared error, cosine learning rate, all pixels a step.
-
-    Args:
-      spec: of the networks; its `out_dim` is the images' channel count.
-      images: values as the networks shall draw them, [0, 1] for the published zoos.
-      steps: Adam steps for each network.
-      learning_rate: at the first step; it falls to 0.
-      seed: of the initial weights; network i depends on (seed, i) alone, not on the others.
-      block_size: networks that are fitted side by side. On a CPU a few fill the vector units and
-        still fit the cache.
-
-    Returns:
-      Stacked weights, and each network's PSNR in dB for a peak value of 1.
-    """
-    number, height, width, channels = images.shape
-    coordinates = jnp.asarray(spec.pixel_coordinates(height, width))
-    pixels = images.reshape(number, height * width, channels)
-    key = jax.random.key(seed)
-    chunks, errors = [], []
-    with tqdm(total=number, desc="fitting networks", unit="net", disable=None) as bar:
-        for start in range(0, number, _CHUNK):
-            indices = np.arange(start, start + _CHUNK)
-            # The last chunk repeats networks so that one compilation serves all chunks.
-            repeated = np.minimum(indices, number - 1)
-            weights, mse = _fit_chunk(
-                spec,
-                jnp.asarray(pixels[repeated]),
-                coordinates,
-                key,
-                jnp.asarray(repeated, jnp.int32),
-                steps,
-                jnp.float32(learning_rate),
-                block_size,
-            )
-            fitted = min(_CHUNK, number - start)
-            chunks.append(jax.tree.map(lambda leaf, n=fitted: np.asarray(leaf[:n]), weights))
-            errors.append(np.asarray(mse[:fitted]))
-            bar.update(fitted)
-    weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
-    psnr = -10 * np.log10(np.maximum(np.concatenate(errors), np.finfo(np.float32).tiny))
-    return weights, psnr

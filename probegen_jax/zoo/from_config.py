@@ -10,6 +10,10 @@ from probegen_jax.zoo.zoo import Zoo
 BUILT_IN = ("digits", "digits_cnn")
 PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park")
 OWN = "own_inr"
+# What kind of networks a data set's config is for.
+_FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | dict.fromkeys(
+    ("digits_cnn", "cifar10_gs", "cifar10_wild_park"), "cnn"
+)
 
 
 def from_config(config: Any) -> Zoo:
@@ -23,6 +27,9 @@ def from_config(config: Any) -> Zoo:
     """
     dataset = config["dataset"]
     data_dir = _path(config.get("data_dir"))
+    zoo_dir = _path(config.get("zoo_dir"))
+    if zoo_dir is not None and dataset in _FAMILIES:
+        return _built(config, zoo_dir, _FAMILIES[dataset])
     if dataset in PUBLISHED:
         # Half a second to import, and only these zoos need it.
         from probegen_jax.zoo import published
@@ -53,6 +60,18 @@ def from_config(config: Any) -> Zoo:
         return {"digits": digits, "digits_cnn": digits_cnn}[dataset].load(data_dir)
     names = ", ".join((*BUILT_IN, *PUBLISHED))
     raise UserError(f"dataset is {dataset!r}; choose {names} or {OWN}")
+
+
+def _built(config: Any, zoo_dir: pathlib.Path, family: str) -> Zoo:
+    elsewhere = [key for key in ("manual_dir", "networks_dir") if config.get(key)]
+    if elsewhere:
+        raise UserError(
+            f"zoo_dir is {zoo_dir} and {elsewhere[0]} is {config[elsewhere[0]]}; leave out one of "
+            "them"
+        )
+    from probegen_jax.zoo import built  # TFDS is slow to import
+
+    return built.load(zoo_dir, family, config.get("fidelity", "faithful"))
 
 
 def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:

@@ -43,7 +43,7 @@ class Request:
     sha256: str | None = None
 
 
-class _LocalInfo(tfds.core.DatasetInfo):
+class LocalInfo(tfds.core.DatasetInfo):
     """Of a data set that TFDS's own bucket does not have."""
 
     def initialize_from_bucket(self) -> None:
@@ -54,6 +54,7 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A published zoo as a TFDS data set, with one TFDS config for each way to split it."""
 
     VERSION = tfds.core.Version("1.0.0")
+    DATA_DIR_FLAG = "--config.data_dir=DIR"
     # The zoo's top folder, its archive, and the official splits file beside them.
     TOP: ClassVar[str]
     ADDRESS: ClassVar[Address]
@@ -81,7 +82,7 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return find_splits_file(type(self), self.request)
 
     def _new_info(self, features: Mapping[str, Any], description: str, homepage: str, cite: str):
-        return _LocalInfo(
+        return LocalInfo(
             builder=self,
             description=description,
             features=tfds.features.FeaturesDict(features),
@@ -223,8 +224,11 @@ def damaged(folder: pathlib.Path, error: Exception) -> UserError:
     )
 
 
-def prepare(builder: ZooBuilder) -> None:
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
     """Prepares a zoo unless it is prepared: all of it, or nothing that later loads.
+
+    Args:
+      builder: a `ZooBuilder`, or one with the same `folder`, `skipped` and `DATA_DIR_FLAG`.
 
     Raises:
       UserError: anything wrong with the files, the connection or the disk.
@@ -232,7 +236,7 @@ def prepare(builder: ZooBuilder) -> None:
     if builder.data_path.exists():
         return
     try:
-        with _lock(pathlib.Path(builder.data_dir_root) / builder.name):
+        with lock(pathlib.Path(builder.data_dir_root) / builder.name):
             if builder.data_path.exists():  # another process has done it meanwhile
                 builder.info.read_from_directory(builder.data_dir)
                 return
@@ -243,19 +247,19 @@ def prepare(builder: ZooBuilder) -> None:
         raise UserError(_unwritable(builder, error.strerror or str(error))) from error
 
 
-def _lock(folder: pathlib.Path) -> io.TextIOBase:
-    """A file that one process at a time has; the system takes it from one that is killed."""
+def lock(folder: pathlib.Path) -> io.TextIOBase:
+    """A file in `folder` that one process at a time has, until it closes it or is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"waiting for another process that prepares in {folder}", flush=True)
+        print(f"waiting for another process that works in {folder}", flush=True)
         fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 
-def _prepare(builder: ZooBuilder) -> None:
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -279,8 +283,8 @@ def _prepare(builder: ZooBuilder) -> None:
         raise
 
 
-def _unwritable(builder: ZooBuilder, reason: str) -> str:
+def _unwritable(builder: tfds.core.DatasetBuilder, reason: str) -> str:
     return (
         f"cannot write the prepared zoo to {builder.data_dir} ({reason}); free some space, or "
-        "choose another folder with --config.data_dir=DIR"
+        f"choose another folder with {builder.DATA_DIR_FLAG}"
     )

@@ -20,11 +20,15 @@ class Address:
       filename: under which it is kept.
       sha256: of its content, in hex; None where the publisher states none. Archives also hold
         checksums of their own, which reading checks.
+      by_hand: where a user can put the file instead of downloading it, for messages.
+      data_dir: how the command line calls the folder that downloads go to.
     """
 
     url: str
     filename: str
     sha256: str | None = None
+    by_hand: str = "a folder and give it with --config.manual_dir=DIR"
+    data_dir: str = "--config.data_dir=DIR"
 
 
 def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
@@ -60,8 +64,8 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
         if address.sha256 is not None and checksum != address.sha256.lower():
             raise UserError(
                 f"{address.url}: the download has SHA-256 {checksum}, expected "
-                f"{address.sha256}; run again, or fetch {address.filename} by hand into a folder "
-                "and give it with --config.manual_dir=DIR"
+                f"{address.sha256}; run again, or fetch {address.filename} by hand into "
+                f"{address.by_hand}"
             )
         noted.write_text(f"{checksum}  {target.name}\n")
         path.replace(target)
@@ -72,7 +76,7 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     except OSError as error:
         raise UserError(
             f"cannot write {target} ({error.strerror or error}); free some space, or choose "
-            "another folder with --config.data_dir=DIR"
+            f"another folder with {address.data_dir}"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -105,7 +109,7 @@ def _sha256(path: pathlib.Path) -> str:
 def _broken(address: Address, reason: str) -> str:
     return (
         f"{address.url}: the download failed ({reason}); run again, or fetch {address.filename} "
-        "by hand into a folder and give it with --config.manual_dir=DIR"
+        f"by hand into {address.by_hand}"
     )
 
 

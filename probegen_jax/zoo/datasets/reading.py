@@ -1,12 +1,14 @@
 """A prepared data set, read whole into arrays on the host."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from probegen_jax.zoo.datasets.base import ZooBuilder, damaged
+from probegen_jax.zoo.datasets.base import damaged
 from probegen_jax.zoo.zoo import SPLITS
 
 # Networks that are read at a time: enough to keep the reader's threads busy.
@@ -15,7 +17,7 @@ _CHUNK = 512
 Columns = dict[str, np.ndarray | list[Any]]
 
 
-def read(builder: ZooBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
+def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
     """All networks of a prepared zoo.
 
     Args:
@@ -31,10 +33,10 @@ def read(builder: ZooBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
     try:
         return _read(builder)
     except (OSError, ValueError, RuntimeError, KeyError, IndexError, DecodeError) as error:
-        raise damaged(builder.folder, error) from error
+        raise damaged(pathlib.Path(builder.data_dir), error) from error
 
 
-def _read(builder: ZooBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
+def _read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
     sizes = {split: builder.info.splits[split].num_examples for split in SPLITS}
     total = sum(sizes.values())
     columns: Columns = {}

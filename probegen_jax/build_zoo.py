@@ -1,0 +1,93 @@
+"""Makes a zoo from images, which `probegen_jax.train` reads with --config.zoo_dir=DIR.
+
+  python -m probegen_jax.build_zoo inr --images=digits --out=zoos/digits
+  python -m probegen_jax.build_zoo inr --images=mnist --out=zoos/mnist --export=torch
+  python -m probegen_jax.build_zoo inr --images=photos/ --grayscale --resize=28 --out=zoos/photos
+  python -m probegen_jax.build_zoo inr --help
+
+  inr   an implicit neural representation (a SIREN) of each image; the class is to be predicted
+
+Images (--images=SOURCE): digits; mnist, fashion_mnist, cifar10 (downloaded); tfds:NAME (prepared
+by TFDS as array_record); idx:DIR (idx files under MNIST's names); FILE.npz; or a folder with a
+subfolder of images for each class, maybe below train/ and test/.
+
+A killed build loses nothing: the same command goes on where it stopped, and ends with the same
+bytes. A folder that holds another zoo is refused.
+
+Exit codes: 0 done, or done before; 2 a mistake in the command, told in one line; 130 interrupted.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import NoReturn
+
+from probegen_jax import errors
+from probegen_jax.errors import UserError
+from probegen_jax.zoo import build_inr
+
+# Each has `HELP`, `add_arguments(parser)` and `build(options)`.
+_FAMILIES = {"inr": build_inr}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; --help shows the usage")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    parser = _parser(None, (__doc__ or "").strip())
+    families = parser.add_subparsers(dest="family", required=True, parser_class=_Parser)
+    for name, family in _FAMILIES.items():
+        added = families.add_parser(
+            name,
+            usage=argparse.SUPPRESS,
+            description=family.HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        _add_common(added)
+        family.add_arguments(added)
+    options = parser.parse_args(argv[1:])
+    _FAMILIES[options.family].build(options)
+
+
+def _parser(usage: str | None, description: str) -> _Parser:
+    return _Parser(
+        usage=usage or argparse.SUPPRESS,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", required=True, metavar="SOURCE", help="where the images are from, see above")
+    add("--out", required=True, type=pathlib.Path, metavar="DIR", help="folder of the zoo")
+    add("--grayscale", action="store_true", help="replace channels by their mean")
+    add("--resize", type=_size, metavar="N|HxW", help="bring every image to this size")
+    add("--seed", type=_from(0), default=0, help="of all that is random (0)")
+    add("--data_dir", type=pathlib.Path, metavar="DIR", help="where downloads are kept")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    sides = [height, width or height]
+    if not all(side.isdecimal() and 1 <= int(side) <= 4096 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give 28 or 28x32, height first")
+    return int(sides[0]), int(sides[1])
+
+
+def _from(least: int):
+    def whole_number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        return int(text)
+
+    return whole_number
+
+
+if __name__ == "__main__":
+    errors.run(main)
