@@ -68,10 +68,25 @@ class DeepLinearImage(nnx.Module):
         self.layers = nnx.List(layers)
 
     def __call__(self) -> Float[Array, "P H W C"]:
-        probes = self.latents[...]
+        latents_PxD = self.latents[...].reshape(self.latents.shape[0], -1)
+        number, dim = latents_PxD.shape
+        if number <= dim + 1:
+            return jnp.tanh(self._run(self.latents[...], jnp.ones((number,))))
+        # Before the tanh the generator is affine: what it makes of the latents' unit vectors, with
+        # biases left out, and of nothing but its biases, tells all it makes. So its cost does not
+        # grow with the number of probes.
+        basis = jnp.eye(dim + 1, dim).reshape(dim + 1, 1, 1, dim)
+        made = self._run(basis, (jnp.arange(dim + 1) == dim).astype(jnp.float32))
+        linear_DxM, constant_M = made[:dim].reshape(dim, -1), made[dim].reshape(-1)
+        probes_PxM = latents_PxD @ linear_DxM + constant_M[None]
+        return jnp.tanh(probes_PxM.reshape(number, *made.shape[1:]))
+
+    def _run(
+        self, latents: Float[Array, "P 1 1 D"], bias_scale_P: Float[Array, " P"]
+    ) -> Float[Array, "P H W C"]:
         for layer in self.layers:
-            probes = layer(probes)
-        return jnp.tanh(probes)
+            latents = layer(latents, bias_scale_P)
+        return latents
 
 
 class VanillaImage(nnx.Module):

@@ -70,7 +70,13 @@ class ConvTranspose(nnx.Module):
         self.stride = stride
         self.padding = padding
 
-    def __call__(self, x: Float[Array, "P H W C"]) -> Float[Array, "P h w c"]:
+    def __call__(
+        self, x: Float[Array, "P H W C"], bias_scale_P: Float[Array, " P"] | None = None
+    ) -> Float[Array, "P h w c"]:
+        """Args:
+        x: images.
+        bias_scale_P: how much of the bias each image gets; all of it by default.
+        """
         kernel = self.kernel[...]
         size, stride = kernel.shape[0], self.stride
         height, width, in_channels = x.shape[1:]
@@ -83,7 +89,10 @@ class ConvTranspose(nnx.Module):
             y = _scatter(x, kernel, stride)
         bottom, right = (n * stride - stride + size - self.padding for n in (height, width))
         y = y[:, self.padding : bottom, self.padding : right]
-        return y + self.bias[...].reshape(1, 1, 1, -1)
+        bias = self.bias[...].reshape(1, 1, 1, -1)
+        if bias_scale_P is not None:
+            bias = bias_scale_P.reshape(-1, 1, 1, 1) * bias
+        return y + bias
 
 
 # The three forms below return the output before cropping: (P, T·s, T·s, out), where T = H + m − 1

@@ -48,7 +48,23 @@ def test_apply_equals_a_plain_torch_module(activation):
     np.testing.assert_allclose(spec.apply(weights, jnp.asarray(images)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [SPEC, small_cnn_zoo(), small_cnn_zoo("tanh", "official")])
+# Without residual links: strides 1 to 3, odd sizes, kernels smaller than the stride, one layer.
+STRIDES = CnnSpec(
+    (
+        ConvLayer(3, 5, 3, 2, 0, "per_network"),
+        ConvLayer(5, 4, 5, 3, 2, "sigmoid"),
+        ConvLayer(4, 6, 3, 1, 1, "none"),
+        ConvLayer(6, 4, 2, 3, 0, "leaky_relu"),
+    ),
+    image_shape=(31, 27, 3),
+    activations=("relu", "tanh", "leaky_relu"),
+)
+ONE_LAYER = CnnSpec((ConvLayer(4, 8, 3, 1, 1, "tanh"),), image_shape=(6, 6, 4))
+
+
+@pytest.mark.parametrize(
+    "spec", [SPEC, small_cnn_zoo(), small_cnn_zoo("tanh", "official"), STRIDES, ONE_LAYER]
+)
 def test_respond_and_its_gradient_equal_a_loop_over_networks(spec):
     assert isinstance(spec, NetworkSpec)
     weights = batch(spec, 4)

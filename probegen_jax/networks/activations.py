@@ -34,6 +34,17 @@ ACTIVATIONS = MappingProxyType(
     }
 )
 
+# Slopes as functions of what the activation puts out, for those whose output tells.
+SLOPES = MappingProxyType(
+    {
+        "none": jnp.ones_like,
+        "relu": lambda y: (y > 0).astype(y.dtype),
+        "tanh": lambda y: 1 - y * y,
+        "sigmoid": lambda y: y * (1 - y),
+        "leaky_relu": lambda y: jnp.where(y < 0, y.dtype.type(0.01), y.dtype.type(1)),
+    }
+)
+
 Activation = Callable[[jax.Array], jax.Array]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks import matmul_cnn
+from probegen_jax.networks import matmul_cnn, stacked_cnn
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 from probegen_jax.networks.conv_layer import PER_NETWORK, ConvLayer
 
@@ -199,6 +199,8 @@ class CnnSpec:
         check_images(probes, self.image_shape)
         if block_size is None and jax.default_backend() != "cpu":
             return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+        if block_size is None and stacked_cnn.suits(self.layers, self.activations):
+            return stacked_cnn.respond(self.layers, self.activations, weights, probes)
         first = matmul_cnn.patches(probes, self.layers[0])
 
         # Run once more on the way back: that costs less than what a loop would have to keep.
