@@ -4,14 +4,16 @@
     python -m benchmarks.probing wild_park          32 mixed CNNs of 5 layers, 128 probes
     python -m benchmarks.probing gs --probes=16 --networks=4 --rounds=2
 
-Both sides are timed in turn in one process and the medians compared; peak memory is that of one
-process for each side. The PyTorch networks are eager `nn.Module`s whose weights require gradients,
-as such code usually has them; `PlainCnn` in tests/ is the module.
+On a CPU our side is a device for each core (--devices), each with its part of the networks, as
+training on these zoos has it. Both sides are timed in turn in one process and the medians compared;
+peak memory is that of one process for each side. The PyTorch networks are eager `nn.Module`s whose
+weights require gradients, as such code usually has them; `PlainCnn` in tests/ is the module.
 """
 
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -54,6 +56,8 @@ def ours(case: str, specs, num_probes: int):
     """A call that makes responses and the probes' gradient, and the arithmetic done/needed."""
     import jax
     import jax.numpy as jnp
+    from jax.sharding import Mesh, NamedSharding
+    from jax.sharding import PartitionSpec as P
 
     from probegen_jax.networks import convolution, mixed
     from probegen_jax.networks.cnn import small_cnn_zoo
@@ -83,7 +87,21 @@ def ours(case: str, specs, num_probes: int):
         ]
         ratio = sum(done for done, _ in counts) / sum(needed for _, needed in counts)
     probes = jax.random.normal(jax.random.key(0), (num_probes, *spec.probe_shape))
-    step = jax.jit(jax.grad(lambda p, w: jnp.sum(jnp.square(respond(spec, w, p)))))
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    split = jax.tree.map(lambda _: P("data"), weights)
+    if case == "wild_park":
+        split["tables"] = jax.tree.map(lambda _: P(), weights["tables"])
+    places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), split)
+    weights = jax.device_put(weights, places)
+    probes = jax.device_put(probes, NamedSharding(mesh, P()))
+
+    def gradient(probes, weights):
+        mine = jax.grad(lambda p: jnp.sum(jnp.square(respond(spec, weights, p))))(probes)
+        return jax.lax.psum(mine, "data")
+
+    step = jax.jit(
+        jax.shard_map(gradient, mesh=mesh, in_specs=(P(), split), out_specs=P(), check_vma=False)
+    )
     return lambda: step(probes, weights).block_until_ready(), ratio
 
 
@@ -118,11 +136,15 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=32)
     parser.add_argument("--probes", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", choices=["ours", "torch"])
     options = parser.parse_args()
     specs = {"gs": gs_specs, "wild_park": wild_park_specs}[options.case](options.networks)
     sides, ratio = {}, None
     if options.only != "torch":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", options.devices)
         started = time.perf_counter()
         sides["ours"], ratio = ours(options.case, specs, options.probes)
         sides["ours"]()
@@ -141,11 +163,15 @@ def main() -> None:
             step()
             seconds[side].append(time.perf_counter() - started)
     medians = {side: float(np.median(times)) for side, times in seconds.items()}
-    sizes = [options.case, f"--networks={options.networks}", f"--probes={options.probes}"]
+    sizes = [
+        options.case,
+        *(f"--{name}={getattr(options, name)}" for name in ("networks", "probes", "devices")),
+    ]
     figures = {
         "case": options.case,
         "networks": options.networks,
         "probes": options.probes,
+        "devices": options.devices,
         "seconds": {
             side: {"median": medians[side], "min": min(times), "max": max(times)}
             for side, times in seconds.items()

@@ -187,10 +187,12 @@ def _to_input(
     kernel = jnp.pad(kernel.swapaxes(2, 3), ((0, 1), (0, 1), (0, 0), (0, 0)))
     kernel = kernel[taps][:, :, taps]  # window, block, window, block, out, in
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(len(window) ** 2 * g.shape[-1], -1)
-    blocks = [-(-length // stride) for length in size]
-    pads = [(-first, max(n + last - given, 0)) for n, given in zip(blocks, g.shape[1:3], strict=True)]
+    down, right = (-(-length // stride) for length in size)
+    pads = [
+        (-first, max(blocks + last - given, 0))
+        for blocks, given in zip((down, right), g.shape[1:3], strict=True)
+    ]
     g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
-    down, right = blocks
     windows = [
         g[:, u : u + down, v : v + right] for u in range(len(window)) for v in range(len(window))
     ]
