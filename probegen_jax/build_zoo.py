@@ -18,13 +18,12 @@ Exit codes: 0 done, or done before; 2 a mistake in the command, told in one line
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 from typing import NoReturn
 
 from probegen_jax import errors
 from probegen_jax.errors import UserError
-from probegen_jax.zoo import build_inr
+from probegen_jax.zoo import build_arguments, build_inr
 
 # Each has `HELP`, `add_arguments(parser)` and `build(options)`.
 _FAMILIES = {"inr": build_inr}
@@ -47,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        _add_common(added)
+        build_arguments.add_common(added)
         family.add_arguments(added)
     options = parser.parse_args(argv[1:])
     _FAMILIES[options.family].build(options)
@@ -60,33 +59,6 @@ def _parser(usage: str | None, description: str) -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--images", required=True, metavar="SOURCE", help="where the images are from, see above")
-    add("--out", required=True, type=pathlib.Path, metavar="DIR", help="folder of the zoo")
-    add("--grayscale", action="store_true", help="replace channels by their mean")
-    add("--resize", type=_size, metavar="N|HxW", help="bring every image to this size")
-    add("--seed", type=_from(0), default=0, help="of all that is random (0)")
-    add("--data_dir", type=pathlib.Path, metavar="DIR", help="where downloads are kept")
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    sides = [height, width or height]
-    if not all(side.isdecimal() and 1 <= int(side) <= 4096 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give 28 or 28x32, height first")
-    return int(sides[0]), int(sides[1])
-
-
-def _from(least: int):
-    def whole_number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-        return int(text)
-
-    return whole_number
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_an_empty_split_is_refused():
 def test_fitting_draws_the_images_and_each_network_depends_on_its_index_alone():
     images, _ = digits.images()
     spec = SirenSpec()
-    fitter = fit.Fitter(spec, fit.Recipe(steps=60), seed=3)
+    fitter = fit.Fitter(spec, fit.Recipe(steps=60), 3, (8, 8, 1), blocks=1)
     vectors_NxV, psnr = fitter(images[:10], np.arange(10))
     assert psnr.shape == (10,) and psnr.min() > 20
     weights = vectors.unflatten(vectors_NxV, spec.abstract())

@@ -1,6 +1,7 @@
 """A zoo in words and numbers: counts, targets, and weights beside the published statistics."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -60,17 +61,31 @@ def describe(zoo: Zoo) -> str:
     ]
     if zoo.runs_N is not None:
         lines.append(f"  from {len(np.unique(zoo.runs_N)):,} training runs")
-    lines += ["", "targets", *_histogram(zoo), "", *_weights(zoo)]
+    published = PUBLISHED_STD.get(zoo.name, {})
+    lines += ["", "targets", *_targets(zoo), "", *weight_statistics(zoo, published)]
     return "\n".join(lines)
 
 
-def _histogram(zoo: Zoo) -> list[str]:
-    if zoo.task == "classification":
-        counts = np.bincount(zoo.targets_N, minlength=zoo.num_outputs)
-        names = [str(label) for label in range(len(counts))]
-    else:
-        counts, edges = np.histogram(zoo.targets_N, _BINS)
-        names = [f"{low:.3f} to {high:.3f}" for low, high in itertools.pairwise(edges)]
+def _targets(zoo: Zoo) -> list[str]:
+    if zoo.task != "classification":
+        return histogram(zoo.targets_N)
+    counts = np.bincount(zoo.targets_N, minlength=zoo.num_outputs)
+    return _bars([str(label) for label in range(len(counts))], counts)
+
+
+def histogram(values: Num[np.ndarray, " N"], digits: int = 3) -> list[str]:
+    """A histogram as lines of text.
+
+    Args:
+      values: any number of them, all finite.
+      digits: after the point, in the bounds.
+    """
+    counts, edges = np.histogram(values, _BINS)
+    pairs = itertools.pairwise(edges)
+    return _bars([f"{low:.{digits}f} to {high:.{digits}f}" for low, high in pairs], counts)
+
+
+def _bars(names: list[str], counts: np.ndarray) -> list[str]:
     width = max(map(len, names))
     return [
         f"  {name:>{width}}  {count:7,}  {'█' * round(_BAR * count / counts.max())}".rstrip()
@@ -78,8 +93,13 @@ def _histogram(zoo: Zoo) -> list[str]:
     ]
 
 
-def _weights(zoo: Zoo) -> list[str]:
-    published = PUBLISHED_STD.get(zoo.name, {})
+def weight_statistics(zoo: Zoo, published: Mapping[str, float]) -> list[str]:
+    """Mean and standard deviation of each array, beside published ones, as lines of text.
+
+    Args:
+      zoo: whose weights they are.
+      published: standard deviations by array, as in `PUBLISHED_STD`; may be empty.
+    """
     header = f"{'weights':<20}{'shape':>18}{'mean':>10}{'std':>10}"
     lines = [header + (f"{'published std':>16}" if published else "")]
     for path, leaf in jax.tree.leaves_with_path(zoo.weights):

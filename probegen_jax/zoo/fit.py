@@ -1,16 +1,27 @@
-"""Fits thousands of SIRENs at once, one per image, each from its own random start."""
+"""Fits thousands of SIRENs at once, one per image, each from its own random start.
+
+Networks are fitted in blocks, each a vmap; the blocks of a call are dealt to the devices, and each
+device works through its own. What becomes of a network does not depend on where it was fitted.
+"""
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.siren import SirenSpec, SirenWeights
+
+# Of a 28×28 image and 64 hidden units: networks that a GPU or TPU fits side by side.
+_ACCELERATOR_BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +32,9 @@ class Recipe:
       steps: of Adam.
       learning_rate: at the first step.
       cosine: whether it falls to 0 along a cosine; it stays as it is otherwise.
+      start: initial weights, "dwsnets" as in the published zoos (`SirenSpec.init`), or "siren" as
+        Sitzmann et al. (2020) have it: a first layer of U(±1/fan_in) and a last one as small as the
+        hidden ones. From there 80 steps get as far as 400 from the other.
       upsample: the image is enlarged so many times, bilinear, before it is fitted.
       stop_psnr: a network that reaches so many dB is left as it is; None: never.
     """
@@ -28,24 +42,42 @@ class Recipe:
     steps: int = 80
     learning_rate: float = 5e-3
     cosine: bool = True
+    start: Literal["siren", "dwsnets"] = "siren"
     upsample: int = 1
     stop_psnr: float | None = None
 
 
 class Fitter:
-    """Fits SIRENs to images of one size."""
+    """Fits SIRENs to images of one size, at most `capacity` in a call."""
 
-    def __init__(self, spec: SirenSpec, recipe: Recipe, seed: int, block_size: int = 8):
+    def __init__(
+        self,
+        spec: SirenSpec,
+        recipe: Recipe,
+        seed: int,
+        image_shape: tuple[int, int, int],
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        block_size: int | None = None,
+        blocks: int = 16,
+    ):
         """Args:
         spec: of the networks; its `out_dim` is the images' channel count.
         recipe: of the fit.
         seed: of the initial weights.
-        block_size: networks that are fitted side by side. On a CPU a few fill the vector units and
-          still fit the cache.
+        image_shape: height, width, channels.
+        devices: that share the work; all of this process if None.
+        block_size: networks that are fitted side by side. On a CPU eight fill the vector units and
+          still fit the cache; a GPU or TPU takes hundreds.
+        blocks: that a device works through in a call.
         """
         self.spec, self.recipe = spec, recipe
+        self._shape = image_shape
         self._key = jax.random.key(seed)
-        self._block_size = block_size
+        self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("device",))
+        self._block_size = block_size or default_block_size(spec, recipe, image_shape)
+        self._blocks = blocks
+        self.capacity = self._mesh.size * self._block_size * blocks
 
     def __call__(
         self,
@@ -63,53 +95,147 @@ class Fitter:
 
         Returns:
           Each network's weights as a vector, for `vectors.unflatten`, and its PSNR in dB for a peak
-          value of 1.
+          value of 1, at the pixels of the image as it was given.
         """
-        number, height, width, channels = images.shape
+        key = jax.random.fold_in(self._key, attempt) if attempt else self._key
+        done = [
+            self._call(images[first : first + self.capacity], indices[first:][: self.capacity], key)
+            for first in range(0, len(images), self.capacity)
+        ]
+        vectors, mse = (np.concatenate(arrays) for arrays in zip(*done, strict=True))
+        return vectors, -10 * np.log10(np.maximum(mse, np.finfo(np.float32).tiny))
+
+    def _call(self, images: np.ndarray, indices: np.ndarray, key: jax.Array) -> tuple:
+        number, devices, block = len(images), self._mesh.size, self._block_size
+        # Networks are dealt out block by block, so that devices have equally many; a block that is
+        # not full repeats the last network, and blocks after it are not worked through.
+        slots = np.arange(self.capacity).reshape(self._blocks, devices, block)
+        of_slot = np.minimum(slots.transpose(1, 0, 2).ravel(), number - 1)
         vectors, mse = _fit(
             self.spec,
             self.recipe,
-            jnp.asarray(images.reshape(number, height * width, channels)),
-            jnp.asarray(self.spec.pixel_coordinates(height, width)),
-            jax.random.fold_in(self._key, attempt) if attempt else self._key,
-            jnp.asarray(indices, jnp.int32),
-            self._block_size,
+            self._shape,
+            self._mesh,
+            block,
+            jnp.asarray(images.reshape(number, -1, images.shape[-1])[of_slot]),
+            key,
+            jnp.asarray(indices[of_slot], jnp.int32),
+            jnp.int32(-(-number // (devices * block))),
         )
-        psnr = -10 * np.log10(np.maximum(np.asarray(mse), np.finfo(np.float32).tiny))
-        return np.asarray(vectors), psnr
+        slot_of = np.empty(self.capacity, np.int64)
+        slot_of[slots.transpose(1, 0, 2).ravel()] = np.arange(self.capacity)
+        return np.asarray(vectors)[slot_of[:number]], np.asarray(mse)[slot_of[:number]]
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "recipe", "block_size"))
+def default_block_size(spec: SirenSpec, recipe: Recipe, image_shape: tuple[int, int, int]) -> int:
+    """Networks to fit side by side on the devices there are."""
+    if jax.default_backend() == "cpu":
+        return 8
+    values = math.prod(image_shape[:2]) * recipe.upsample**2 * sum(spec.hidden)
+    return max(8, min(_ACCELERATOR_BLOCK, _ACCELERATOR_BLOCK * 28 * 28 * 64 // values))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _fit(
     spec: SirenSpec,
     recipe: Recipe,
+    image_shape: tuple[int, int, int],
+    mesh: Mesh,
+    block_size: int,
     pixels_NxHWxC: Float[Array, "N HW C"],
-    coordinates: Float[Array, "HW D"],
     key: Key[Array, ""],
     indices_N: Int[Array, " N"],
-    block_size: int,
+    blocks: Int[Array, ""],
 ) -> tuple[Float[Array, "N V"], Float[Array, " N"]]:
+    split, whole = PartitionSpec("device"), PartitionSpec()
+
+    def of_device(pixels_MxHWxC, key, indices_M, blocks):
+        def one(block, carry):
+            parts = [
+                jax.lax.dynamic_slice_in_dim(array, block * block_size, block_size)
+                for array in (pixels_MxHWxC, indices_M)
+            ]
+            fitted = jax.vmap(lambda *network: _fit_one(spec, recipe, image_shape, key, *network))(
+                *parts
+            )
+            return tuple(
+                jax.lax.dynamic_update_slice_in_dim(array, part, block * block_size, 0)
+                for array, part in zip(carry, fitted, strict=True)
+            )
+
+        number = len(indices_M)
+        carry = jnp.zeros((number, spec.num_weights)), jnp.zeros((number,))
+        return jax.lax.fori_loop(0, blocks, one, carry)
+
+    return jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=(split, whole, split, whole),
+        out_specs=(split, split),
+        check_vma=False,
+    )(pixels_NxHWxC, key, indices_N, blocks)
+
+
+def _fit_one(
+    spec: SirenSpec,
+    recipe: Recipe,
+    image_shape: tuple[int, int, int],
+    key: Key[Array, ""],
+    pixels_HWxC: Float[Array, "HW C"],
+    index: Int[Array, ""],
+) -> tuple[Float[Array, " V"], Float[Array, ""]]:
+    height, width, channels = image_shape
+    scale = recipe.upsample
+    targets = pixels_HWxC
+    if scale > 1:
+        enlarged = (height * scale, width * scale, channels)
+        image = jax.image.resize(pixels_HWxC.reshape(image_shape), enlarged, "bilinear")
+        targets = image.reshape(-1, channels)
     rate = recipe.learning_rate
     optimizer = optax.adam(
         optax.cosine_decay_schedule(rate, recipe.steps) if recipe.cosine else rate
     )
 
-    def mse(weights, pixels_HWxC):
-        return jnp.mean(jnp.square(spec.apply(weights, coordinates) - pixels_HWxC))
+    def mse(weights, targets, size):
+        coordinates = jnp.asarray(spec.pixel_coordinates(*size))
+        return jnp.mean(jnp.square(spec.apply(weights, coordinates) - targets))
 
-    def fit(network):
-        pixels_HWxC, index = network
-        weights = spec.init(jax.random.fold_in(key, index))
+    def step(weights, state):
+        error, grads = jax.value_and_grad(mse)(weights, targets, (height * scale, width * scale))
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
+            updates, state = optimizer.update(grads, state)
+        return error, optax.apply_updates(weights, updates), state
 
-        def step(carry, _):
-            weights, state = carry
-            grads = jax.grad(mse)(weights, pixels_HWxC)
-            with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
-                updates, state = optimizer.update(grads, state)
-            return (optax.apply_updates(weights, updates), state), None
+    weights = _start(spec, recipe, jax.random.fold_in(key, index))
+    state = optimizer.init(weights)
+    if recipe.stop_psnr is None:
+        weights, _ = jax.lax.fori_loop(0, recipe.steps, lambda _, c: step(*c)[1:], (weights, state))
+    else:
+        enough = 10 ** (-recipe.stop_psnr / 10)
 
-        carry = (weights, optimizer.init(weights))
-        (weights, _), _ = jax.lax.scan(step, carry, length=recipe.steps)
-        return ravel_pytree(weights)[0], mse(weights, pixels_HWxC)
+        def unfinished(carry):
+            t, _, _, error = carry
+            return (t < recipe.steps) & (error > enough)
 
-    return jax.lax.map(fit, (pixels_NxHWxC, indices_N), batch_size=block_size)
+        def checked_step(carry):
+            t, weights, state, _ = carry
+            error, moved, state = step(weights, state)
+            keep = error <= enough  # these weights are good enough: the step is not taken
+            weights = jax.tree.map(lambda a, b: jnp.where(keep, a, b), weights, moved)
+            return t + 1, weights, state, error
+
+        carry = (jnp.int32(0), weights, state, jnp.float32(jnp.inf))
+        _, weights, _, _ = jax.lax.while_loop(unfinished, checked_step, carry)
+    return ravel_pytree(weights)[0], mse(weights, pixels_HWxC, (height, width))
+
+
+def _start(spec: SirenSpec, recipe: Recipe, key: Key[Array, ""]) -> SirenWeights:
+    weights = spec.init(key)
+    if recipe.start == "dwsnets":
+        return weights
+    first, *hidden, last = weights
+    scale = spec.w0 / math.sqrt(6 * spec.in_dim)  # from ±√(6/fan_in)/w0 to ±1/fan_in
+    first = {"kernel": first["kernel"] * scale, "bias": first["bias"]}
+    # From ±1/√fan_in to ±√(6/fan_in)/w0.
+    last = {name: leaf * (math.sqrt(6) / spec.w0) for name, leaf in last.items()}
+    return (first, *hidden, last)

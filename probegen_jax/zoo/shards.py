@@ -99,13 +99,16 @@ class Build:
         sizes: Sequence[int],
         make: Callable[[int], Arrays],
         show: Callable[[Arrays], str] | None = None,
-    ) -> None:
+    ) -> int:
         """Makes the parts that are missing, with a bar of networks per second and time left.
 
         Args:
           sizes: networks in each part.
           make: arrays by name of part i. They follow from the plan and i alone.
           show: from a part that is finished, a word beside the bar.
+
+        Returns:
+          Networks that were made by this call.
 
         Raises:
           UserError: no space left.
@@ -138,6 +141,7 @@ class Build:
                         f"{(total - done) / rate:.0f} s left",
                         flush=True,
                     )
+        return done - before
 
     def read(self, part: int) -> Arrays:
         """The arrays of a finished part.

@@ -107,7 +107,9 @@ def load_cnn(content: Content, network: str) -> CnnFile:
     )
 
 
-def save_inr(path: pathlib.Path, state: Mapping[str, np.ndarray], label: int | None = None) -> None:
+def save_inr(
+    path: pathlib.Path | io.BytesIO, state: Mapping[str, np.ndarray], label: int | None = None
+) -> None:
     """Writes an INR as the published zoos do: an `OrderedDict` of tensors, and maybe `label`.
 
     Args:
@@ -120,6 +122,13 @@ def save_inr(path: pathlib.Path, state: Mapping[str, np.ndarray], label: int | N
     if label is not None:
         tensors["label"] = label
     torch.save(tensors, path)
+
+
+def inr_bytes(state: Mapping[str, np.ndarray], label: int | None = None) -> bytes:
+    """The content of the file that `save_inr` writes."""
+    content = io.BytesIO()
+    save_inr(content, state, label)
+    return content.getvalue()
 
 
 def save_cnn(path: pathlib.Path, network: CnnFile) -> None:
