@@ -10,6 +10,7 @@
   --lean              the zoo's weights need no gradients, as careful code has it
   --variant=NAME      loop; compile (torch.compile of the loop); vmap (torch.func)
   --device=NAME       cpu, cuda, …
+  --save=DIR          writes each seed's state dict, as probegen_jax.compare reads it
 
 Prints JSON: validation and test metric of every seed after the last step, and seconds of training
 per epoch without evaluations. The zoo is held in memory, one module a network.
@@ -21,6 +22,7 @@ gradients, as such code usually has them, so that a step also computes gradients
 import dataclasses
 import itertools
 import json
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -60,8 +62,8 @@ class Generator(nn.Module):
 class ProbeGen(nn.Module):
     """Latents or probes, what makes probes of them, and the head.
 
-    `input` is a parameter where it is trained and a buffer where it is fixed. The names are those
-    of published checkpoints.
+    `input` is a parameter where it is trained; where it is fixed, no part of the state dict. Names
+    are those of published checkpoints.
     """
 
     def __init__(self, inputs: torch.Tensor, trained: bool, generator: nn.Module, head: nn.Module):
@@ -69,7 +71,7 @@ class ProbeGen(nn.Module):
         if trained:
             self.input = nn.Parameter(inputs)
         else:
-            self.register_buffer("input", inputs)
+            self.register_buffer("input", inputs, persistent=False)
         self.tokens_generator = generator
         self.points_mixer = head
 
@@ -225,6 +227,8 @@ def train(config: Any, zoo: Zoo, images: Any, seed: int, options: Any, ways: Any
         seconds.append(time.perf_counter() - started)
     result: dict[str, Any] = {"seed": seed, "train_loss": loss}
     metric = METRICS[zoo.task][1]
+    if options.save:
+        torch.save(model.state_dict(), pathlib.Path(options.save) / f"seed{seed}.pth")
     for split in ("val", "test"):
         outputs = evaluate(model, batches[split], respond)
         result[split] = metric(outputs, zoo.targets_N[zoo.splits[split]])
@@ -272,9 +276,12 @@ def main(argv: Sequence[str]) -> None:
         flags.DEFINE_boolean("lean", False, "no gradients for zoo weights", flag_values=values)
         flags.DEFINE_enum("variant", "loop", VARIANTS, "how networks run", flag_values=values)
         flags.DEFINE_string("device", "cpu", "where", flag_values=values)
+        flags.DEFINE_string("save", None, "folder of state dicts", flag_values=values)
 
     options = settings.parse(argv, __doc__, define)
     config = options.config
+    if options.save and not pathlib.Path(options.save).is_dir():
+        raise errors.UserError(f"--save={options.save}: there is no such folder")
     from probegen_jax.experiment import probe_images
     from probegen_jax.zoo.from_config import from_config
 

@@ -48,6 +48,7 @@ def read(
     image_shape: tuple[int, int, int],
     seed: int,
     fidelity: Fidelity = "faithful",
+    official_choice: bool = False,
 ) -> Float[np.ndarray, "N h w C"]:
     """Some of the published images, prepared as probes.
 
@@ -62,8 +63,9 @@ def read(
       path: the zip, or a folder with a `train` folder or with images.
       number: N images, chosen without replacement.
       image_shape: H, W, C of the zoo's images; C is 1 or 3.
-      seed: of the choice, which is ours: the official code's follows from its global seed.
+      seed: of the choice.
       fidelity: see above.
+      official_choice: choose as the official code does that was started with `--seed`.
 
     Returns:
       float32; (h, w) is (H, W), or the files' own size for "official" grayscale.
@@ -82,7 +84,10 @@ def read(
     names, read = _open(path)
     if len(names) < number:
         raise UserError(f"{path} holds {len(names)} images, but {number} are asked for")
-    chosen = np.random.default_rng(seed).choice(len(names), number, replace=False)
+    if official_choice:  # scikit-learn's train_test_split, drawing from NumPy's global state
+        chosen = np.random.RandomState(seed).permutation(len(names))[:number]
+    else:
+        chosen = np.random.default_rng(seed).choice(len(names), number, replace=False)
     official_gray = channels == 1 and fidelity == "official"
     images = np.stack(
         [

@@ -67,6 +67,27 @@ class Experiment:
         """What is reported: "accuracy" or "kendall_tau"."""
         return METRICS[self.zoo.task][0]
 
+    def outputs(
+        self, state_S: step.TrainState, rows_N: Int[np.ndarray, " N"]
+    ) -> Float[Array, "S N O"]:
+        """Every seed's outputs for networks of the zoo.
+
+        Args:
+          state_S: what is used of it is `params` and `fixed`.
+          rows_N: of the networks.
+        """
+        learner, batch_size = self.learner, self.config.batch_size
+        weights = jax.device_put(self.zoo.weights)
+        rows_TxB = step.in_batches(rows_N, batch_size)
+        if step.probes_are_fixed(state_S):  # in two parts, as in training
+            respond = jax.jit(lambda *args: step.responses(learner, *args))
+            weights = respond(state_S, weights, rows_TxB)
+            learner = dataclasses.replace(learner, from_responses=True)
+            rows_TxB = step.in_batches(np.arange(len(rows_N)), batch_size)
+        predict = jax.jit(lambda *args: step.predict(learner, *args))
+        outputs = predict(state_S.params, state_S.fixed, weights, rows_TxB)
+        return outputs[:, : len(rows_N)]
+
     def scores(
         self, split: str, outputs_SxNxO: Float[Array, "S N O"] | Float[np.ndarray, "S N O"]
     ) -> list[float]:
@@ -196,26 +217,22 @@ class Run:
 
     def outputs(self, rows_N: Int[np.ndarray, " N"], which: str = "last") -> Float[Array, "S N O"]:
         """Every seed's outputs for networks of the run's zoo."""
-        learner, batch_size = self.experiment.learner, self.experiment.config.batch_size
-        weights = jax.device_put(self.experiment.zoo.weights)
-        rows_TxB = step.in_batches(rows_N, batch_size)
-        if step.probes_are_fixed(self.state):  # in two parts, as in training
-            respond = jax.jit(lambda *args: step.responses(learner, *args))
-            weights = respond(self.state, weights, rows_TxB)
-            learner = dataclasses.replace(learner, from_responses=True)
-            rows_TxB = step.in_batches(np.arange(len(rows_N)), batch_size)
-        predict = jax.jit(lambda *args: step.predict(learner, *args))
-        outputs = predict(self.params(which), self.state.fixed, weights, rows_TxB)
-        return outputs[:, : len(rows_N)]
+        state = dataclasses.replace(self.state, params=self.params(which))
+        return self.experiment.outputs(state, rows_N)
 
 
-def load_run(folder: pathlib.Path, places: Mapping[str, str] | None = None) -> Run:
+def load_run(
+    folder: pathlib.Path,
+    places: Mapping[str, str] | None = None,
+    experiment: Experiment | None = None,
+) -> Run:
     """A run from its folder: config, zoo, and the parameters of its last checkpoint.
 
     Args:
       folder: of `train`.
       places: config keys that say where things lie, where they have moved since the training, such
         as `{"data_dir": ..., "manual_dir": ...}`.
+      experiment: set up before, with the same zoo and model, so that the zoo is not read again.
 
     Raises:
       UserError: no such run, one without a checkpoint, or a zoo that cannot be had.
@@ -225,7 +242,9 @@ def load_run(folder: pathlib.Path, places: Mapping[str, str] | None = None) -> R
         raise UserError(
             f"{folder} has no checkpoint yet; train it with the command that started it"
         )
-    experiment = set_up(config)
+    if experiment is None:
+        experiment = set_up(config)
+    experiment = dataclasses.replace(experiment, config=config)
     checkpoints = Checkpoints(folder / "checkpoints")
     at = checkpoints.latest_step()
     fresh = jax.jit(experiment.learner.init)(experiment.keys[0])

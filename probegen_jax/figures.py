@@ -1,7 +1,7 @@
 """The pictures of a run folder. The only module that imports matplotlib."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -136,5 +136,55 @@ def draw_curves(path: pathlib.Path, records: Sequence[dict[str, Any]], metric: s
         axes.set(xlabel="step", title=label)
         axes.grid(alpha=0.3)
         if 1 < values.shape[-1] <= 10:
+            axes.legend(fontsize=7)
+    _save(figure, path)
+
+
+def draw_grid(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Bars of the reproduction grid, a panel for each zoo, the published figures beside.
+
+    Args:
+      path: of the PNG.
+      rows: of `results.csv`, with text as there; those that are not done make no bar.
+    """
+    done = [row for row in rows if row["status"] == "done"]
+    zoos = list(dict.fromkeys(row["zoo"] for row in done))
+    colors = {"probegen": "#e4572e", "vanilla": "#7a8b99", "uniform": "#c9b458"}
+    figure = Figure(figsize=(3.4 * len(zoos), 3.2))
+    for panel, zoo in enumerate(zoos):
+        axes = figure.add_subplot(1, len(zoos), panel + 1)
+        shown = [row for row in done if row["zoo"] == zoo]
+        means = [float(row["test_mean"]) for row in shown]
+        deviations = [float(row["test_std"]) for row in shown]
+        places = range(len(shown))
+        axes.bar(
+            places,
+            means,
+            yerr=deviations if any(deviations) else None,
+            capsize=3,
+            color=[colors.get(row["method"], "#8a6fb0") for row in shown],
+        )
+        published = [float(row["published"] or "nan") for row in shown]
+        axes.scatter(places, published, marker="D", s=30, c="black", zorder=3, label="published")
+        for place, mean, deviation in zip(places, means, deviations, strict=True):
+            axes.annotate(
+                f"{mean:.3f}",
+                (place, mean + deviation),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+        axes.set_xticks(
+            places, [f"{row['method']}\n{row['num_probes']}" for row in shown], fontsize=7
+        )
+        # Zoomed in on the bars' ends, for all are much alike.
+        values = [v for v in (*means, *published) if np.isfinite(v)]
+        room = max(max(values) - min(values), 0.02)
+        axes.set_ylim(min(values) - room / 2 - max(deviations), max(values) + room / 3)
+        axes.set_title(f"{zoo}: test {shown[0]['metric'].replace('_', ' ')}", fontsize=9)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+        if np.isfinite(published).any():
             axes.legend(fontsize=7)
     _save(figure, path)

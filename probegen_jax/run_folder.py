@@ -31,7 +31,7 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
         folder.mkdir(parents=True, exist_ok=True)
         config_file, result_file = folder / "config.json", folder / "result.json"
         if config_file.exists():
-            _refuse_other(folder, read_json(config_file), config)
+            refuse_other(folder, read_json(config_file), config)
         else:
             strangers = [entry.name for entry in folder.iterdir() if entry.name[0] != "."]
             if strangers:
@@ -49,7 +49,11 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
         ) from error
 
 
-def _refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raises a `UserError` that names the keys in which the config `theirs`, of `folder`, differs.
+
+    Keys that say where things lie do not count.
+    """
     missing = object()
     differing = [
         f"{key} ({_shown(theirs.get(key, missing), missing)} there, "

@@ -50,7 +50,7 @@ def parse(
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "FILE[:ARG]", flag_values=values)
     define(values)
-    path = _config_path(argv)
+    path = config_path(argv)
     # Config files say `from configs import common`, wherever the command is run from.
     sys.path.append(str(path.resolve().parent.parent))
     actual_argv, sys.argv = sys.argv, list(argv)  # where config_flags looks for --config.KEY
@@ -69,10 +69,11 @@ def parse(
 
 def config_name(argv: Sequence[str]) -> str:
     """Name of the config file without its ending: names the run folder."""
-    return _config_path(argv).stem
+    return config_path(argv).stem
 
 
-def _config_path(argv: Sequence[str]) -> pathlib.Path:
+def config_path(argv: Sequence[str]) -> pathlib.Path:
+    """The config file that a command line names; a `UserError` if there is none."""
     value = None
     for argument, following in itertools.pairwise([*argv[1:], None]):
         name, equals, given = argument.lstrip("-").partition("=")

@@ -7,6 +7,7 @@ OmegaConf containers that the CNN Wild Park's checkpoints are made of.
 import collections
 import dataclasses
 import io
+import os
 import pathlib
 import re
 import typing
@@ -148,6 +149,49 @@ def save_cnn(path: pathlib.Path, network: CnnFile) -> None:
     if network.iteration is not None:
         content["iteration"] = network.iteration
     _torch().save(content, path)
+
+
+def load_state_dict(path: pathlib.Path) -> State:
+    """Reads a file of named tensors, such as a predictor that PyTorch code trained.
+
+    Args:
+      path: of a file that `torch.save` wrote of a state dict.
+
+    Returns:
+      Arrays by name, in the file's order and in torch's layout.
+
+    Raises:
+      UserError: no such file, it cannot be read, is something else, or torch is not installed.
+    """
+    if not path.is_file():
+        raise UserError(f"no file at {path}; give the path of a .pth that torch.save wrote")
+    try:
+        loaded = _load(path, str(path))
+        if not isinstance(loaded, Mapping):
+            raise BadNetworkError(str(path), f"holds a {type(loaded).__name__}, not a state dict")
+        return _arrays(loaded, str(path))
+    except BadNetworkError as error:
+        raise UserError(
+            f"{path}: {error.fault}; give the state dict of a predictor, as torch.save writes it"
+        ) from error
+
+
+def save_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes named tensors as `torch.save(model.state_dict(), path)` does, whole or not at all.
+
+    Args:
+      path: of the file; one that exists is replaced.
+      state: arrays by name, in torch's layout; their order is kept.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    _torch().save(_tensors(state), temporary)
+    temporary.replace(path)
+
+
+def uniform(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """What `torch.rand(shape)` gives on the CPU right after `torch.manual_seed(seed)`."""
+    torch = _torch()
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
 def _torch() -> Any:

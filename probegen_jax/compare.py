@@ -1,0 +1,259 @@
+r"""Sets runs of the official PyTorch code beside ours, and writes ours as its checkpoints.
+
+  python -m probegen_jax.compare --config=configs/mnist.py --torch_checkpoint=epoch_last.pth
+  python -m probegen_jax.compare --config=configs/mnist.py:64 --workdir=runs/mine \
+      --torch_checkpoint=seed1/epoch_last.pth --torch_log=seed1/log.csv
+  python -m probegen_jax.compare --config=configs/mnist.py --workdir=runs/mine --export=ours.pth
+
+  --config=FILE[:METHOD][,PROBES]   settings: the zoo, the split, and the model
+  --config.KEY=VALUE                changes one setting
+  --torch_checkpoint=FILE           an official checkpoint, evaluated here on our split; may be
+                                    given several times, once for each seed
+  --torch_log=FILE                  its log.csv, whose figures are set beside; as many as there are
+  --torch_seed=N                    for uniform and dead_leaves, whose probes a checkpoint does not
+                                    hold: the --seed of the official run, from which they follow;
+                                    with each checkpoint one
+  --torch_probes=FILE               or the probes themselves, as --export writes them
+  --workdir=DIR                     our run: its figures, over its seeds
+  --export=FILE                     writes our run as official checkpoints, the parameters of the
+                                    last step; with several seeds FILE-seed0.pth, FILE-seed1.pth, …
+  --out=FILE                        where the comparison goes as JSON; compare.json if not given
+
+Reading and writing checkpoints needs torch: pip install -r requirements-torch.txt
+"""
+
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from probegen_jax import errors, published_figures, settings
+from probegen_jax.errors import UserError
+from probegen_jax.run_folder import refuse_other
+from probegen_jax.writers import read_json, write_json
+
+# Settings of our run that may differ from the comparison's: they change no function and no zoo.
+_FREE = ("seed", "num_seeds", "eval_every", "checkpoint_every", "matmul_precision")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    values = settings.parse(argv, __doc__, _define)
+    compare(values.config, values, str(settings.config_path(argv)))
+
+
+def _define(values: flags.FlagValues) -> None:
+    for name in ("torch_checkpoint", "torch_log", "torch_probes"):
+        flags.DEFINE_multi_string(name, [], name, flag_values=values)
+    flags.DEFINE_multi_integer("torch_seed", [], "seeds of official runs", flag_values=values)
+    flags.DEFINE_string("workdir", None, "our run", flag_values=values)
+    flags.DEFINE_string("export", None, "official checkpoint of our run", flag_values=values)
+    flags.DEFINE_string("out", "compare.json", "the comparison", flag_values=values)
+
+
+def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
+    """Makes the comparison, shows it, and writes it; returns what was written.
+
+    Args:
+      config: as `settings.check` accepts it.
+      options: the flags, by name.
+      config_file: the config file's path, for messages.
+
+    Raises:
+      UserError: anything that does not fit, before anything is written.
+    """
+    _check(options)
+    # Imports are here so that a mistake on the command line is told at once.
+    from probegen_jax import official
+    from probegen_jax.experiment import load_run, set_up
+
+    workdir = None if options.workdir is None else pathlib.Path(options.workdir)
+    ours = None if workdir is None else _our_run(workdir, config)
+    if options.export:
+        _check_export(pathlib.Path(options.export))
+    experiment = set_up(config)
+    logs = [
+        official.read_log(pathlib.Path(path), experiment.metric_name) for path in options.torch_log
+    ]
+    result: dict[str, Any] = {
+        "dataset": experiment.zoo.name,
+        "method": config.method,
+        "num_probes": config.num_probes,
+        "metric": experiment.metric_name,
+        "networks": {split: len(rows) for split, rows in experiment.zoo.splits.items()},
+        "torch": _torch_runs(experiment, options, config_file),
+        "torch_logs": [
+            {
+                "log": path,
+                **{
+                    which: vars(getattr(log, which))  # step, val, test
+                    for which in ("last", "best")
+                },
+            }
+            for path, log in zip(options.torch_log, logs, strict=True)
+        ],
+        "ours": ours,
+        "published": _published(config),
+    }
+    if options.export:
+        run = load_run(workdir, experiment=experiment)
+        result["exported"] = _export(run, pathlib.Path(options.export))
+    print(table(result))
+    write_json(pathlib.Path(options.out), result)
+    return result
+
+
+def _check(options: Any) -> None:
+    """Refuses flags that do not go together."""
+    if not options.torch_checkpoint and not options.workdir:
+        raise UserError("nothing to compare; give --torch_checkpoint=FILE or --workdir=DIR")
+    if options.export and not options.workdir:
+        raise UserError("--export writes our run; say which with --workdir=DIR")
+    number = len(options.torch_checkpoint)
+    for name in ("torch_log", "torch_seed", "torch_probes"):
+        if len(getattr(options, name)) not in (0, number):
+            raise UserError(
+                f"{number} times --torch_checkpoint and {len(getattr(options, name))} times "
+                f"--{name}; give one for each checkpoint, in the same order"
+            )
+    if options.torch_seed and options.torch_probes:
+        raise UserError("--torch_seed and --torch_probes say the same; leave out one of them")
+
+
+def _our_run(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
+    """Figures of our run, which must be finished and of the same settings."""
+    from probegen_jax.experiment import run_config
+
+    theirs, asked = run_config(workdir).to_dict(), config.to_dict()
+    for key in _FREE:
+        theirs.pop(key, None)
+        asked.pop(key, None)
+    refuse_other(workdir, theirs, asked)
+    if not (workdir / "result.json").exists():
+        raise UserError(f"the run in {workdir} is not finished; go on with it first")
+    result = read_json(workdir / "result.json")
+    return {
+        "workdir": str(workdir),
+        "seeds": result["seeds"],
+        "seconds": result["seconds"],
+    }
+
+
+def _torch_runs(experiment: Any, options: Any, config_file: str) -> list[dict[str, Any]]:
+    """Evaluates the official checkpoints on our splits."""
+    from probegen_jax import official
+
+    paths = [pathlib.Path(path) for path in options.torch_checkpoint]
+    if not paths:
+        return []
+    params = [official.load_checkpoint(path, experiment, config_file) for path in paths]
+    fixed = "generator" not in params[0]
+    if fixed and not (options.torch_seed or options.torch_probes):
+        raise UserError(
+            f"{paths[0]} holds no probes, for they were not trained; they follow from the official "
+            "run's seed: add --torch_seed=1 if it was started with --seed=1, or give them as "
+            "--torch_probes=FILE"
+        )
+    if not fixed and (options.torch_seed or options.torch_probes):
+        raise UserError(
+            f"{paths[0]} holds its probes; leave out --torch_seed and --torch_probes, which are "
+            "for uniform and dead_leaves"
+        )
+    probes = [official.seeded_probes(experiment, seed) for seed in options.torch_seed] or [
+        official.load_probes(pathlib.Path(path), experiment) for path in options.torch_probes
+    ]
+    state = official.stacked(params, probes)
+    outputs = {
+        split: experiment.outputs(state, experiment.zoo.splits[split]) for split in ("val", "test")
+    }
+    entries = experiment.entries([0] * len(paths), outputs)
+    return [
+        {"checkpoint": str(path), **{k: v for k, v in entry.items() if k != "step"}}
+        for path, entry in zip(paths, entries, strict=True)
+    ]
+
+
+def _published(config: Any) -> dict[str, Any] | None:
+    figure = published_figures.of(config.to_dict())
+    return None if figure is None else vars(figure)
+
+
+def _check_export(path: pathlib.Path) -> None:
+    if path.suffix != ".pth":
+        raise UserError(f"--export={path}: give a name that ends in .pth")
+    if not path.parent.is_dir():
+        raise UserError(f"--export={path}: there is no folder {path.parent}")
+    written = [path, *path.parent.glob(f"{path.stem}-seed*.pth"), _probes_path(path)]
+    for each in written:
+        if each.exists():
+            raise UserError(f"--export: {each} exists; delete it, or choose another name")
+
+
+def _export(run: Any, path: pathlib.Path) -> list[str]:
+    """Writes every seed's parameters, and the probes beside where they are not trained."""
+    import jax
+    import numpy as np
+
+    from probegen_jax import interop
+    from probegen_jax.zoo import torch_files
+
+    seeds, written = run.experiment.seeds, []
+    for i, seed in enumerate(seeds):
+        params, fixed = jax.tree.map(
+            lambda leaf, i=i: np.asarray(leaf[i]), (run.state.params, run.state.fixed)
+        )
+        name = path if len(seeds) == 1 else path.with_name(f"{path.stem}-seed{seed}.pth")
+        torch_files.save_state_dict(name, interop.to_official(params))
+        written.append(str(name))
+        if fixed:
+            probes = interop.to_official_probes(fixed["generator"]["probes"])
+            torch_files.save_state_dict(_probes_path(name), {"input": probes})
+            written.append(str(_probes_path(name)))
+    return written
+
+
+def _probes_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.stem}.probes.pth")
+
+
+def table(result: dict[str, Any]) -> str:
+    """The comparison as text: a line for each source, validation and test."""
+    lines = [("", "validation", "test")]
+
+    def add(name: str, runs: Sequence[dict[str, Any]]) -> None:
+        if runs:
+            count = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+            lines.append((name + count, *(spread([r[s] for r in runs]) for s in ("val", "test"))))
+
+    add("PyTorch checkpoint, evaluated here", result["torch"])
+    for which, name in (("last", "its last row"), ("best", "the best on validation")):
+        add(f"PyTorch's own log: {name}", [log[which] for log in result["torch_logs"]])
+    ours = result["ours"]["seeds"] if result["ours"] else []
+    add("ours, last step", [seed["last"] for seed in ours])
+    add("ours, best on validation", [seed["best"] for seed in ours])
+    if result["published"]:
+        figure = result["published"]
+        doubt = "" if figure["verified"] else " ?"
+        lines.append((f"published ({figure['source']})", "", f"{figure['value']:.3f}{doubt}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    title = (
+        f"{result['dataset']}, {result['method']}-{result['num_probes']}: {result['metric']} on "
+        f"{result['networks']['val']} and {result['networks']['test']} networks"
+    )
+    rows = [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        for line in lines
+    ]
+    return "\n".join([title, *(row.rstrip() for row in rows)])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the standard deviation over seeds where there are several."""
+    mean = f"{statistics.fmean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,181 @@
+"""Tables of the reproduction grid: `results.csv`, and Markdown made from it.
+
+    python scripts/results_table.py runs/grid/results.csv
+
+prints the Markdown table of a `results.csv` that `scripts/reproduce.py` wrote.
+"""
+
+import csv
+import io
+import pathlib
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+from probegen_jax import errors, published_figures  # noqa: E402
+
+Row = dict[str, str]
+
+COLUMNS = (
+    "zoo",
+    "method",
+    "num_probes",
+    "metric",
+    "num_seeds",
+    "test_mean",
+    "test_std",
+    "best_test_mean",
+    "best_test_std",
+    "published",
+    "published_verified",
+    "source",
+    "train_networks",
+    "seconds",
+    "device",
+    "date",
+    "status",
+    "command",
+)
+NOT_RUN = "not run"
+
+
+def row(zoo: str, config: dict[str, Any], result: dict[str, Any] | None, **others: str) -> Row:
+    """One run as a row of `results.csv`.
+
+    Args:
+      zoo: the name of its config file.
+      config: its settings.
+      result: its `result.json`, if it is finished.
+      others: values of `device`, `date`, `status` and `command`.
+    """
+    found = dict.fromkeys(COLUMNS, "")
+    found |= {
+        "zoo": zoo,
+        "method": config["method"],
+        "num_probes": str(config["num_probes"]),
+        "source": _source(config),
+        "status": NOT_RUN,
+    }
+    figure = published_figures.of(config)
+    if figure is not None:
+        found |= {
+            "published": str(figure.value),
+            "published_verified": "yes" if figure.verified else "no",
+        }
+    if result is not None:
+        last = [seed["last"]["test"] for seed in result["seeds"]]
+        best = [seed["best"]["test"] for seed in result["seeds"]]
+        found |= {
+            "metric": result["metric"],
+            "num_seeds": str(len(last)),
+            "test_mean": repr(statistics.fmean(last)),
+            "test_std": repr(_deviation(last)),
+            "best_test_mean": repr(statistics.fmean(best)),
+            "best_test_std": repr(_deviation(best)),
+            "train_networks": str(result["train_networks"]),
+            "seconds": f"{result['seconds']:.1f}",
+            "status": "done",
+        }
+    return found | others
+
+
+def _source(config: dict[str, Any]) -> str:
+    """Where the zoo is from: a folder that `build_zoo` made, or the published or built-in one."""
+    if config.get("zoo_dir"):
+        return f"built: {pathlib.Path(config['zoo_dir']).name}"
+    return "built in" if config["dataset"] in ("digits", "digits_cnn") else "published"
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """The content of `results.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def from_csv(path: pathlib.Path) -> list[Row]:
+    """The rows of a `results.csv`.
+
+    Raises:
+      UserError: there is none, or it has other columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), tuple(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.UserError(f"cannot read {path} ({error}); give a results.csv") from error
+    if columns != COLUMNS:
+        raise errors.UserError(
+            f"{path} has the columns {', '.join(columns)}; a results.csv of reproduce.py has "
+            f"{', '.join(COLUMNS)}"
+        )
+    return rows
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """The figures as a Markdown table, and below it where the published ones are from."""
+    lines = [
+        "| zoo | method | probes | metric | seeds | test, last step | test, best on validation "
+        "| published |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in rows:
+        lines.append(f"| {' | '.join(_cells(each))} |")
+    lines += [
+        "",
+        "Mean ± standard deviation over seeds. Published: Kahana et al., ICLR 2025, as later work "
+        "quotes it, on the authors' zoo; ?: quoted once only; –: not known.",
+    ]
+    devices = sorted({f"{each['device']}, {each['date']}" for each in rows if each["device"]})
+    if devices:
+        lines.append(f"Ours made on {'; '.join(devices)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(each: Row) -> list[str]:
+    published = each["published"] or "–"
+    if each["published_verified"] == "no":
+        published += " ?"
+    zoo = (
+        each["zoo"]
+        if each["source"] in ("published", "built in")
+        else (f"{each['zoo']} ({each['source']})")
+    )
+    if each["status"] == "done":
+        figures = [
+            f"{float(each[f'{which}_mean']):.4f} ± {float(each[f'{which}_std']):.4f}"
+            for which in ("test", "best_test")
+        ]
+    else:
+        figures = [each["status"], ""]
+    return [
+        zoo,
+        each["method"],
+        each["num_probes"],
+        each["metric"].replace("kendall_tau", "Kendall's τ"),
+        each["num_seeds"],
+        *figures,
+        published,
+    ]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints a `results.csv` as Markdown."""
+    if len(argv) != 2:
+        raise errors.UserError("give one results.csv, as in runs/grid/results.csv")
+    print(to_markdown(from_csv(pathlib.Path(argv[1]))), end="")
+
+
+if __name__ == "__main__":
+    errors.run(main)
