@@ -34,6 +34,9 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
     # A zoo of the same family that `build_zoo` made, to be used instead.
     config.zoo_dir = placeholder(str)
 
+    # Train on only so many of the training networks, the same ones for every seed.
+    config.max_train_networks = placeholder(int)
+
     # The probes: where they come from and how many there are.
     config.method = "probegen"
     config.num_probes = 128

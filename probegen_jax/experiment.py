@@ -133,7 +133,7 @@ def set_up(config: ConfigDict) -> Experiment:
     """
     logging.set_verbosity(logging.ERROR)  # Orbax tells every save
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    zoo = from_config(config)
+    zoo = from_config(config).with_fewer_to_train_on(config.get("max_train_networks"))
     images = probe_images(config, zoo.spec)
     if images is not None and images.shape[1:] != zoo.spec.probe_shape:
         # The official code shows grayscale networks larger images than they were trained on.

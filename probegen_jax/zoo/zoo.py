@@ -64,6 +64,20 @@ class Zoo:
 
         return describe(self)
 
+    def with_fewer_to_train_on(self, number: int | None) -> "Zoo":
+        """The same zoo with only `number` training networks, drawn once and for all; None: all.
+
+        Raises:
+          UserError: a number below 1.
+        """
+        rows = self.splits["train"]
+        if number is None or number >= len(rows):
+            return self
+        if number < 1:
+            raise UserError(f"max_train_networks is {number}; it must be at least 1")
+        drawn = np.random.default_rng(0).choice(rows, number, replace=False)
+        return dataclasses.replace(self, splits={**self.splits, "train": np.sort(drawn)})
+
     def gather(self, rows: jax.Array) -> Any:
         """Stacked weights of the networks at `rows`."""
         return self.spec.take(self.weights, rows)
