@@ -20,6 +20,8 @@ r"""Sets runs of the official PyTorch code beside ours, and writes ours as its c
   --out=FILE                        where the comparison goes as JSON; compare.json if not given
 
 Reading and writing checkpoints needs torch: pip install -r requirements-torch.txt
+
+Exit codes: 0 done; 2 a mistake in the command, or something that does not fit, told in one line.
 """
 
 import pathlib
@@ -118,6 +120,9 @@ def _check(options: Any) -> None:
                 f"{number} times --torch_checkpoint and {len(getattr(options, name))} times "
                 f"--{name}; give one for each checkpoint, in the same order"
             )
+    for path in (*options.torch_checkpoint, *options.torch_log, *options.torch_probes):
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"no file at {path}")
     if options.torch_seed and options.torch_probes:
         raise UserError("--torch_seed and --torch_probes say the same; leave out one of them")
 

@@ -51,11 +51,12 @@ def evaluate(folder: pathlib.Path, places: dict[str, str]) -> bool:
     Raises:
       UserError: no such run, or one that is not finished.
     """
-    from probegen_jax.experiment import load_run  # seconds to import
+    from probegen_jax.experiment import load_run, run_config  # seconds to import
 
-    run = load_run(folder, places)
-    if run.result is None:
+    run_config(folder, places)
+    if not (folder / "result.json").exists():
         raise UserError(f"the run in {folder} is not finished; go on with it first")
+    run = load_run(folder, places)
     experiment, zoo = run.experiment, run.experiment.zoo
     found: dict[str, list[dict[str, Any]]] = {}
     for which, steps in (("last", [run.step] * len(experiment.seeds)), ("best", run.best_steps)):
@@ -69,10 +70,17 @@ def evaluate(folder: pathlib.Path, places: dict[str, str]) -> bool:
                 f"{name}, {split} ({len(zoo.splits[split])} networks): {experiment.metric_name} "
                 f"{statistics.fmean(values):.4f} ({each})"
             )
-    return _agrees(folder, found, run.result)
+    return agrees(folder, found, run.result)
 
 
-def _agrees(folder: pathlib.Path, found: dict[str, Any], result: dict[str, Any]) -> bool:
+def agrees(folder: pathlib.Path, found: dict[str, Any], result: dict[str, Any]) -> bool:
+    """Whether figures are those of a `result.json`; says so, or which are not.
+
+    Args:
+      folder: of the run.
+      found: what was found of every seed at the "last" and at the "best" step.
+      result: the content of `result.json`.
+    """
     differing = [
         f"seed {seed['seed']}, {which}, {split}: {entry[split]:.6f}, there {seed[which][split]:.6f}"
         for which, entries in found.items()
