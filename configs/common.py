@@ -63,6 +63,10 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
     config.eval_every = 500
     config.checkpoint_every = 1000
 
+    # What is shown: a report.html when training ends; TensorBoard's files while it goes on.
+    config.report = True
+    config.tensorboard = False
+
     for part in filter(None, arg.split(",")):
         if part.isdigit():
             config.num_probes = int(part)

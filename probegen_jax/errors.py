@@ -23,12 +23,15 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Args:
       main: takes the full argument vector, program name first.
 
-    `PROBEGEN_DEBUG=1` in the environment shows the stack trace as well.
+    `--debug`, which every entry point has, or `PROBEGEN_DEBUG=1` in the environment shows the stack
+    trace as well.
     """
+    debug = "--debug" in sys.argv or bool(os.environ.get("PROBEGEN_DEBUG"))
+    argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        main(sys.argv)
+        main(argv)
     except UserError as error:
-        if os.environ.get("PROBEGEN_DEBUG"):
+        if debug:
             traceback.print_exc()
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

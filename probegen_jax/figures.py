@@ -23,7 +23,9 @@ def _save(figure: Figure, path: pathlib.Path) -> None:
     temporary.replace(path)
 
 
-def draw_probes(path: pathlib.Path, zoo: Zoo, probes: Float[Array, "P ..."]) -> None:
+def draw_probes(
+    path: pathlib.Path, zoo: Zoo, probes: Float[Array, "P ..."] | Float[np.ndarray, "P ..."]
+) -> None:
     """The probes: images as such, coordinates over what a few of the zoo's test networks draw.
 
     Args:
@@ -34,6 +36,9 @@ def draw_probes(path: pathlib.Path, zoo: Zoo, probes: Float[Array, "P ..."]) -> 
     if probes.ndim == 4:
         draw_image_probes(path, probes)
         return
+    if probes.shape[1] != 2:
+        draw_coordinates(path, probes)
+        return
     rows = zoo.splits["test"]
     _, first = np.unique(zoo.targets_N[rows], return_index=True)
     shown = rows[np.sort(first)[:5]]  # of different targets
@@ -42,7 +47,7 @@ def draw_probes(path: pathlib.Path, zoo: Zoo, probes: Float[Array, "P ..."]) -> 
         zoo.spec,
         jax.tree.map(lambda leaf: leaf[shown], zoo.weights),
         probes,
-        [f"a network of class {zoo.targets_N[row]}" for row in shown],
+        [f"a network of target {zoo.targets_N[row]:.4g}" for row in shown],
         zoo.image_shape or (64, 64),
     )
 
@@ -51,7 +56,7 @@ def draw_inr_probes(
     path: pathlib.Path,
     spec: SirenSpec,
     weights: SirenWeights,
-    probes: Float[Array, "P 2"],
+    probes: Float[Array, "P 2"] | Float[np.ndarray, "P 2"],
     titles: Sequence[str],
     image_shape: tuple[int, int],
 ) -> None:
@@ -89,7 +94,28 @@ def draw_inr_probes(
     _save(figure, path)
 
 
-def draw_image_probes(path: pathlib.Path, probes: Float[Array, "P H W C"]) -> None:
+def draw_coordinates(
+    path: pathlib.Path, probes: Float[Array, "P D"] | Float[np.ndarray, "P D"]
+) -> None:
+    """How the probes are spread along each coordinate, where these are not those of a plane.
+
+    Args:
+      path: of the PNG.
+      probes: of one seed.
+    """
+    probes = np.asarray(probes)
+    number = probes.shape[1]
+    figure = Figure(figsize=(2.6 * number, 2.4))
+    for d in range(number):
+        axes = figure.add_subplot(1, number, d + 1)
+        axes.hist(probes[:, d], bins=24, color="#ff5a36")
+        axes.set_title(f"coordinate {d}", fontsize=9)
+    _save(figure, path)
+
+
+def draw_image_probes(
+    path: pathlib.Path, probes: Float[Array, "P H W C"] | Float[np.ndarray, "P H W C"]
+) -> None:
     """The probes as a sheet of images, sixteen in a row, at most eight rows.
 
     Args:

@@ -6,9 +6,10 @@ from typing import Any
 from probegen_jax.errors import UserError
 from probegen_jax.writers import read_json, write_json
 
-# Where things lie on this machine may change between a run and its continuation; what is computed
-# may not.
+# Where things lie on this machine, and what is shown, may change between a run and its
+# continuation; what is computed may not.
 _PLACES = ("data_dir", "manual_dir", "splits_file", "download_url", "networks_dir", "targets_csv")
+_SHOWN = ("report", "tensorboard")
 
 
 def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -59,7 +60,7 @@ def refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, A
         f"{key} ({_shown(theirs.get(key, missing), missing)} there, "
         f"{_shown(ours.get(key, missing), missing)} here)"
         for key in sorted(theirs.keys() | ours.keys())
-        if key not in _PLACES and theirs.get(key, missing) != ours.get(key, missing)
+        if key not in _PLACES + _SHOWN and theirs.get(key, missing) != ours.get(key, missing)
     ]
     if differing:
         raise UserError(

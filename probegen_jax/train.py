@@ -63,10 +63,12 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
     import numpy as np
 
     from probegen_jax import experiment as experiments
-    from probegen_jax import figures, step
+    from probegen_jax import step
     from probegen_jax.checkpoint import Checkpoints
+    from probegen_jax.environment import environment
+    from probegen_jax.report import write as report
     from probegen_jax.run_folder import open_run
-    from probegen_jax.writers import MetricsLog, Progress, write_json
+    from probegen_jax.writers import MetricsLog, Progress, TensorBoard, write_json
 
     # ---------------------------------------------------------------- folder
     folder = pathlib.Path(workdir)
@@ -132,7 +134,10 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
             f"networks, {total_steps} steps, {len(seeds)} seed(s), in {folder}"
         )
     write_json(folder / "config.json", config.to_dict())
-    log = MetricsLog(folder / "metrics.jsonl", done)
+    board = TensorBoard(folder / "tensorboard", done) if config.get("tensorboard") else None
+    if board is not None:
+        board.text("config", f"```\n{config}```")
+    log = MetricsLog(folder / "metrics.jsonl", done, board)
     bar = Progress(total_steps, done, metric_name)
 
     # ---------------------------------------------------------------- loop
@@ -209,11 +214,16 @@ def train(config: Any, workdir: str) -> dict[str, Any]:
         "steps": total_steps,
         "seconds": seconds,
         "steps_per_second": total_steps / seconds if seconds else 0.0,
+        "environment": environment(),
     }
-    figures.draw_probes(folder / "probes.png", zoo, learner.probes(state)[0])
-    figures.draw_curves(folder / "curves.png", log.records, metric_name)
     write_json(folder / "result.json", result)
     print(f"{folder}: {_summary(result)}")
+    if config.get("report", True):
+        report.after_training(
+            experiments.Run(
+                folder, experiment, total_steps, state, best_params, best["step"], result
+            )
+        )
     return result
 
 

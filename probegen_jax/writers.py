@@ -32,10 +32,11 @@ def read_json(path: pathlib.Path) -> Any:
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, each with its "step"."""
 
-    def __init__(self, path: pathlib.Path, resume_step: int):
+    def __init__(self, path: pathlib.Path, resume_step: int, board: "TensorBoard | None" = None):
         """Args:
         path: of the file.
         resume_step: lines of later steps are dropped: those steps will be made again.
+        board: is given every record, too.
         """
         kept = []
         if path.exists():
@@ -51,16 +52,69 @@ class MetricsLog:
         temporary.replace(path)
         self.records = [json.loads(line) for line in kept]
         self._file = path.open("a")
+        self._board = board
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a record and hands it to the system at once."""
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        if self._board is not None:
+            self._board.scalars(record)
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class TensorBoard:
+    """What `metrics.jsonl` says, which stays the source of truth, for TensorBoard."""
+
+    def __init__(self, folder: pathlib.Path, resume_step: int = 0):
+        """Args:
+        folder: of the event files.
+        resume_step: what was written for later steps is hidden: those steps will be made again.
+
+        Raises:
+          UserError: tensorboardX is not installed.
+        """
+        try:
+            from tensorboardX import SummaryWriter  # an optional extra
+        except ImportError as error:
+            raise UserError(
+                "config.tensorboard needs tensorboardX: pip install -r requirements-tensorboard.txt"
+            ) from error
+        purge = resume_step + 1 if resume_step else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
+
+    def scalars(self, record: dict[str, Any]) -> None:
+        """A metrics record: the mean over seeds of each list, and each seed's value if several."""
+        for name, values in record.items():
+            if not isinstance(values, list):
+                continue
+            self._writer.add_scalar(name, sum(values) / len(values), record["step"])
+            for n, value in enumerate(values if len(values) > 1 else []):
+                self._writer.add_scalar(f"{name}/seed_{n}", value, record["step"])
+        self._writer.flush()
+
+    def text(self, name: str, content: str) -> None:
+        """A text, in Markdown."""
+        self._writer.add_text(name, content, 0)
+
+    def picture(self, name: str, path: pathlib.Path, step: int) -> None:
+        """A PNG, as at a step."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is still to be written."""
+        self._writer.close()
 
 
 class Progress:

@@ -1,0 +1,129 @@
+"""Predicts for networks of your own, or for a zoo, with a trained run.
+
+  python -m probegen_jax.predict runs/digits-probegen-128 mine/*.pth
+  python -m probegen_jax.predict runs/digits-probegen-128 folder --out=folder.csv
+  python -m probegen_jax.predict runs/digits-probegen-128 --split=test
+  python -m probegen_jax.predict models/digits network.safetensors
+
+  RUN                a run folder, or a model that probegen_jax.export wrote
+  FILES …            .pth, .pt or .safetensors files, folders of them, or a zoo of build_zoo
+  --split=SPLIT      instead of files: train, val or test of the run's own zoo
+  --out=FILE         the table to write, predictions.csv if not given: a line per network, in the
+                     order given, with what was predicted or why that was not possible
+  --at=last|best     parameters at a run's last step, or at its best on validation
+  --data_dir=DIR     where the run's zoo lies now, if it has moved since the training
+  --manual_dir=DIR   where the published files lie now
+  --debug            shows the stack trace of a mistake
+
+Probabilities and values are means over the run's seeds. INR files hold a state dict with the arrays
+of the run's zoo. CNN files hold a dict with `model`, the state dict, and `config`, the architecture
+as in the CNN Wild Park; as .safetensors, the config is JSON in the metadata.
+
+Exit codes: 0 done; 1 done, but some networks could not be predicted; 2 a mistake in the command,
+told in one line; 130 interrupted.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from probegen_jax import command, errors
+from probegen_jax.errors import UserError
+
+EXIT_SOME_FAILED = 1
+_SHOWN = 20
+
+
+def main(argv: Sequence[str]) -> None:
+    """Predicts for what the command line names."""
+
+    def define(values: flags.FlagValues) -> None:
+        splits = ["train", "val", "test"]
+        flags.DEFINE_enum("split", None, splits, "of the run's zoo", flag_values=values)
+        flags.DEFINE_string("out", "predictions.csv", "table", flag_values=values)
+        flags.DEFINE_enum("at", "last", ["last", "best"], "parameters", flag_values=values)
+        flags.DEFINE_string("data_dir", None, "of zoos", flag_values=values)
+        flags.DEFINE_string("manual_dir", None, "of published files", flag_values=values)
+
+    values, names = command.parse(argv, __doc__, define)
+    if not names:
+        raise UserError("no run given; say which, as in predict runs/digits-probegen-128 *.pth")
+    folder, *files = names
+    if bool(files) == bool(values.split):
+        raise UserError("give files to predict for, or --split=test for the run's own zoo")
+    out = pathlib.Path(values.out)
+    _check_writable(out)
+    places = {key: values[key].value for key in ("data_dir", "manual_dir") if values[key].value}
+    run = pathlib.Path(folder)
+    predictions = (
+        _of_split(run, values.split, values.at, places)
+        if values.split
+        else _of_files(run, files, values.at, places)
+    )
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary.write_text(predictions.to_csv(), encoding="utf-8")
+    temporary.replace(out)
+    failed = [
+        (name, fault)
+        for name, fault in zip(predictions.names, predictions.faults, strict=True)
+        if fault is not None
+    ]
+    for name, fault in failed[:_SHOWN]:
+        print(f"{name}: {fault}", file=sys.stderr)
+    if len(failed) > _SHOWN:
+        print(f"… and {len(failed) - _SHOWN} more, see {out}", file=sys.stderr)
+    print(f"wrote {out}: {len(predictions) - len(failed)} networks predicted, {len(failed)} not")
+    if failed:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[str, str]) -> Any:
+    from probegen_jax.predictor import load
+    from probegen_jax.zoo.user_files import find_files
+
+    zoos = [name for name in files if (pathlib.Path(name) / "dataset_info.json").is_file()]
+    if zoos and len(files) > 1:
+        raise UserError(f"{zoos[0]} is a zoo; predict for it alone, without other files")
+    if not zoos:
+        find_files(files)  # tells of a folder without networks before anything is loaded
+    predictor = load(run, which=which, places=places)
+    if not zoos:
+        return predictor.predict(files)
+    from probegen_jax.networks.siren import SirenSpec
+    from probegen_jax.zoo import built
+
+    family = "inr" if isinstance(predictor.spec, SirenSpec) else "cnn"
+    return predictor.predict(built.load(pathlib.Path(zoos[0]), family))
+
+
+def _of_split(run: pathlib.Path, split: str, which: str, places: Mapping[str, str]) -> Any:
+    from probegen_jax import export, predictor
+    from probegen_jax.experiment import load_run
+
+    if export.is_model(run):
+        raise UserError(f"{run} is an exported model, which has no zoo; give files, or the run")
+    loaded = load_run(run, places)
+    zoo = loaded.experiment.zoo
+    return predictor.of_run(loaded, which).predict_rows(zoo, zoo.splits[split])
+
+
+def _check_writable(out: pathlib.Path) -> None:
+    """Refuses a table that could not be written, before anything is computed."""
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give a file, as in --out=predictions.csv")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out} ({error.strerror}); choose another with --out=FILE"
+        ) from error
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"cannot write into {out.parent}; choose another file with --out=FILE")
+
+
+if __name__ == "__main__":
+    errors.run(main)

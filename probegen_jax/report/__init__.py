@@ -1,0 +1,1 @@
+"""What a run found, as one page that needs no network and as pictures beside it."""

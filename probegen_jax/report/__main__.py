@@ -1,0 +1,50 @@
+"""One page about a run, or about several side by side; it needs no network to be read.
+
+  python -m probegen_jax.report runs/digits-probegen-128
+  python -m probegen_jax.report runs/digits-probegen-128 runs/digits-vanilla-128 --out=both.html
+
+  RUN …              run folders; one that is not finished is shown at its last checkpoint
+  --out=FILE         the page; report.html in the run folder if not given, needed for several runs
+  --data_dir=DIR     where the zoos lie now, if they have moved since the training
+  --manual_dir=DIR   where the published files lie now
+  --debug            shows the stack trace of a mistake
+
+Pictures are written into each run folder: probes.png, curves.png, and pictures/*.svg.
+
+Exit codes: 0 done; 2 a mistake in the command, told in one line; 130 interrupted.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from probegen_jax import command, errors
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the report of the runs on the command line."""
+
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_string("out", None, "page", flag_values=values)
+        flags.DEFINE_string("data_dir", None, "of zoos", flag_values=values)
+        flags.DEFINE_string("manual_dir", None, "of published files", flag_values=values)
+
+    values, folders = command.parse(argv, __doc__, define)
+    if not folders:
+        raise errors.UserError("no run given; say which, as in report runs/digits-probegen-128")
+
+    import pathlib
+
+    from probegen_jax.experiment import load_run, run_config
+    from probegen_jax.report.write import page_path, write_report
+
+    paths = [pathlib.Path(folder) for folder in folders]
+    places = {key: values[key].value for key in ("data_dir", "manual_dir") if values[key].value}
+    for path in paths:
+        run_config(path)  # refuses what is no run before anything is loaded
+    out = page_path(paths, pathlib.Path(values.out) if values.out else None)
+    print(f"wrote {write_report([load_run(path, places) for path in paths], out)}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

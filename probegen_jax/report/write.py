@@ -1,0 +1,128 @@
+"""A report's files: the page, and pictures beside a run."""
+
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from probegen_jax import figures
+from probegen_jax.errors import UserError
+from probegen_jax.experiment import Run
+from probegen_jax.report import charts, page, pictures, sections
+from probegen_jax.report.findings import Findings, find
+from probegen_jax.writers import TensorBoard
+
+PAGE = "report.html"
+PICTURES = "pictures"
+
+
+def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathlib.Path:
+    """Writes one page for runs, and each run's pictures into its own folder.
+
+    Args:
+      runs: at least one, as `experiment.load_run` gives them.
+      path: of the page; `report.html` in the folder of the only run if None.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: the page or a picture cannot be written.
+    """
+    path = page_path([run.folder for run in runs], path)
+    found = [find(run) for run in runs]
+    try:
+        for run, findings in zip(runs, found, strict=True):
+            write_pictures(run, findings)
+        _write(path, page.render(found))
+    except OSError as error:
+        raise _unwritable(error.filename or path, error) from error
+    return path
+
+
+def page_path(folders: Sequence[pathlib.Path], path: pathlib.Path | None) -> pathlib.Path:
+    """Where the page goes, its folder made; see `write_report`."""
+    if path is None:
+        if len(folders) > 1:
+            raise UserError(f"a report of {len(folders)} runs needs a place: give --out=FILE.html")
+        path = folders[0] / PAGE
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the report a file, as in --out=report.html")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _unwritable(path: object, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write the report to {path} ({error.strerror}); choose another with --out=FILE"
+    )
+
+
+def after_training(run: Run) -> None:
+    """Writes the report of a run that has just ended; if that fails, says so and no more.
+
+    By then the result is written, and no picture is worth losing it.
+
+    Args:
+      run: whose training has ended.
+    """
+    try:
+        write_report([run])
+    except Exception as error:  # anything at all: see above
+        what = " ".join(str(error).split()) or type(error).__name__
+        print(
+            f"warning: the report could not be drawn ({what}); the result is safe in "
+            f"{run.folder / 'result.json'}; try again with python -m probegen_jax.report "
+            f"{run.folder}",
+            file=sys.stderr,
+        )
+
+
+def write_pictures(run: Run, findings: Findings) -> None:
+    """A run's pictures: PNG for a slide, SVG for a paper.
+
+    Args:
+      run: whose folder they go to.
+      findings: what they show.
+    """
+    folder = findings.folder
+    figures.draw_probes(folder / "probes.png", run.experiment.zoo, findings.probes_after)
+    figures.draw_curves(folder / "curves.png", findings.records, findings.result["metric"])
+    folder = folder / PICTURES
+    folder.mkdir(exist_ok=True)
+    drawn = {"predictions": sections.prediction_chart(findings)}
+    for name, chart in sections.curve_charts(findings).items():
+        drawn[f"curves-{name}"] = chart
+    for name, chart in sections.probe_charts(findings).items():
+        drawn[f"probes-{name.replace(' ', '-')}"] = chart
+    for name, chart in sections.importance_charts(findings).items():
+        drawn[f"importance-{name}"] = chart
+    for each in findings.wrong:
+        if each.drawing is not None:
+            picture = pictures.plane_svg(each.drawing, [], findings.grid or "xy")
+            drawn[f"wrong-network-{each.row}"] = picture
+    for name, chart in drawn.items():
+        _write(folder / f"{name}.svg", charts.standalone(chart))
+    if findings.config.get("tensorboard"):
+        _show_on_board(run, findings)
+
+
+def _show_on_board(run: Run, findings: Findings) -> None:
+    """The probes before and after training, for TensorBoard."""
+    board = TensorBoard(findings.folder / "tensorboard")
+    with tempfile.TemporaryDirectory() as folder:
+        picture = pathlib.Path(folder) / "probes.png"
+        for step, probes in ((0, findings.probes_before), (run.step, findings.probes_after)):
+            figures.draw_probes(picture, run.experiment.zoo, probes)
+            board.picture("probes", picture, step)
+    board.close()
+
+
+def _write(path: pathlib.Path, content: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)
