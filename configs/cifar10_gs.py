@@ -7,7 +7,7 @@ def get_config(arg: str = ""):
     config = common.published_config_for("cifar10_gs", arg)
     config.generator_depth = 6
     config.num_epochs = 150
-    # "official" pads the zoo's convolutions by one pixel, as the published figures were made;
-    # "faithful" pads nothing, as the networks were trained.
+    # `official` pads CIFAR10-GS's convolutions by one pixel and leaves out the Wild Park's residual
+    # links, as the published figures were made; `faithful` runs networks as they were trained.
     config.fidelity = "official"
     return config

@@ -6,7 +6,7 @@ from configs import common
 def get_config(arg: str = ""):
     config = common.published_config_for("cifar10_wild_park", arg)
     config.generator_depth = 5
-    # "official" leaves out residual links, as the published figures were made; "faithful" keeps
+    # `official` leaves out residual links, as the published figures were made; `faithful` keeps
     # them, as the networks were trained.
     config.fidelity = "official"
     return config

@@ -7,16 +7,15 @@ from ml_collections.config_dict import placeholder
 def published_config_for(dataset: str, arg: str) -> ConfigDict:
     """The paper's settings for a zoo that is downloaded, or found in a folder."""
     config = config_for(dataset, arg)
-    # Where its files are, in the published layout; None: they are downloaded.
+    # Folder with its files, in the published layout; None: they are downloaded.
     config.manual_dir = placeholder(str)
-    # "official", "seeded", or "auto": official where its file is, in manual_dir or splits_file.
+    # `official`, `seeded`, or `auto`: official where its file is, in manual_dir or splits_file.
     config.split = "auto"
-    config.splits_file = placeholder(str)
-    # Leave out networks that cannot be used, and list them, instead of stopping.
+    config.splits_file = placeholder(str)  # the official split, if it lies elsewhere
+    # Whether to leave out networks that cannot be used, and list them, instead of stopping.
     config.skip_bad = False
-    # Another address of the archive, and what its SHA-256 must be.
-    config.download_url = placeholder(str)
-    config.download_sha256 = placeholder(str)
+    config.download_url = placeholder(str)  # another address of the archive
+    config.download_sha256 = placeholder(str)  # what the archive's SHA-256 must be
     return config
 
 
@@ -29,43 +28,42 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
         both, as in `vanilla,64`.
     """
     config = ConfigDict()
-    config.dataset = dataset
-    config.data_dir = placeholder(str)  # None: the user's cache folder
+    # What each key means stands beside or above it; docs/settings.py makes a table of that.
+    config.dataset = dataset  # the zoo's name
+    config.data_dir = placeholder(str)  # where zoos are kept; None: the user's cache folder
     # A zoo of the same family that `build_zoo` made, to be used instead.
     config.zoo_dir = placeholder(str)
 
     # Train on only so many of the training networks, the same ones for every seed.
     config.max_train_networks = placeholder(int)
 
-    # The probes: where they come from and how many there are.
+    # `probegen`, `vanilla` (every probe a free parameter), or, not trained, `uniform` (random
+    # coordinates, for INRs) or `dead_leaves` (images of opaque shapes, for CNNs).
     config.method = "probegen"
-    config.num_probes = 128
-    config.latent_dim = 32
+    config.num_probes = 128  # probes, P
+    config.latent_dim = 32  # width of the latents
+    # Linear layers of the generator; transposed convolutions where it makes images.
     config.generator_depth = 2
-    config.generator_width = 16  # of image generators
-
-    # For dead_leaves: "generated", "published" (a download), or the path of a zip or a folder.
+    config.generator_width = 16  # of image generators: channels before the last layer
+    # For `dead_leaves`: `generated`, `published` (a download), or the path of a zip or a folder.
     config.dead_leaves = "generated"
 
-    # The head.
-    config.head_width = 256
-    config.head_depth = 6
+    config.head_width = 256  # of the head's hidden layers
+    config.head_depth = 6  # linear layers of the head
 
-    # Training.
-    config.num_epochs = 30
-    config.batch_size = 32
-    config.learning_rate = 3e-4
-    config.seed = 0
-    config.num_seeds = 1
+    config.num_epochs = 30  # times that training sees every network
+    config.batch_size = 32  # networks in a step
+    config.learning_rate = 3e-4  # Adam's at the first step; it falls to 0 along a cosine
+    config.seed = 0  # the first one
+    config.num_seeds = 1  # seeds `seed`, `seed`+1, … are trained at once
+    # `highest` (float32 everywhere), `high`, or `default` (TF32 on a GPU).
     config.matmul_precision = "highest"
 
-    # Steps between evaluations on the validation split, and between checkpoints.
-    config.eval_every = 500
-    config.checkpoint_every = 1000
+    config.eval_every = 500  # steps between evaluations on the validation split
+    config.checkpoint_every = 1000  # steps between checkpoints
 
-    # What is shown: a report.html when training ends; TensorBoard's files while it goes on.
-    config.report = True
-    config.tensorboard = False
+    config.report = True  # whether to draw report.html when training ends
+    config.tensorboard = False  # whether to write for TensorBoard as well
 
     for part in filter(None, arg.split(",")):
         if part.isdigit():

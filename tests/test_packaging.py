@@ -14,7 +14,7 @@ def requirements(name):
     return sorted(line for line in lines if line and line[0] not in "#-")
 
 
-@pytest.mark.parametrize("extra", ["torch", "dev"])
+@pytest.mark.parametrize("extra", ["torch", "dev", "tensorboard", "docs"])
 def test_extras_are_the_requirements_files(extra):
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     assert sorted(project["optional-dependencies"][extra]) == requirements(
@@ -23,8 +23,8 @@ def test_extras_are_the_requirements_files(extra):
 
 
 def test_every_requirement_has_both_bounds():
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-torch.txt"):
-        for requirement in requirements(name):
+    for path in REPO.glob("requirements*.txt"):
+        for requirement in requirements(path.name):
             assert re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+,<[\d.]+", requirement), requirement
 
 

@@ -20,6 +20,7 @@ from probegen_jax.metrics import METRICS
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.respond import respond
 from probegen_jax.zoo import Zoo
+from probegen_jax.zoo.zoo import SPLITS
 
 # Validation networks on which probes are left out, one after the other; more say no more.
 _MOST_NETWORKS = 1024
@@ -187,7 +188,7 @@ def _facts(run: Run) -> dict[str, str]:
         "classification": f"which of {zoo.num_outputs} classes a network belongs to",
         "regression": "a value for each network, such as its test accuracy",
     }[zoo.task]
-    counts = ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in zoo.splits)
+    counts = ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in SPLITS)
     size = getattr(zoo.spec, "num_weights", None)
     shape = zoo.spec.probe_shape
     size_of = " × ".join(map(str, shape)) + " values" if len(shape) == 3 else f"{shape[0]}"

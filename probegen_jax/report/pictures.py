@@ -16,21 +16,30 @@ _SIDE = 200.0  # of a plane, in units of its drawing
 
 
 def png_data(image_HxWxC: Float[np.ndarray, "H W C"]) -> str:
-    """An image with values in [0, 1], one channel or three or more, as a `data:` address."""
+    """An image with values in [0, 1] as a `data:` address; two or four channels end in opacity."""
     image = np.clip(np.nan_to_num(image_HxWxC), 0, 1)
-    image = image[..., 0] if image.shape[-1] < 3 else image[..., :3]
+    image = image[..., 0] if image.shape[-1] == 1 else image[..., :4]
     buffer = io.BytesIO()
     Image.fromarray((image * 255).round().astype(np.uint8)).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def sheet(images_PxHxWxC: Float[np.ndarray, "P H W C"], columns: int = 16) -> np.ndarray:
-    """Images beside each other in one, on a scale that all share, the least value dark."""
+def sheet(
+    images_PxHxWxC: Float[np.ndarray, "P H W C"], columns: int = 16
+) -> Float[np.ndarray, "h w c"]:
+    """Images beside each other in one, on a scale that all share, the least value dark.
+
+    Returns:
+      Gray or colour, and opacity: nothing is seen between the images.
+    """
     least, most = float(np.nanmin(images_PxHxWxC)), float(np.nanmax(images_PxHxWxC))
     images = (images_PxHxWxC - least) / max(most - least, float(np.finfo(np.float32).tiny))
-    framed = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=0.5)
+    images = images[..., : 1 if images.shape[-1] < 3 else 3]
+    images = np.concatenate([images, np.ones_like(images[..., :1])], axis=-1)
+    gap = max(1, images.shape[1] // 12)
+    framed = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)))
     columns = min(columns, len(framed))
-    framed = np.pad(framed, ((0, -len(framed) % columns), *[(0, 0)] * 3), constant_values=0.5)
+    framed = np.pad(framed, ((0, -len(framed) % columns), *[(0, 0)] * 3))
     _, height, width, channels = framed.shape
     rows = framed.reshape(-1, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
     return rows.reshape(-1, columns * width, channels)
@@ -41,8 +50,13 @@ def sheet_svg(images_PxHxWxC: Float[np.ndarray, "P H W C"], title: str, columns:
     image = sheet(images_PxHxWxC, columns)
     width, top = 480.0, 28.0
     height = width * image.shape[0] / image.shape[1]
+    if len(images_PxHxWxC) < columns:  # few probes are no reason for large pixels
+        height, width = (
+            height * len(images_PxHxWxC) / columns,
+            width * len(images_PxHxWxC) / columns,
+        )
     body = charts.text(0, 17, title, css="title") + _image(image, 0, top, width, height)
-    return charts.svg(body, f"{title}: {len(images_PxHxWxC)} images", width, top + height)
+    return charts.svg(body, f"{title}: {len(images_PxHxWxC)} images", 480, top + height)
 
 
 def plane_svg(

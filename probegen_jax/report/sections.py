@@ -182,7 +182,8 @@ def predictions(run: Findings) -> str:
     reached = metric(run.outputs_NxO, run.targets_N)
     number = f"{len(run.targets_N):,} test networks"
     if not run.classes:
-        return figure(prediction_chart(run), f"{number}, Kendall's τ = {reached:.3f}")
+        chart = figure(prediction_chart(run), f"{number}, Kendall's τ = {reached:.3f}")
+        return f'<div class="narrow">{chart}</div>'
     predicted_N = np.argmax(run.outputs_NxO, axis=-1)
     rows = []
     for label in np.unique(run.targets_N).tolist():

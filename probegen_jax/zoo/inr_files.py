@@ -53,13 +53,9 @@ def read(content: torch_files.Content, network: str) -> torch_files.InrFile:
     """
     if not network.endswith(".safetensors"):
         return torch_files.load_inr(content, network)
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-    except ImportError as error:
-        raise UserError(
-            "safetensors is not installed; install it: pip install -r requirements-torch.txt"
-        ) from error
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     try:
         data = content.read_bytes() if isinstance(content, pathlib.Path) else content
         state = dict(load(data))
