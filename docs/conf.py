@@ -1,6 +1,7 @@
 """How Sphinx builds these pages: `sphinx-build -W docs build/docs`."""
 
 import pathlib
+import re
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -28,3 +29,15 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 nitpicky = False
+
+
+def _markdown(app, what, name, obj, options, lines: list[str]) -> None:
+    """Docstrings quote code as `code`; reStructuredText wants it doubled, and stars escaped."""
+    for n, line in enumerate(lines):
+        line = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``\\ ", line)
+        lines[n] = re.sub(r"(?<=[ (])\*(?=[\w.]+\))", r"\\*", line)
+
+
+def setup(app) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", _markdown, priority=400)  # before napoleon

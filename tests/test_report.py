@@ -2,9 +2,13 @@
 
 import dataclasses
 import functools
+import importlib.util
+import io
 import json
 import pathlib
 import re
+import struct
+import sys
 import xml.etree.ElementTree as ET
 
 import chromium
@@ -17,6 +21,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.report import charts, findings, write
 from probegen_jax.report.__main__ import main
 from probegen_jax.report.page import render
+from probegen_jax.writers import TensorBoard
 from probegen_jax.zoo import digits_cnn
 
 REPO = pathlib.Path(__file__).parent.parent
@@ -25,6 +30,9 @@ SMALL = {
     "digits": ("--config.num_epochs=2", "--config.eval_every=30"),
     "digits_cnn": ("--config.num_epochs=4", "--config.eval_every=2", "--config.batch_size=8"),
 }
+
+
+TENSORBOARD = importlib.util.find_spec("tensorboardX") is not None
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +48,7 @@ def runs(tmp_path_factory, digits_dir):
                     f"--config={REPO}/configs/{name}.py:{arg}",
                     f"--config.data_dir={digits_dir}",
                     f"--config.num_seeds={seeds}",
+                    f"--config.tensorboard={TENSORBOARD and name == 'digits'}",
                     *SMALL[name],
                 ],
                 "",
@@ -146,6 +155,38 @@ def test_pictures_beside_a_run(runs):
         assert drawn >= expected | {"probes-after", "importance-bars", "importance-top"}, name
         for path in (folder / "pictures").iterdir():
             assert ET.parse(path).getroot().tag.endswith("svg")
+
+
+@pytest.mark.skipif(not TENSORBOARD, reason="tensorboardX is not installed")
+def test_tensorboard_gets_scalars_the_config_and_pictures(runs):
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in (runs["digits"] / "tensorboard").iterdir():
+        data, place = path.read_bytes(), 0
+        while place < len(data):  # length, its checksum, an event, its checksum
+            (length,) = struct.unpack_from("<Q", data, place)
+            event = Event.FromString(data[place + 12 : place + 12 + length])
+            place += length + 16
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value
+    records = findings.read_records(runs["digits"])
+    for record in records:
+        loss = found["train_loss"][record["step"]].simple_value
+        assert loss == pytest.approx(np.mean(record["train_loss"]))
+        second = found["train_loss/seed_1"][record["step"]].simple_value
+        assert second == pytest.approx(record["train_loss"][1])
+    assert sorted(found["val_accuracy"]) == [30, 60, 90]
+    assert sorted(found["probes"]) == [0, 90]
+    picture = Image.open(io.BytesIO(found["probes"][90].image.encoded_image_string))
+    assert np.asarray(picture.convert("RGB")).std() > 10
+    assert b"learning_rate: 0.002" in found["config/text_summary"][0].tensor.string_val[0]
+
+
+def test_without_tensorboardx_the_user_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-tensorboard.txt"):
+        TensorBoard(tmp_path)
 
 
 def test_what_a_report_says_is_what_the_run_did(runs, run, found):

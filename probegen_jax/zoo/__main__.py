@@ -7,6 +7,9 @@
   --config.KEY=VALUE    changes one setting
 
 It downloads and prepares the zoo if that has not been done yet.
+
+Exit codes: 0 done; 2 a mistake in the command, told in one line (--debug shows the stack trace);
+130 interrupted.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,149 @@
+"""Code in the documentation runs as written; the pages build without a warning."""
+
+import importlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+DOCS = REPO / "docs"
+# Blocks fenced as `console` or `text` are to be read, not run.
+RUN = ("python", "bash")
+
+
+def blocks(path: pathlib.Path) -> list[tuple[str, str]]:
+    found = re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    return [(language, code) for language, code in found if language in RUN]
+
+
+def run_page(path: pathlib.Path) -> None:
+    """Runs a page's blocks one after the other, as a reader would who copies them."""
+    names: dict[str, object] = {}
+    for language, code in blocks(path):
+        if language == "python":
+            exec(compile(code, str(path), "exec"), names)
+            continue
+        for line in code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if not words:
+                continue
+            python, dash_m, module, *arguments = words
+            assert (python, dash_m) == ("python", "-m"), line
+            loaded = importlib.import_module(module)
+            if not hasattr(loaded, "main"):
+                loaded = importlib.import_module(f"{module}.__main__")
+            loaded.main([module, *arguments])
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """An empty folder to be in, with the configs, and a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "configs").symlink_to(REPO / "configs")
+    return tmp_path
+
+
+def test_zoos(empty, capsys):
+    pytest.importorskip("torch")
+    run_page(DOCS / "zoos.md")
+    shown = capsys.readouterr().out
+    assert "my_zoo: 40 networks of 8,707 weights" in shown
+    assert "mine: 100 networks of 1,185 weights" in shown
+
+
+@pytest.fixture
+def trained(empty, digits_dir):
+    """What results.md talks of: two runs in runs/, and a network in a file."""
+    pytest.importorskip("torch")
+    from probegen_jax import settings, train
+    from probegen_jax.zoo import digits, inr_files, torch_files
+
+    (empty / "cache").mkdir()
+    (empty / "cache" / "probegen_jax").symlink_to(digits_dir)
+    for method in ("probegen", "vanilla"):
+        argv = ["train", f"--config=configs/digits.py:{method}", "--config.num_epochs=2"]
+        config = settings.parse([*argv, "--config.report=False"], "").config
+        train.train(config, f"runs/digits-{method}-128")
+    network = tuple({k: v[0] for k, v in layer.items()} for layer in digits.load().weights)
+    torch_files.save_inr(
+        pathlib.Path("my_network.pth"), inr_files.to_state(network, inr_files.InrKeys())
+    )
+    return empty
+
+
+@pytest.mark.slow
+def test_results(trained, capsys):
+    run_page(DOCS / "results.md")
+    shown = capsys.readouterr().out
+    for name in ("report.html", "both.html", "predictions.csv", "models/digits: model.safetensors"):
+        assert f"{name}" in shown
+    assert "240 networks predicted, 0 not" in shown
+    assert "(2, 10)" in shown and "gone.pth" not in shown
+    assert "cannot be read (No such file or directory)" in shown
+
+
+def test_every_page_with_code_is_run():
+    elsewhere = {"build.md": "test_build_zoo", "pytorch.md": "test_compare"}
+    here = pathlib.Path(__file__).read_text()
+    for path in DOCS.glob("*.md"):
+        if blocks(path) and path.name not in elsewhere:
+            assert f'run_page(DOCS / "{path.name}")' in here, path
+
+
+def test_the_table_of_settings_is_current():
+    command = [sys.executable, DOCS / "settings.py", "--check"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
+def test_pictures_are_small_and_there():
+    pages = [*DOCS.glob("*.md"), REPO / "README.md"]
+    named = {
+        (path.parent / target).resolve()
+        for path in pages
+        for target in re.findall(r"!\[[^]]*\]\(([^):]+)\)", path.read_text())
+    }
+    assert all(path.is_file() for path in named), [p for p in named if not p.is_file()]
+    for path in DOCS.rglob("*"):
+        if path.suffix in (".png", ".svg", ".ipynb"):
+            assert path.stat().st_size <= 300_000, path
+
+
+def test_the_pages_build_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", DOCS, tmp_path]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    for page in ("index", "method", "settings", "results", "quickstart", "api"):
+        assert (tmp_path / f"{page}.html").stat().st_size > 5_000
+    assert "responses_BxPxR" in (tmp_path / "api.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_as_written(empty, digits_dir, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    (empty / "cache").mkdir()
+    (empty / "cache" / "probegen_jax").symlink_to(digits_dir)
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    monkeypatch.setenv("IPYTHONDIR", str(empty / "ipython"))
+    (empty / "docs").mkdir()
+    notebook = nbformat.read(DOCS / "quickstart.ipynb", as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=900, resources={"metadata": {"path": str(empty / "docs")}}
+    )
+    client.execute()
+    shown = json.dumps(notebook.cells, ensure_ascii=False)
+    accuracy = float(re.search(r"test accuracy (0\.\d+)\\n", shown)[1])
+    assert accuracy > 0.8
+    assert shown.count("image/png") == 2
+    assert "runs/one_network.safetensors,2," in shown
+    assert (empty / "runs" / "quickstart" / "report.html").is_file()
