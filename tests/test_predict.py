@@ -248,7 +248,7 @@ def test_cnns_of_architectures_that_the_zoo_has_not(mixed_predictor, tmp_path):
     expected, paths = [], []
     for n, spec in enumerate((KNOWN, NEW)):
         weights = jax.device_get(spec.init(jax.random.key(n)))
-        answers = spec.apply(weights, mixed_predictor.probes_SxP[0])
+        answers = spec.apply(weights, jax.numpy.asarray(mixed_predictor.probes_SxP[0]))
         x = np.asarray(answers).reshape(1, -1)
         for i, layer in mixed_predictor.head_params["layers"].items():
             x = (np.maximum(x, 0) if i else x) @ layer["kernel"][0] + layer["bias"][0]

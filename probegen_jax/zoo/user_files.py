@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from probegen_jax.zoo.inr_files import InrKeys
 Source = pathlib.Path | Mapping[str, Any]
 
 
+@runtime_checkable
 class Reader(Protocol):
     """How networks of one kind are read and put together."""
 
