@@ -7,6 +7,9 @@ from absl import flags
 
 from probegen_jax.errors import UserError
 
+# Settings that say where a run's zoo lies, which may have moved since the training.
+_PLACES = ("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv")
+
 
 def parse(
     argv: Sequence[str], doc: str, define: Callable[[flags.FlagValues], None] = lambda values: None
@@ -35,3 +38,15 @@ def parse(
     except flags.Error as error:
         raise UserError(f"command line: {error}; --help shows the usage") from error
     return values, names
+
+
+def define_places(values: flags.FlagValues) -> None:
+    """Adds a flag for each setting that says where a run's zoo lies."""
+    for name in _PLACES:
+        flags.DEFINE_string(name, None, "where it lies now", flag_values=values)
+
+
+def places(values: flags.FlagValues) -> dict[str, str]:
+    """What the flags of `define_places` say, as `experiment.load_run` takes it."""
+    given = {name: values[name].value for name in _PLACES}
+    return {name: value for name, value in given.items() if value is not None}

@@ -16,28 +16,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
 from probegen_jax import command, errors
 from probegen_jax.errors import UserError
 
-_PLACES = ("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv")
 # A metric may move by this much from one machine to another: float32 rounds differently there.
 _TOLERANCE = 1e-3
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
-
-    def define(values: flags.FlagValues) -> None:
-        for name in _PLACES:
-            flags.DEFINE_string(name, None, name, flag_values=values)
-
-    options, names = command.parse(argv, __doc__, define)
+    options, names = command.parse(argv, __doc__, command.define_places)
     if len(names) != 1:
         raise UserError("give one run folder, as in runs/digits-probegen-128; --help shows more")
-    places = {key: getattr(options, key) for key in _PLACES if getattr(options, key) is not None}
-    if not evaluate(pathlib.Path(names[0]), places):
+    if not evaluate(pathlib.Path(names[0]), command.places(options)):
         sys.exit(1)
 
 

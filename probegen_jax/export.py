@@ -5,8 +5,8 @@
 
   RUN OUT            the run folder, and the folder to make
   --at=last|best     parameters at the last step, or at the best on validation
-  --data_dir=DIR     where the zoo lies now, if it has moved since the training
-  --manual_dir=DIR   where the published files lie now
+  --KEY=DIR          where things lie now, if they have moved since: data_dir, zoo_dir, manual_dir,
+                     splits_file, networks_dir, targets_csv
   --debug            shows the stack trace of a mistake
 
 OUT holds model.safetensors (probes, heads and generators of all seeds), config.json (settings and
@@ -38,8 +38,7 @@ def main(argv: Sequence[str]) -> None:
 
     def define(values: flags.FlagValues) -> None:
         flags.DEFINE_enum("at", "last", ["last", "best"], "parameters", flag_values=values)
-        flags.DEFINE_string("data_dir", None, "of zoos", flag_values=values)
-        flags.DEFINE_string("manual_dir", None, "of published files", flag_values=values)
+        command.define_places(values)
 
     values, names = command.parse(argv, __doc__, define)
     if len(names) != 2:
@@ -49,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
     from probegen_jax.experiment import load_run
 
-    places = {key: values[key].value for key in ("data_dir", "manual_dir") if values[key].value}
+    places = command.places(values)
     export(load_run(run_folder, places), out, values.at)
     print(f"wrote {out}: {WEIGHTS}, {CONFIG}, {CARD}")
 

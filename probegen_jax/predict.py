@@ -11,8 +11,8 @@
   --out=FILE         the table to write, predictions.csv if not given: a line per network, in the
                      order given, with what was predicted or why that was not possible
   --at=last|best     parameters at a run's last step, or at its best on validation
-  --data_dir=DIR     where the run's zoo lies now, if it has moved since the training
-  --manual_dir=DIR   where the published files lie now
+  --KEY=DIR          where things lie now, if they have moved since: data_dir, zoo_dir, manual_dir,
+                     splits_file, networks_dir, targets_csv
   --debug            shows the stack trace of a mistake
 
 Probabilities and values are means over the run's seeds. INR files hold a state dict with the arrays
@@ -46,8 +46,7 @@ def main(argv: Sequence[str]) -> None:
         flags.DEFINE_enum("split", None, splits, "of the run's zoo", flag_values=values)
         flags.DEFINE_string("out", "predictions.csv", "table", flag_values=values)
         flags.DEFINE_enum("at", "last", ["last", "best"], "parameters", flag_values=values)
-        flags.DEFINE_string("data_dir", None, "of zoos", flag_values=values)
-        flags.DEFINE_string("manual_dir", None, "of published files", flag_values=values)
+        command.define_places(values)
 
     values, names = command.parse(argv, __doc__, define)
     if not names:
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("give files to predict for, or --split=test for the run's own zoo")
     out = pathlib.Path(values.out)
     _check_writable(out)
-    places = {key: values[key].value for key in ("data_dir", "manual_dir") if values[key].value}
+    places = command.places(values)
     run = pathlib.Path(folder)
     predictions = (
         _of_split(run, values.split, values.at, places)

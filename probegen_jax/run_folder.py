@@ -8,7 +8,15 @@ from probegen_jax.writers import read_json, write_json
 
 # Where things lie on this machine, and what is shown, may change between a run and its
 # continuation; what is computed may not.
-_PLACES = ("data_dir", "manual_dir", "splits_file", "download_url", "networks_dir", "targets_csv")
+_PLACES = (
+    "data_dir",
+    "zoo_dir",
+    "manual_dir",
+    "splits_file",
+    "download_url",
+    "networks_dir",
+    "targets_csv",
+)
 _SHOWN = ("report", "tensorboard")
 
 

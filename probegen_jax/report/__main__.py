@@ -5,8 +5,8 @@
 
   RUN …              run folders; one that is not finished is shown at its last checkpoint
   --out=FILE         the page; report.html in the run folder if not given, needed for several runs
-  --data_dir=DIR     where the zoos lie now, if they have moved since the training
-  --manual_dir=DIR   where the published files lie now
+  --KEY=DIR          where things lie now, if they have moved since: data_dir, zoo_dir, manual_dir,
+                     splits_file, networks_dir, targets_csv
   --debug            shows the stack trace of a mistake
 
 Pictures are written into each run folder: probes.png, curves.png, and pictures/*.svg.
@@ -26,8 +26,7 @@ def main(argv: Sequence[str]) -> None:
 
     def define(values: flags.FlagValues) -> None:
         flags.DEFINE_string("out", None, "page", flag_values=values)
-        flags.DEFINE_string("data_dir", None, "of zoos", flag_values=values)
-        flags.DEFINE_string("manual_dir", None, "of published files", flag_values=values)
+        command.define_places(values)
 
     values, folders = command.parse(argv, __doc__, define)
     if not folders:
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     from probegen_jax.report.write import page_path, write_report
 
     paths = [pathlib.Path(folder) for folder in folders]
-    places = {key: values[key].value for key in ("data_dir", "manual_dir") if values[key].value}
+    places = command.places(values)
     for path in paths:
         run_config(path)  # refuses what is no run before anything is loaded
     out = page_path(paths, pathlib.Path(values.out) if values.out else None)
