@@ -22,7 +22,6 @@ html_static_path: list[str] = []
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]
 
 autodoc_typehints = "none"  # array shapes as strings are not types that Sphinx could look up
 autodoc_member_order = "bysource"
