@@ -201,9 +201,8 @@ def draw_grid(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
                 ha="center",
                 fontsize=7,
             )
-        axes.set_xticks(
-            places, [f"{row['method']}\n{row['num_probes']}" for row in shown], fontsize=7
-        )
+        names = [f"{row['method']}\n{row['num_probes']}".replace("_", "\n") for row in shown]
+        axes.set_xticks(places, names, fontsize=7)
         # Zoomed in on the bars' ends, for all are much alike.
         values = [v for v in (*means, *published) if np.isfinite(v)]
         room = max(max(values) - min(values), 0.02)
