@@ -19,6 +19,7 @@ import results_table  # noqa: E402
 TEXT = (REPO / "docs" / "pytorch.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_commands_run_and_agree(tmp_path, monkeypatch, digits_dir, capsys):
     pytest.importorskip("torch")
     for name in ("configs", "scripts"):
