@@ -37,7 +37,7 @@ def test_there_are_all_of_them():
     names = {
         module.removeprefix("probegen_jax.").removesuffix(".__main__") for module in ENTRY_POINTS
     }
-    assert names >= {"train", "report", "predict", "export", "zoo"}
+    assert names >= {"train", "report", "predict", "export", "zoo", "compare", "evaluate"}
 
 
 def test_debug_shows_the_trace(capsys, monkeypatch):

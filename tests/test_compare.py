@@ -21,6 +21,7 @@ SMALL = (
     "--config.num_seeds=2",
     "--config.head_width=32",
     "--config.head_depth=3",
+    "--config.report=False",
 )
 
 

@@ -184,6 +184,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, digits_d
                 "--config.num_epochs=4",
                 "--config.eval_every=40",
                 "--config.checkpoint_every=40",
+                "--config.report=False",
                 f"--digits.data_dir={digits_dir}",
             ],
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
