@@ -58,6 +58,14 @@ def test_zoos(empty, capsys):
     assert "mine: 100 networks of 1,185 weights" in shown
 
 
+@pytest.mark.slow
+def test_build(empty, capsys):
+    run_page(DOCS / "build.md")
+    shown = capsys.readouterr().out
+    assert "photos_inr_built: 60 networks of 1,185 weights" in shown
+    assert "test accuracy" in shown
+
+
 @pytest.fixture
 def trained(empty, digits_dir):
     """What results.md talks of: two runs in runs/, and a network in a file."""
