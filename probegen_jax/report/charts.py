@@ -208,8 +208,10 @@ def scatter(
     if not len(true_N):
         return svg(text(_LEFT, 17, title, css="title") + text(_LEFT, 60, "no finite values"), title)
     size = (_WIDTH, 400)
+    least, most_true = float(true_N.min()), float(true_N.max())
+    margin = 0.03 * (most_true - least)
     axes = _Axes(
-        (float(true_N.min()), float(true_N.max())),
+        (least - margin, most_true + margin),
         (float(predicted_N.min()), float(predicted_N.max())),
         size=size,
     )
