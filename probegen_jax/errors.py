@@ -28,6 +28,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """
     debug = "--debug" in sys.argv or bool(os.environ.get("PROBEGEN_DEBUG"))
     argv = [argument for argument in sys.argv if argument != "--debug"]
+    if not debug:
+        # XLA's own log, of slow compilations above all; what fails is raised besides.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         main(argv)
     except UserError as error:

@@ -127,9 +127,13 @@ class Predictor:
         """
         if isinstance(networks, Zoo):
             return self.predict_rows(networks, np.arange(len(networks)))
-        if isinstance(networks, str | pathlib.Path):
+        # Stacked weights of CNNs are a dict, too.
+        stacked = isinstance(networks, Mapping) and {"layers", "tables"} & networks.keys()
+        if isinstance(networks, str | pathlib.Path) or (
+            isinstance(networks, Mapping) and not stacked
+        ):
             networks = [networks]
-        if isinstance(networks, Mapping) or not isinstance(networks, Sequence):
+        if stacked or not isinstance(networks, Sequence):
             return self._stacked(networks)
         if not networks:
             raise UserError("no networks given")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -124,12 +125,9 @@ def test_100_good_and_5_broken_files(run, folder, tmp_path, digits_dir):
 
 def test_an_exported_model_needs_nothing_else(run, model, folder, tmp_path):
     moved = tmp_path / "anywhere"
-    model = model.rename(moved)
-    try:
-        names = [folder / f"net_{n}.pth" for n in (3, 1)]
-        predictions = probegen_jax.load(moved).predict(names)
-    finally:
-        moved.rename(model.parent / "digits")
+    shutil.copytree(model, moved)
+    names = [folder / f"net_{n}.pth" for n in (3, 1)]
+    predictions = probegen_jax.load(moved).predict(names)
     rows = run.experiment.zoo.splits["test"][[3, 1]]
     np.testing.assert_allclose(predictions.values, probabilities(run, rows), atol=1e-6)
     assert predictions.names == [str(name) for name in names] and predictions.faults == [None] * 2
@@ -163,6 +161,7 @@ def test_networks_in_memory(run, model):
     states = [state_of(zoo, row) for row in (5, 6)]
     expected = probabilities(run, np.array([5, 6]))
     np.testing.assert_allclose(loaded.predict(states).values, expected, atol=1e-6)
+    np.testing.assert_allclose(loaded.predict(states[1]).values, expected[1:], atol=1e-6)
     torch = pytest.importorskip("torch")
     tensors = [{name: torch.tensor(leaf) for name, leaf in each.items()} for each in states]
     tensors[1]["seq.0.weight"] = tensors[1]["seq.0.weight"].double()
