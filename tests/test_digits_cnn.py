@@ -179,6 +179,7 @@ def test_the_whole_job(method, folder, tmp_path, monkeypatch):
             "train",
             f"--config={REPO}/configs/digits_cnn.py:{method},3",
             f"--config.data_dir={folder}",
+            f"--config.report={method == 'probegen'}",
             *(f"--config.{key}={value}" for key, value in small.items()),
         ],
         "",
@@ -188,4 +189,4 @@ def test_the_whole_job(method, folder, tmp_path, monkeypatch):
     assert (result["dataset"], result["metric"]) == ("digits_cnn", "kendall_tau")
     assert (result["method"], result["num_probes"]) == (method, 3)
     assert all(-1 <= seed["last"]["test"] <= 1 for seed in result["seeds"])
-    assert (tmp_path / method / "probes.png").stat().st_size > 0
+    assert (tmp_path / method / "report.html").exists() == (method == "probegen")

@@ -171,7 +171,8 @@ def test_a_truncated_checkpoint_is_named_and_kept(tmp_path, digits_dir, finished
 
 
 def test_methods_train_and_fixed_probes_stay(tmp_path, digits_dir):
-    options = (f"--config.data_dir={digits_dir}", "--config.num_epochs=2")
+    small = ("--config.num_epochs=2", "--config.report=False")
+    options = (f"--config.data_dir={digits_dir}", *small)
     for method in ("vanilla", "uniform"):
         result = run(tmp_path / method, *options, config=f"{DIGITS}:{method},32")
         assert result["method"] == method and result["num_probes"] == 32
@@ -179,7 +180,8 @@ def test_methods_train_and_fixed_probes_stay(tmp_path, digits_dir):
 
 
 def start(workdir, digits_dir):
-    arguments = [DIGITS, *SMALL, f"--config.data_dir={digits_dir}", f"--workdir={workdir}"]
+    options = [f"--config.data_dir={digits_dir}", "--config.report=False"]
+    arguments = [DIGITS, *SMALL, *options, f"--workdir={workdir}"]
     environment = os.environ | {"PYTHONWARNINGS": "default"}
     return subprocess.Popen(
         [sys.executable, "-m", "probegen_jax.train", *arguments],
