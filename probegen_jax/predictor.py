@@ -278,8 +278,8 @@ def of_run(run: Any, which: str = "last") -> Predictor:
     )
 
 
-def inr_keys(config: Mapping[str, Any]) -> InrKeys:
-    """How the arrays of a zoo's INR files are named, by its config."""
+def inr_keys(config: Any) -> InrKeys:
+    """How the arrays of a zoo's INR files are named, by its config or a dict of it."""
     return InrKeys(config.get("layer_key", "seq.{}"), config.get("last_layer_key"))
 
 

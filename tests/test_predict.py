@@ -105,7 +105,7 @@ def test_100_good_and_5_broken_files(run, folder, tmp_path, digits_dir):
     )
     assert process.returncode == 1, process.stderr
     assert process.stdout == f"wrote {out}: 100 networks predicted, 5 not\n"
-    rows = list(csv.DictReader(out.open()))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     # In the order of the numbers in their names.
     names = [f"{folder}/net_{n}.pth" for n in (*range(100), *range(200, 205))]
     assert [row["network"] for row in rows] == names
@@ -179,7 +179,7 @@ def test_a_split_of_the_runs_own_zoo(run, tmp_path, capsys):
     out = tmp_path / "test.csv"
     main(["predict", str(run.folder), "--split=test", f"--out={out}"])
     assert capsys.readouterr().out == f"wrote {out}: 240 networks predicted, 0 not\n"
-    rows = list(csv.DictReader(out.open()))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     places = run.experiment.zoo.splits["test"]
     assert [row["network"] for row in rows] == [f"digits/{place}" for place in places]
     right = [int(row["predicted"]) for row in rows] == run.experiment.zoo.targets_N[places]
