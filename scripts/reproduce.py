@@ -19,7 +19,6 @@ A run that fails does not stop the others. Exit codes: 0 all done; 1 a run faile
 the command; 130 interrupted.
 """
 
-import ctypes
 import dataclasses
 import datetime
 import fcntl
@@ -58,6 +57,14 @@ PAPER = tuple(ZOOS)[:4]
 METHODS = ("probegen", "vanilla", "synthetic")
 PROBES = (64, 128)
 _OVERRIDE = re.compile(rf"--(config|{'|'.join(ZOOS)})\.(\w+(?:\.\w+)*=.*)", re.DOTALL)
+
+# `python -m probegen_jax.train` that gets SIGTERM once its parent is gone, however that went
+# (PR_SET_PDEATHSIG is 1). Set by the run itself: code between fork and exec is not safe here.
+_TRAIN_WITH_PARENT = """
+import ctypes, runpy, signal
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+runpy.run_module("probegen_jax.train", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,12 +222,10 @@ def _run(run: GridRun, config: dict[str, Any], lock: int) -> str | None:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
     }
-    # The lock stays taken while the run lives, and the run ends with this process.
+    start = ["-c", _TRAIN_WITH_PARENT] if sys.platform == "linux" else ["-m", "probegen_jax.train"]
+    # The lock stays taken while the run lives.
     process = subprocess.Popen(
-        [sys.executable, "-m", "probegen_jax.train", *run.arguments],
-        env=environment,
-        pass_fds=(lock,),
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        [sys.executable, *start, *run.arguments], env=environment, pass_fds=(lock,)
     )
     code = process.wait()
     if code in (errors.EXIT_INTERRUPTED, -signal.SIGINT):
@@ -228,11 +233,6 @@ def _run(run: GridRun, config: dict[str, Any], lock: int) -> str | None:
     if code == 0:
         return None
     return f"failed with exit code {code}; its message is above, and its folder {run.folder}"
-
-
-def _end_with_parent() -> None:
-    """SIGTERM once the parent is gone, however it went (PR_SET_PDEATHSIG is 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _write(
