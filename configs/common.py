@@ -61,6 +61,13 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
 
     config.eval_every = 500  # steps between evaluations on the validation split
     config.checkpoint_every = 1000  # steps between checkpoints
+    config.keep_checkpoints = 2  # how many of the last stay; each also holds the best on validation
+
+    # On several devices networks are split over all of them, and seeds over so many groups of them.
+    config.mesh = ConfigDict({"seeds": 1})
+    # `resident`: networks lie on the devices; `stream`: they are read as they are needed; `auto`:
+    # resident if they fit.
+    config.data = ConfigDict({"mode": "auto"})
 
     config.report = True  # whether to draw report.html when training ends
     config.tensorboard = False  # whether to write for TensorBoard as well

@@ -26,7 +26,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, arrays: Any, facts: dict[str, Any]) -> None:
-        """Saves in the background; a call waits for the one before it."""
+        """Saves in the background, unless `step` is saved; a call waits for the one before it."""
+        if step == self._manager.latest_step():
+            return
         self._manager.save(
             step,
             args=ocp.args.Composite(

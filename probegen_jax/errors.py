@@ -1,11 +1,14 @@
 """Errors that are the user's to fix, and how an entry point shows them."""
 
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 EXIT_USER_ERROR = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
+EXIT_PEER_ENDED = 76
 EXIT_INTERRUPTED = 130
 
 
@@ -17,6 +20,22 @@ class UserError(Exception):
     """
 
 
+class LogStream(io.TextIOWrapper):
+    """Output that goes to a log file in lieu of the terminal."""
+
+
+class Stopped(BaseException):
+    """Asked to stop by SIGTERM, with everything saved; like KeyboardInterrupt, not an error.
+
+    Attributes:
+      agreed: whether all processes of the job stop together.
+    """
+
+    def __init__(self, agreed: bool = False):
+        super().__init__("stopped by SIGTERM")
+        self.agreed = agreed
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs an entry point on `sys.argv`, turning a `UserError` into one line and exit code 2.
 
@@ -26,18 +45,39 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     `--debug`, which every entry point has, or `PROBEGEN_DEBUG=1` in the environment shows the stack
     trace as well.
     """
-    debug = "--debug" in sys.argv or bool(os.environ.get("PROBEGEN_DEBUG"))
     argv = [argument for argument in sys.argv if argument != "--debug"]
     if not debug:
         # XLA's own log, of slow compilations above all; what fails is raised besides.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         main(argv)
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except (UserError, Stopped, KeyboardInterrupt) as error:
+        sys.exit(report(error))
+
+
+def report(error: BaseException) -> int:
+    """Tells what has ended a run, in one line where it is no bug.
+
+    Returns:
+      The exit code.
+    """
+    known = isinstance(error, UserError | Stopped | KeyboardInterrupt)
+    debug = "--debug" in sys.argv or bool(os.environ.get("PROBEGEN_DEBUG"))
+    if not known or debug:
+        traceback.print_exception(error)
+    if isinstance(error, UserError):
+        code, line = EXIT_USER_ERROR, f"error: {' '.join(str(error).splitlines())}"
+    elif isinstance(error, Stopped):
+        code, line = EXIT_STOPPED, "stopped by SIGTERM; the same command continues from here"
+    elif isinstance(error, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+        line = "interrupted; the same command continues from the last checkpoint"
+    else:
+        return 1
+    # Of a process whose output goes to a file, the terminal still shows how it ended.
+    streams = [sys.stderr]
+    if isinstance(sys.stderr, LogStream) and sys.__stderr__ is not None:
+        streams.append(sys.__stderr__)
+    for stream in streams:
+        print(line, file=stream, flush=True)
+    return code

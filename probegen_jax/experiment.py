@@ -1,6 +1,7 @@
 """What the entry points share: from a config, or from a run's folder, to a zoo and a learner."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -120,6 +121,14 @@ class Experiment:
                         metric, outputs_NxO, self.zoo.targets_N[rows], self.zoo.runs_N[rows]
                     )
         return found
+
+
+def facts(zoo: Zoo) -> dict[str, Any]:
+    """What tells a zoo from others with the same config, such as other files under its name."""
+    digest = hashlib.sha256(np.asarray(zoo.targets_N).tobytes())
+    for split, rows in sorted(zoo.splits.items()):
+        digest.update(f"{split} {len(rows)}".encode() + np.asarray(rows).tobytes())
+    return {"networks": len(zoo), "targets and splits": digest.hexdigest()[:16]}
 
 
 def set_up(config: ConfigDict) -> Experiment:

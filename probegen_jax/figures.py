@@ -45,7 +45,7 @@ def draw_probes(
     draw_inr_probes(
         path,
         zoo.spec,
-        jax.tree.map(lambda leaf: leaf[shown], zoo.weights),
+        zoo.read(shown),
         probes,
         [f"a network of target {zoo.targets_N[row]:.4g}" for row in shown],
         zoo.image_shape or (64, 64),

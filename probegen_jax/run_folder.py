@@ -6,7 +6,7 @@ from typing import Any
 from probegen_jax.errors import UserError
 from probegen_jax.writers import read_json, write_json
 
-# Where things lie on this machine, and what is shown, may change between a run and its
+# Where things lie, on how many devices, and what is shown, may change between a run and its
 # continuation; what is computed may not.
 _PLACES = (
     "data_dir",
@@ -16,8 +16,12 @@ _PLACES = (
     "download_url",
     "networks_dir",
     "targets_csv",
+    "mesh",
+    "data",
+    "keep_checkpoints",
+    "report",
+    "tensorboard",
 )
-_SHOWN = ("report", "tensorboard")
 
 
 def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -42,7 +46,12 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
         if config_file.exists():
             refuse_other(folder, read_json(config_file), config)
         else:
-            strangers = [entry.name for entry in folder.iterdir() if entry.name[0] != "."]
+            ours = ("logs", "checkpoints")  # of a start that came to nothing, or of a lost disk
+            strangers = [
+                entry.name
+                for entry in folder.iterdir()
+                if entry.name[0] != "." and entry.name not in ours
+            ]
             if strangers:
                 raise UserError(
                     f"{folder} is not a run folder: it holds {strangers[0]!r} and no config.json; "
@@ -58,17 +67,22 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
         ) from error
 
 
+def computed(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what is computed."""
+    return {key: value for key, value in config.items() if key not in _PLACES}
+
+
 def refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raises a `UserError` that names the keys in which the config `theirs`, of `folder`, differs.
 
-    Keys that say where things lie do not count.
+    Keys that do not decide what is computed do not count.
     """
-    missing = object()
+    theirs, ours, missing = computed(theirs), computed(ours), object()
     differing = [
         f"{key} ({_shown(theirs.get(key, missing), missing)} there, "
         f"{_shown(ours.get(key, missing), missing)} here)"
         for key in sorted(theirs.keys() | ours.keys())
-        if key not in _PLACES + _SHOWN and theirs.get(key, missing) != ours.get(key, missing)
+        if theirs.get(key, missing) != ours.get(key, missing)
     ]
     if differing:
         raise UserError(

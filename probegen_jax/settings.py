@@ -5,6 +5,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -25,6 +26,7 @@ _AT_LEAST_ONE = (
     "checkpoint_every",
 )
 METHODS = ("probegen", "vanilla", "uniform", "dead_leaves")
+DATA_MODES = ("auto", "resident", "stream")
 _PRECISIONS = ("default", "high", "highest")
 
 
@@ -130,7 +132,23 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
         raise UserError(f"learning_rate is {config.learning_rate}; it must be above 0")
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}; it must not be negative")
+    for key, least in (("keep_checkpoints", 1), ("mesh.seeds", 1)):
+        value = nested(config, key, least)
+        if value < least:
+            raise UserError(f"{key} is {value}; give at least {least} with --config.{key}=N")
+    if nested(config, "data.mode", "auto") not in DATA_MODES:
+        raise UserError(f"data.mode is {config.data.mode!r}; choose from {', '.join(DATA_MODES)}")
     if config.matmul_precision not in _PRECISIONS:
         raise UserError(
             f"matmul_precision is {config.matmul_precision!r}; choose from {', '.join(_PRECISIONS)}"
         )
+
+
+def nested(config: ConfigDict, key: str, default: Any) -> Any:
+    """The value of a key such as "mesh.seeds", or `default` where a config has no such key."""
+    value: Any = config
+    for part in key.split("."):
+        if part not in value:
+            return default
+        value = value[part]
+    return value

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from probegen_jax.losses import Loss
@@ -38,6 +39,16 @@ class TrainState:
     step: Any  # an array; but transformations build this class around other leaves, too
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Over the networks of a batch: their losses' gradient, their losses, how many they are."""
+
+    gradient: Any
+    loss: Any
+    count: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Learner:
     """The static side of training: how to make a model, run it and improve it.
@@ -47,6 +58,8 @@ class Learner:
       spec: the zoo networks' spec.
       loss: per-network loss.
       optimizer: an optax transformation.
+      data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
+        over more than one device.
       from_responses: whether what stands for the zoo's weights is each seed's `responses`, computed
         once because the probes are fixed, so that only the head runs.
     """
@@ -55,6 +68,7 @@ class Learner:
     spec: NetworkSpec
     loss: Loss
     optimizer: optax.GradientTransformation
+    data_axis: str | None = None
     from_responses: bool = False
 
     def init(self, keys_S: Key[Array, " S"]) -> TrainState:
@@ -119,38 +133,37 @@ class Learner:
         Returns:
           The new state, and the mean loss of the valid networks.
         """
+        return self.improve(state, self.sums(state, weights_B, targets_B, valid_B))
 
-        def mean_loss(params):
+    def sums(
+        self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
+    ) -> Sums:
+        """What a batch, or a device's part of one, has to say; arguments as of `update`."""
+
+        def total_loss(params):
             losses_B = self.loss(self.outputs(params, state.fixed, weights_B), targets_B)
-            return jnp.sum(jnp.where(valid_B, losses_B, 0)) / jnp.sum(valid_B, dtype=jnp.float32)
+            return jnp.sum(jnp.where(valid_B, losses_B, 0))
 
-        loss, grads = jax.value_and_grad(mean_loss)(state.params)
+        loss, gradient = jax.value_and_grad(total_loss)(state.params)
+        return Sums(gradient, loss, jnp.sum(valid_B, dtype=jnp.float32))
+
+    def improve(self, state: TrainState, sums: Sums) -> tuple[TrainState, Float[Array, ""]]:
+        """One optimiser step with the sums of a whole batch; returns as `update`."""
+        gradient = jax.tree.map(lambda leaf: leaf / sums.count, sums.gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, state.fixed, opt_state, state.step + 1), loss
+        state = TrainState(params, state.fixed, opt_state, state.step + 1)
+        return state, sums.loss / sums.count
 
-
-def epoch_rows(
-    key: Key[Array, ""], epoch: Int[Array, ""], train_rows: Int[Array, " N"], batch_size: int
-) -> Int[Array, "T B"]:
-    """The batches of an epoch: every training row once, shuffled by (key, epoch) alone.
-
-    That nothing else decides the order is what makes a resumed run see the same batches.
-
-    Args:
-      key: of one seed.
-      epoch: counted from 0.
-      train_rows: rows of the zoo to train on.
-      batch_size: B; the last batch is filled up with -1.
-
-    Returns:
-      Rows of the zoo for each of the epoch's T = ⌈N/B⌉ steps.
-    """
-    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), train_rows)
-    steps = -(-train_rows.shape[0] // batch_size)
-    padding = steps * batch_size - train_rows.shape[0]
-    return jnp.pad(shuffled, (0, padding), constant_values=-1).reshape(steps, batch_size)
+    def over_devices(self, sums_S: Sums) -> Sums:
+        """Adds up what the devices' parts of a batch say: the one exchange of a step."""
+        if self.data_axis is None:
+            return sums_S
+        # As one vector: a sum for each array would be as many exchanges.
+        vectors_SxK = jax.vmap(lambda sums: ravel_pytree(sums)[0])(sums_S)
+        split = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], sums_S))[1]
+        return jax.vmap(split)(jax.lax.psum(vectors_SxK, self.data_axis))
 
 
 def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T B"]:
@@ -162,9 +175,11 @@ def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T 
 def train_steps(
     learner: Learner,
     state_S: TrainState,
+    losses_SxT: Float[Array, "S T"],
     zoo_weights: Any,
     targets_N: Array,
-    rows_SxTxB: Int[Array, "S T B"],
+    rows_SxKxB: Int[Array, "S K B"],
+    first: Int[Array, ""],
     start: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> tuple[TrainState, Float[Array, "S T"]]:
@@ -173,21 +188,33 @@ def train_steps(
     The bounds are traced, so that one compilation serves any stretch of an epoch: a resumed run
     goes through the very same program.
 
+    Args:
+      learner: the static side.
+      state_S: of every seed.
+      losses_SxT: of the epoch's steps so far.
+      zoo_weights: stacked networks, at least those of the batches.
+      targets_N: theirs.
+      rows_SxKxB: the batches of K steps of the epoch, -1 for padding; inside a `shard_map`, this
+        device's part of them.
+      first: the step that the first of those batches is for.
+      start: the first step to make.
+      stop: one after the last.
+
     Returns:
-      The state after them, and the losses by step of the epoch, 0 where no step was made.
+      The state after them, and the losses with those of these steps filled in.
     """
 
     def one_seed(zoo_weights, state, rows_B):
         targets_B = targets_N[jnp.maximum(rows_B, 0)]
-        return learner.update(state, learner.take(zoo_weights, rows_B), targets_B, rows_B >= 0)
+        return learner.sums(state, learner.take(zoo_weights, rows_B), targets_B, rows_B >= 0)
 
     def body(t, carry):
         state_S, losses_SxT = carry
-        rows_SxB = rows_SxTxB[:, t]
-        state_S, losses_S = learner.over_seeds(one_seed, zoo_weights, state_S, rows_SxB)
+        rows_SxB = rows_SxKxB[:, t - first]
+        sums_S = learner.over_seeds(one_seed, zoo_weights, state_S, rows_SxB)
+        state_S, losses_S = jax.vmap(learner.improve)(state_S, learner.over_devices(sums_S))
         return state_S, losses_SxT.at[:, t].set(losses_S)
 
-    losses_SxT = jnp.zeros(rows_SxTxB.shape[:2], jnp.float32)
     return jax.lax.fori_loop(start, stop, body, (state_S, losses_SxT))
 
 

@@ -2,9 +2,7 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-)
+# One device: training uses all there are. `on_devices.py` has several.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pathlib

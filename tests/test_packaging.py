@@ -5,6 +5,7 @@ import re
 import tomllib
 
 import pytest
+from ml_collections import ConfigDict
 
 REPO = pathlib.Path(__file__).parent.parent
 
@@ -36,6 +37,11 @@ def test_every_config_key_of_the_readme_exists():
     keys = {
         key
         for row in table[1].splitlines()[1:]
-        for key in re.findall(r"`(\w+)`", row.split("|")[1])
+        for key in re.findall(r"`([\w.]+)`", row.split("|")[1])
     }
-    assert keys == set(config) - {"dataset"}
+    flat = {
+        f"{key}.{inner}" if inner else key
+        for key, value in config.items()
+        for inner in (value if isinstance(value, ConfigDict) else ("",))
+    }
+    assert keys == flat - {"dataset"}

@@ -1,7 +1,7 @@
 """A zoo: many trained networks with a target each."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -14,13 +14,24 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
+class Stored:
+    """Weights that stay on the disk, for zoos that need not fit in memory.
+
+    Attributes:
+      read: from rows to the stacked weights of those networks, in NumPy arrays.
+    """
+
+    read: Callable[[np.ndarray], Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Zoo:
     """Stacked networks, what is to be predicted of each, and which are for what.
 
     Attributes:
       name: the zoo's name, as in `result.json`.
       spec: the static part that all networks share.
-      weights: the spec's weights with a leading network axis N on every leaf.
+      weights: the spec's weights with a leading network axis N on every leaf, or `Stored` ones.
       targets_N: class index (int32) or value (float32) of each network.
       splits: rows of "train", "val" and "test"; no row is in two.
       task: what kind of target it is.
@@ -57,6 +68,12 @@ class Zoo:
 
     def __len__(self) -> int:
         return len(self.targets_N)
+
+    def read(self, rows_N: np.ndarray) -> Any:
+        """Stacked weights, in NumPy arrays, of some networks of a zoo with one architecture."""
+        if isinstance(self.weights, Stored):
+            return self.weights.read(rows_N)
+        return jax.tree.map(lambda leaf: np.asarray(leaf[rows_N]), self.weights)
 
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""

@@ -1,0 +1,123 @@
+"""The mesh of devices: what is split over it, and how arrays get there and back.
+
+Networks are split over the axis "data", seeds over the axis "seeds"; the rest is on every device.
+All of it is done in `shard_map`s: left to itself, XLA would gather the zoo on every device.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from probegen_jax.errors import UserError
+
+SEEDS, DATA = "seeds", "data"
+BY_SEED = P(SEEDS)  # arrays whose first axis is S
+BY_NETWORK = P(DATA)  # arrays whose first axis is N, or B
+BATCHES = P(SEEDS, None, DATA)  # arrays (S, T, B, ...)
+EVERYWHERE = P()
+
+
+def make_mesh(
+    batch_size: int,
+    num_seeds: int = 1,
+    seeds: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh of all devices of all hosts.
+
+    Args:
+      batch_size: networks in a batch, to be split over the axis "data".
+      num_seeds: to be split over the axis "seeds".
+      seeds: length of that axis.
+      devices: others than all.
+
+    Raises:
+      UserError: something does not divide.
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) % seeds:
+        raise UserError(f"mesh.seeds is {seeds}, which does not divide the {len(devices)} devices")
+    if num_seeds % seeds:
+        raise UserError(f"mesh.seeds is {seeds}, which does not divide num_seeds, {num_seeds}")
+    data = len(devices) // seeds
+    if batch_size % data:
+        below = batch_size - batch_size % data
+        choices = " or ".join(str(size) for size in (below, below + data) if size)
+        raise UserError(
+            f"batch_size is {batch_size}, which {data} devices cannot share evenly; choose a "
+            f"multiple of {data}, such as --config.batch_size={choices}"
+        )
+    types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((seeds, data), (SEEDS, DATA), types, devices=tuple(devices))
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+    """Compiles `function` to run on every device, on its parts of arrays.
+
+    Args:
+      mesh: of the devices.
+      function: of arrays; what it adds up over devices, it adds up itself.
+      in_specs: for each argument, how its arrays are split.
+      out_specs: how those are split that it returns.
+    """
+    return jax.jit(
+        jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    )
+
+
+def my_parts(mesh: Mesh) -> list[int]:
+    """Which parts of what is split over "data" are on this host's devices."""
+    mine = {
+        place[1]
+        for place, device in np.ndenumerate(mesh.devices)
+        if device.process_index == jax.process_index()
+    }
+    return sorted(mine)
+
+
+def join(mesh: Mesh, parts: Mapping[int, Any]) -> Any:
+    """Global arrays, split over "data", of the parts that each host has for its own devices.
+
+    Args:
+      mesh: of the devices.
+      parts: for each of `my_parts`, arrays with a first axis of the same length.
+    """
+    axis = mesh.shape[DATA]
+
+    def leaf(*arrays: np.ndarray) -> jax.Array:
+        by_part = dict(zip(parts, arrays, strict=True))
+        length = arrays[0].shape[0]
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return by_part[(index[0].start or 0) // length]
+
+        shape = (axis * length, *arrays[0].shape[1:])
+        return jax.make_array_from_callback(shape, NamedSharding(mesh, BY_NETWORK), part)
+
+    return jax.tree.map(leaf, *parts.values())
+
+
+def place(mesh: Mesh, tree: Any, spec: P = EVERYWHERE) -> Any:
+    """Global arrays of arrays that every host has whole, split as `spec` says."""
+    sharding = NamedSharding(mesh, spec)
+
+    def leaf(array: Any) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(leaf, tree)
+
+
+def fetch(mesh: Mesh, tree: Any) -> Any:
+    """NumPy arrays of global ones, whole and on every host; all hosts must call it together."""
+
+    def whole(array: jax.Array) -> bool:
+        return array.is_fully_addressable or array.is_fully_replicated
+
+    if not all(whole(leaf) for leaf in jax.tree.leaves(tree)):
+        tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, EVERYWHERE))(tree)
+    return jax.tree.map(np.asarray, tree)
