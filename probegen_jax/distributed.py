@@ -4,7 +4,6 @@ Processes talk through the key-value store of jax's coordination service, which 
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -13,7 +12,6 @@ import pathlib
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -24,13 +22,12 @@ from jax.experimental import multihost_utils
 from jaxtyping import Int
 
 from probegen_jax import errors
+from probegen_jax.cluster import Cluster
 from probegen_jax.errors import UserError
+from probegen_jax.watch import Watch
 
 T = TypeVar("T")
 
-# A process that gives no sign of life for so many looks of another is taken for dead. Looks are
-# counted and not seconds, so that nobody is blamed when it is the one who looks that was suspended.
-_PERIOD, _LIMIT = 1.0, 25
 # Seconds; jax's own heartbeat, which ends a process without a clear message, comes second.
 _JAX_LIMIT = 100
 _FOR_EVER = 7 * 24 * 3600 * 1000  # ms; whoever waits so long is ended by the watch
@@ -38,88 +35,6 @@ _FOR_EVER = 7 * 24 * 3600 * 1000  # ms; whoever waits so long is ended by the wa
 
 class AgreedError(UserError):
     """A mistake that all processes know of and raise together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """Where a process finds its job; None is for jax to find out.
-
-    Attributes:
-      coordinator: address and port where process 0 listens.
-      num_processes: of the job.
-      process_id: of this one.
-      local_device_ids: devices of this host that are this process's.
-    """
-
-    coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
-    local_device_ids: tuple[int, ...] | None = None
-
-
-def find_cluster(
-    mode: str,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    environment: Mapping[str, str],
-) -> Cluster | None:
-    """The job that this process belongs to; None if it is alone.
-
-    Args:
-      mode: "off", "on", or "auto": if the environment or the other arguments say so.
-      coordinator: address:port of process 0, if given by hand.
-      num_processes: likewise.
-      process_id: likewise.
-      environment: of the process.
-
-    Raises:
-      UserError: the job is named by half.
-    """
-    if mode not in ("auto", "on", "off"):
-        raise UserError(f"distributed is {mode!r}; choose auto, on or off")
-    if mode == "off":
-        return None
-    explicit: dict[str, Any] = {
-        "coordinator": coordinator or environment.get("JAX_COORDINATOR_ADDRESS"),
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
-    for name in ("num_processes", "process_id"):
-        value = environment.get(f"JAX_{name.upper()}")
-        if explicit[name] is None and value is not None:
-            explicit[name] = _number(f"JAX_{name.upper()}", value)
-    given = [name for name, value in explicit.items() if value is not None]
-    if given:
-        missing = [name for name in explicit if name not in given]
-        if missing:
-            raise UserError(
-                f"a job of several processes needs --coordinator=HOST:PORT, --num_processes=N and "
-                f"--process_id=I, or JAX_COORDINATOR_ADDRESS and so on in the environment; "
-                f"{', '.join(missing)} missing"
-            )
-        if not explicit["coordinator"].rpartition(":")[2].isdigit():
-            raise UserError(f"coordinator is {explicit['coordinator']!r}; give HOST:PORT")
-        if not 0 <= explicit["process_id"] < explicit["num_processes"]:
-            raise UserError(
-                f"process_id is {explicit['process_id']}, but processes are numbered 0 to "
-                f"{explicit['num_processes'] - 1}"
-            )
-        return Cluster(**explicit)
-    if "SLURM_PROCID" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
-        tasks, nodes = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
-        gpus = int(environment.get("SLURM_GPUS_ON_NODE", 0))
-        # jax would give each process one GPU; one process to a node has them all.
-        return Cluster(local_device_ids=tuple(range(gpus)) if tasks == nodes and gpus else None)
-    mpi = int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-    tpu_pod = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-    return Cluster() if mode == "on" or mpi or tpu_pod else None
-
-
-def _number(name: str, value: str) -> int:
-    if not value.isdigit():
-        raise UserError(f"{name} is {value!r} in the environment; it must be a whole number")
-    return int(value)
 
 
 @contextlib.contextmanager
@@ -130,7 +45,7 @@ def job(cluster: Cluster | None, timeout: float = 120.0) -> Iterator[None]:
     fails or dies.
 
     Args:
-      cluster: as `find_cluster` says; None does nothing.
+      cluster: as `cluster.find_cluster` says; None does nothing.
       timeout: seconds to wait for the other processes at the start.
 
     Raises:
@@ -140,7 +55,7 @@ def job(cluster: Cluster | None, timeout: float = 120.0) -> Iterator[None]:
         yield
         return
     _connect(cluster, timeout)
-    watch = _Watch()
+    watch = Watch()
     try:
         yield
     except (AgreedError, errors.Stopped) as error:
@@ -289,88 +204,3 @@ def most(counts: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
     if jax.process_count() == 1:
         return counts
     return np.asarray(multihost_utils.process_allgather(counts)).max(axis=0)
-
-
-class _Watch:
-    """Gives signs of life, and ends this process when another is dead or has failed."""
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """The job ends in order."""
-        self._stopped.set()
-        self._thread.join()
-
-    def leave(self, error: BaseException) -> None:
-        """Ends this process, which failed alone, and tells the others why. Does not return."""
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # Most likely an exchange with a process that is dead: then the watch will find out.
-            self._thread.join(_PERIOD * _LIMIT + 5)
-        self._stopped.set()
-        code = errors.report(error)
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        me = jax.process_index()
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may be the dead one
-            _client().key_value_set(f"probegen/ended/{me}", reason, allow_overwrite=True)
-            if me == 0:
-                _client().key_value_set(
-                    "probegen/over", _of(me, f"has failed: {reason}"), allow_overwrite=True
-                )
-                time.sleep(3 * _PERIOD)  # until the others have read it: the service ends with us
-        _exit(code)
-
-    def _run(self) -> None:
-        me, count = jax.process_index(), jax.process_count()
-        seen: dict[int, tuple[str, int]] = {}
-        beat = 0
-        while not self._stopped.wait(_PERIOD):
-            beat += 1
-            try:
-                _client().key_value_set(f"probegen/alive/{me}", str(beat), allow_overwrite=True)
-                over = dict(_client().key_value_dir_get("probegen/over")) or self._verdict(
-                    seen, range(1, count) if me == 0 else [0]
-                )
-            except jax.errors.JaxRuntimeError:
-                if self._stopped.is_set():
-                    return
-                over = {"": _of(0, "is gone: the coordination service does not answer")}
-            if over and not self._stopped.is_set():
-                message = next(iter(over.values()))
-                if me == 0:
-                    with contextlib.suppress(jax.errors.JaxRuntimeError):
-                        _client().key_value_set("probegen/over", message, allow_overwrite=True)
-                        time.sleep(3 * _PERIOD)
-                print(
-                    f"error: {message}; start the job again with the same command, and it goes on "
-                    "from the last checkpoint",
-                    file=sys.__stderr__,
-                )
-                _exit(errors.EXIT_PEER_ENDED)
-
-    def _verdict(self, seen: dict[int, tuple[str, int]], others: Any) -> dict[str, str]:
-        """Who has failed or died, if anyone."""
-        ended = dict(_client().key_value_dir_get("probegen/ended/"))
-        for key, reason in ended.items():
-            return {key: _of(int(key.rpartition("/")[2]), f"has failed: {reason}")}
-        beats = dict(_client().key_value_dir_get("probegen/alive/"))
-        for other in others:
-            beat = beats.get(f"probegen/alive/{other}", "")
-            before, looks = seen.get(other, (None, 0))
-            seen[other] = (beat, looks + 1 if beat == before else 0)
-            if seen[other][1] >= _LIMIT:
-                seconds = _LIMIT * _PERIOD
-                return {"": _of(other, f"has given no sign of life for {seconds:.0f} s")}
-        return {}
-
-
-def _of(process: int, what: str) -> str:
-    return f"process {process} of {jax.process_count()} {what}"
-
-
-def _exit(code: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)

@@ -45,9 +45,10 @@ def main(argv: Sequence[str]) -> None:
     name = f"{settings.config_name(argv)}-{values.config.method}-{values.config.num_probes}"
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax import distributed
+    from probegen_jax.cluster import find_cluster
     from probegen_jax.interrupt import Interrupt
 
-    cluster = distributed.find_cluster(
+    cluster = find_cluster(
         values.distributed, values.coordinator, values.num_processes, values.process_id, os.environ
     )
     interrupt = Interrupt()
