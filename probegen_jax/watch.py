@@ -42,7 +42,7 @@ class Watch:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may be the dead one
             _set(f"probegen/ended/{me}", reason)
             if me == 0:
-                _set("probegen/over", _of(me, f"has failed: {reason}"), allow_overwrite=True)
+                _set("probegen/over", _of(me, f"has failed: {reason}"))
                 time.sleep(3 * _PERIOD)  # until the others have read it: the service ends with us
         _exit(code)
 
@@ -53,7 +53,7 @@ class Watch:
         while not self._stopped.wait(_PERIOD):
             beat += 1
             try:
-                _set(f"probegen/alive/{me}", str(beat), allow_overwrite=True)
+                _set(f"probegen/alive/{me}", str(beat))
                 over = dict(_get("probegen/over")) or self._verdict(
                     seen, range(1, count) if me == 0 else [0]
                 )
@@ -65,7 +65,7 @@ class Watch:
                 message = next(iter(over.values()))
                 if me == 0:
                     with contextlib.suppress(jax.errors.JaxRuntimeError):
-                        _set("probegen/over", message, allow_overwrite=True)
+                        _set("probegen/over", message)
                         time.sleep(3 * _PERIOD)
                 print(
                     f"error: {message}; start the job again with the same command, and it goes on "
