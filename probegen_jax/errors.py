@@ -1,6 +1,5 @@
 """Errors that are the user's to fix, and how an entry point shows them."""
 
-import io
 import os
 import sys
 import traceback
@@ -18,10 +17,6 @@ class UserError(Exception):
     Entry points print the message as one line and exit with `EXIT_USER_ERROR`, without a
     stack trace.
     """
-
-
-class LogStream(io.TextIOWrapper):
-    """Output that goes to a log file in lieu of the terminal."""
 
 
 class Stopped(BaseException):
@@ -46,7 +41,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     trace as well.
     """
     argv = [argument for argument in sys.argv if argument != "--debug"]
-    if not debug:
+    if not _debugging():
         # XLA's own log, of slow compilations above all; what fails is raised besides.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -62,8 +57,7 @@ def report(error: BaseException) -> int:
       The exit code.
     """
     known = isinstance(error, UserError | Stopped | KeyboardInterrupt)
-    debug = "--debug" in sys.argv or bool(os.environ.get("PROBEGEN_DEBUG"))
-    if not known or debug:
+    if not known or _debugging():
         traceback.print_exception(error)
     if isinstance(error, UserError):
         code, line = EXIT_USER_ERROR, f"error: {' '.join(str(error).splitlines())}"
@@ -74,10 +68,9 @@ def report(error: BaseException) -> int:
         line = "interrupted; the same command continues from the last checkpoint"
     else:
         return 1
-    # Of a process whose output goes to a file, the terminal still shows how it ended.
-    streams = [sys.stderr]
-    if isinstance(sys.stderr, LogStream) and sys.__stderr__ is not None:
-        streams.append(sys.__stderr__)
-    for stream in streams:
-        print(line, file=stream, flush=True)
+    print(line, file=sys.stderr, flush=True)
     return code
+
+
+def _debugging() -> bool:
+    return "--debug" in sys.argv or bool(os.environ.get("PROBEGEN_DEBUG"))

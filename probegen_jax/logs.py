@@ -9,8 +9,6 @@ from typing import TextIO
 
 import jax
 
-from probegen_jax.errors import LogStream
-
 
 class _Both(io.TextIOBase):
     """The terminal, and a file besides."""
@@ -42,10 +40,14 @@ def log_files(folder: pathlib.Path) -> Iterator[None]:
         return
     folder.mkdir(exist_ok=True)
     path = folder / f"process-{jax.process_index()}.log"
-    with LogStream(path.open("ab"), encoding="utf-8", line_buffering=True) as file:
+    with path.open("a", encoding="utf-8", buffering=1) as file:
         if jax.process_index() == 0:
             out, err = _Both(sys.stdout, file), sys.stderr  # bars stay off the file
         else:
             out = err = file
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            yield
+            try:
+                yield
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=file)
+                raise
