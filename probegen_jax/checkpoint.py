@@ -1,12 +1,24 @@
 """Checkpoints through Orbax: written beside, then renamed, so that a kill leaves whole ones."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from probegen_jax.errors import UserError
+
+# How systems say that there is no writing here; TensorStore passes it on within longer texts.
+_REASONS = (
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Permission denied",
+    "Not a directory",
+)
 
 
 class Checkpoints:
@@ -19,7 +31,9 @@ class Checkpoints:
         """
         self._folder = folder
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest_step(self) -> int | None:
         """The last step that was saved whole, or None."""
@@ -29,12 +43,13 @@ class Checkpoints:
         """Saves in the background, unless `step` is saved; a call waits for the one before it."""
         if step == self._manager.latest_step():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts)
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts)
+                ),
+            )
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """What `save` got at `step`, bit for bit.
@@ -67,5 +82,27 @@ class Checkpoints:
         return restored["arrays"], restored["facts"]
 
     def close(self) -> None:
-        """Waits for saves under way."""
-        self._manager.close()
+        """Waits for saves under way.
+
+        Raises:
+          UserError: one of them has failed.
+        """
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells of a disk that is full or read-only in one line."""
+        try:
+            yield
+        # OSError from files, ValueError from TensorStore, RuntimeError from its threads.
+        except (OSError, ValueError, RuntimeError) as error:
+            told = [str(each) for each in (error, error.__cause__, error.__context__) if each]
+            reason = next((known for known in _REASONS if known in " ".join(told)), None)
+            if reason is None and not isinstance(error, OSError):
+                raise
+            raise UserError(
+                f"cannot write a checkpoint to {self._folder} ({reason or error}); free some "
+                "space or choose another folder with --workdir=DIR; checkpoints that are whole "
+                "stay, and the same command goes on from the last"
+            ) from error

@@ -1,3 +1,7 @@
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +9,8 @@ import pytest
 
 from probegen_jax.checkpoint import Checkpoints
 from probegen_jax.errors import UserError
+
+REPO = pathlib.Path(__file__).parent.parent
 
 
 def tree(scale):
@@ -37,4 +43,49 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     again = Checkpoints(tmp_path)
     with pytest.raises(UserError, match=r"cannot read the checkpoint .*10 .*delete that folder"):
         again.restore(10, tree(0))
+    again.close()
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    message = r"cannot write a checkpoint to .*checkpoints \(.*--workdir"
+    with pytest.raises(UserError, match=message):
+        Checkpoints(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints").read_text() == "a file"
+
+
+FULL = """
+import pathlib, resource, sys
+import jax.numpy as jnp
+from probegen_jax import errors
+from probegen_jax.checkpoint import Checkpoints
+
+def main(argv):
+    checkpoints = Checkpoints(pathlib.Path(argv[1]))
+    checkpoints.save(1, {"a": jnp.arange(10)}, {})
+    checkpoints.close()
+    checkpoints = Checkpoints(pathlib.Path(argv[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    checkpoints.save(2, {"a": jnp.sin(jnp.arange(100_000.0))}, {})
+    checkpoints.close()
+
+errors.run(main)
+"""
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_stays(tmp_path):
+    """A limit on the size of files stands in for the disk: it fails in the same way."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "run")],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: cannot write a checkpoint to")
+    assert "(File too large)" in last and "choose another folder with --workdir" in last
+    again = Checkpoints(tmp_path / "run")
+    assert again.latest_step() == 1
     again.close()
