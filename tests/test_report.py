@@ -103,7 +103,7 @@ def check(page, path, pictures):
         found = page.evaluate(PICTURES)
         assert len(found) == pictures
         for wide, high, marks, decoded, label in found:
-            assert min(wide, high) > 60 and marks > 0 and decoded > 0 and label > 10
+            assert min(wide, high) > 30 and marks > 0 and decoded > 0 and label > 10
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = sum(map(int, re.findall(r"\d+", background)[:3]))
         assert brightness < 150 if dark else brightness > 600
