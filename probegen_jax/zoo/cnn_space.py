@@ -32,7 +32,7 @@ def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
     return (lambda v: _is_number(v) and v == int(v) and v >= least), f"a whole number from {least}"
 
 
-def _number(low: float, high: float, what: str) -> tuple[Callable[[Any], bool], str]:
+def _number(low: float | int, high: float | int, what: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda v: _is_number(v) and low <= v <= high), what
 
 
@@ -240,24 +240,24 @@ def plan(
     planned = []
     for index in range(number):
         rng = np.random.default_rng([seed, 1, index])
-        drawn = {
-            key: draw(space[key], rng)
-            for key in _DRAWN
-            if key not in (*_PER_LAYER, "layers")
-        }
+        drawn = {key: draw(space[key], rng) for key in _DRAWN if key not in (*_PER_LAYER, "layers")}
         images = max(1, int(drawn["train_fraction"] * train_images))
         in_steps = round(drawn["steps"])
         unit = 1 if in_steps else max(1, images // space["batch_size"])
         length = in_steps or round(drawn["epochs"])
         units = tuple(sorted({int(u) for u in space["checkpoints"] if u < length} | {length}))
-        names = {field.name for field in dataclasses.fields(Run)} & drawn.keys()
+        of_run = {field.name for field in dataclasses.fields(Run)} & drawn.keys()
+        values = {
+            name: drawn[name] if isinstance(drawn[name], str) else float(drawn[name])
+            for name in of_run
+        }
         run = Run(
             index,
-            **{name: drawn[name] for name in names},
+            **values,
             train_images=images,
             kept=tuple(unit * u for u in units),
         )
-        planned.append(Planned(specs[index // each], run, drawn["train_fraction"], units))
+        planned.append(Planned(specs[index // each], run, float(drawn["train_fraction"]), units))
     return planned
 
 
@@ -324,7 +324,7 @@ def _spec(
         ) from error
 
 
-def _residual(kind: str | float, index: int, rng: np.random.Generator) -> int:
+def _residual(kind: str | float | int, index: int, rng: np.random.Generator) -> int:
     if kind == "none" or not index:
         return -1
     if kind == "not_adjacent":  # none, or any layer before the one before

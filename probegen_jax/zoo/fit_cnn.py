@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from probegen_jax.networks import matmul_cnn
 from probegen_jax.networks.cnn import CnnSpec
-from probegen_jax.zoo import cnn_optimizers, vectors
+from probegen_jax.zoo import cnn_optimizers
 from probegen_jax.zoo.cnn_start import initial
 
 # Bytes of patches that a chunk of images may have in its largest layer: what a core's cache takes.
@@ -186,7 +186,7 @@ def _train(
     batch_size: int,
     block_size: int,
     networks: dict[str, Array],
-    images: Float[Array, "I h w K"],
+    images: Float[Array, "I h w D"],
     labels: Int[Array, " I"],
 ) -> tuple[Float[Array, "N K V"], dict[str, Float[Array, "N K"]]]:
     abstract = spec.abstract()
@@ -220,8 +220,10 @@ def _train(
                 return total + jax.grad(loss)(vector)
 
             size = _chunk_size(spec, batch_size)
-            grad = chunk(0, 0.0) if size == batch_size else jax.lax.fori_loop(
-                0, batch_size // size, chunk, jnp.zeros_like(vector)
+            grad = (
+                chunk(0, 0.0)
+                if size == batch_size
+                else jax.lax.fori_loop(0, batch_size // size, chunk, jnp.zeros_like(vector))
             )
             return grad + 2 * network["l2reg"] * is_kernel * vector
 
@@ -289,7 +291,9 @@ def _chunk_size(spec: CnnSpec, batch_size: int) -> int:
         for layer, (height, width) in zip(spec.layers, spec.sizes, strict=True)
     )
     fitting = max(1, _CACHE // largest)
-    return max(size for size in range(1, batch_size + 1) if not batch_size % size and size <= fitting)
+    return max(
+        size for size in range(1, batch_size + 1) if not batch_size % size and size <= fitting
+    )
 
 
 def _drop(x: Float[Array, "P h w C"], rate: Float[Array, ""], words) -> Float[Array, "P h w C"]:

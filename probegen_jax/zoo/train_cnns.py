@@ -59,7 +59,9 @@ class CnnFactory:
             space, number, images.image_shape, images.num_classes, len(labels[0]), seed, where
         )
         on_cpu = jax.default_backend() == "cpu"
-        self._devices = list(devices or (jax.local_devices()[:1] if on_cpu else jax.local_devices()))
+        self._devices = list(
+            devices or (jax.local_devices()[:1] if on_cpu else jax.local_devices())
+        )
         self._batch_size = space["batch_size"]
         groups: dict[CnnSpec, list[int]] = {}
         for index, network in enumerate(self.planned):
@@ -119,13 +121,11 @@ class CnnFactory:
 
 def finite(network: Planned, arrays: Arrays, row: int) -> list[int]:
     """The checkpoints, of those that network `row` of a part keeps, whose weights are finite."""
-    return [
-        k for k in range(len(network.units)) if np.isfinite(arrays["weights"][row, k]).all()
-    ]
+    return [k for k in range(len(network.units)) if np.isfinite(arrays["weights"][row, k]).all()]
 
 
 def diverged(loss: float, num_classes: int) -> bool:
-    """Whether a training loss is that of a network which has gone astray: twice that of guessing."""
+    """Whether a training loss is that of a network gone astray: above twice that of guessing."""
     return not loss <= 2 * np.log(num_classes)
 
 
