@@ -51,6 +51,10 @@ def trained(trainer):
     return trainer(SPEC, list(CHOICES.values()), 16, 12, 3)
 
 
+def flat(weights):
+    return vectors.flatten(jax.tree.map(np.asarray, weights))
+
+
 def weights_of(vector):
     stacked = vectors.unflatten(np.asarray(vector)[None], SPEC.abstract())
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
@@ -81,10 +85,10 @@ def test_every_step_is_that_of_a_plain_loop(row, name, trainer, trained):
         if t in run.kept:
             k = run.kept.index(t)
             kept = trained.vectors[row, k]
-            np.testing.assert_allclose(kept, vectors.flatten(weights), atol=2e-5)
+            np.testing.assert_allclose(kept, flat(weights), atol=2e-5)
         weights, state = step(weights, state, numbers["rows"][t])
-    np.testing.assert_allclose(trained.vectors[row, 2], vectors.flatten(weights), atol=1e-4)
-    guesses = np.argmax(SPEC.apply(weights, images), axis=-1)
+    np.testing.assert_allclose(trained.vectors[row, 2], flat(weights), atol=1e-4)
+    guesses = np.argmax(np.asarray(SPEC.apply(weights, images)), axis=-1)
     right = guesses == np.asarray(labels)
     seen, test = numbers["seen"][:99], numbers["test"]
     assert trained.metrics["test_accuracy"][row, 2] == pytest.approx(right[test].mean(), abs=4e-3)
