@@ -1,6 +1,7 @@
 """Search spaces: what is drawn from them, and what is refused, by name."""
 
 import collections
+import pathlib
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ def test_small_cnn_zoo_has_one_architecture_and_the_published_ranges():
     assert np.median(rates) == pytest.approx(np.log10(5e-3), abs=0.2)
     assert max(run.dropout for run in runs) <= 0.7
     whole = next(each for each in networks if each.train_fraction == 1)
-    assert whole.units == (10,)
-    assert whole.run.kept == (10 * (1000 // 64),)
+    assert whole.units == (7,)
+    assert whole.run.kept == (7 * (1000 // 64),)
 
 
 def test_wild_park_draws_residual_links_as_the_sampler_does():
@@ -101,3 +102,10 @@ def test_impossible_architectures_are_told():
         plan(SMALL | {"residual": 1.0}, shape=(28, 28, 1))
     with pytest.raises(UserError, match="has only 2 architectures, but 15 are wanted"):
         plan(SMALL | {"networks_per_architecture": 4}, shape=(28, 28, 1))
+
+
+def test_the_space_in_the_documentation_can_be_used(tmp_path):
+    page = pathlib.Path(__file__).parent.parent / "docs" / "build_cnn.md"
+    (tmp_path / "space.py").write_text(page.read_text().split("```python\n")[1].split("```")[0])
+    space = cnn_space.read(str(tmp_path / "space.py"))
+    assert len({network.spec for network in plan(space, 20)}) == 5

@@ -27,7 +27,7 @@ def get_space() -> ConfigDict:
     space.train_fraction = (0.1, 0.25, 0.5, 1.0)
 
     space.batch_size = 64
-    space.epochs = 10
+    space.epochs = 7
     space.checkpoints = ()
     space.train_images = 10_000
     space.test_images = 2_000
