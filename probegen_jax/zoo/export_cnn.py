@@ -90,7 +90,7 @@ def is_small_cnn_zoo(layers: Any) -> bool:
 
 def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: int) -> None:
     # Networks in the order of their runs and epochs, as published; the split is the reader's.
-    order = np.lexsort((columns["iteration"], columns["run"]))
+    order = np.lexsort((columns["iteration"], columns["run"])).tolist()
     weights = np.lib.format.open_memmap(
         folder / small_cnn_files.WEIGHTS,
         mode="w+",
