@@ -3,9 +3,11 @@
   python -m probegen_jax.build_zoo inr --images=digits --out=zoos/digits
   python -m probegen_jax.build_zoo inr --images=mnist --out=zoos/mnist --export=torch
   python -m probegen_jax.build_zoo inr --images=photos/ --grayscale --resize=28 --out=zoos/photos
+  python -m probegen_jax.build_zoo cnn --images=mnist --num=1000 --out=zoos/mnist_cnn
   python -m probegen_jax.build_zoo inr --help
 
   inr   an implicit neural representation (a SIREN) of each image; the class is to be predicted
+  cnn   CNNs with different hyper-parameters or architectures; how accurate is each?
 
 Images (--images=SOURCE): digits; mnist, fashion_mnist, cifar10 (downloaded); tfds:NAME (prepared
 by TFDS as array_record); idx:DIR (idx files under MNIST's names); FILE.npz; or a folder with a
@@ -23,10 +25,10 @@ from typing import NoReturn
 
 from probegen_jax import errors
 from probegen_jax.errors import UserError
-from probegen_jax.zoo import build_arguments, build_inr
+from probegen_jax.zoo import build_arguments, build_cnn, build_inr
 
 # Each has `HELP`, `add_arguments(parser)` and `build(options)`.
-_FAMILIES = {"inr": build_inr}
+_FAMILIES = {"inr": build_inr, "cnn": build_cnn}
 
 
 class _Parser(argparse.ArgumentParser):

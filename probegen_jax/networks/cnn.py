@@ -274,7 +274,10 @@ def small_cnn_zoo(
 
 
 def wild_park(
-    config: Mapping[str, Any], fidelity: Fidelity = "faithful", network: str = "?"
+    config: Mapping[str, Any],
+    fidelity: Fidelity = "faithful",
+    network: str = "?",
+    image_size: tuple[int, int] = (32, 32),
 ) -> CnnSpec:
     """The architecture of a CNN Wild Park network.
 
@@ -284,6 +287,7 @@ def wild_park(
       fidelity: "faithful" keeps residual links; "official" drops them, as ProbeGen's published
         code does, which is another function.
       network: names the network in error messages.
+      image_size: height and width of the images that it was trained on.
 
     Raises:
       UserError: lists of different lengths, or an architecture that cannot be.
@@ -307,7 +311,7 @@ def wild_park(
                 for index, (m, n) in enumerate(itertools.pairwise(channels))
             ),
             num_classes=config.get("n_classes", 10),
-            image_shape=(32, 32, channels[0]),
+            image_shape=(*image_size, channels[0]),
         )
     except UserError as error:
         raise UserError(f"network {network}: {error}") from error

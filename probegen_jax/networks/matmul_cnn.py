@@ -5,6 +5,7 @@ runs far below the speed of its matmuls, and one inside a loop runs on a single 
 after the other, as matmuls, keeps the activations in the cache.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,6 +41,7 @@ def apply(
     activations: tuple[str, ...],
     weights: dict[str, Any],
     first: Float[Array, "P h w K"],
+    dropout: Callable[[jax.Array, int], jax.Array] | None = None,
 ) -> Float[Array, "P R"]:
     """What `CnnSpec.apply` computes, for images of which the first layer's patches are given.
 
@@ -48,6 +50,7 @@ def apply(
       activations: of the spec.
       weights: one network.
       first: `patches` of the images for the first layer, which all networks can share.
+      dropout: in training, what becomes of a layer's output; it is given the layer's number too.
 
     Returns:
       The logits.
@@ -67,6 +70,8 @@ def apply(
             x = jax.lax.switch(weights["activation"], choices, x)
         else:
             x = ACTIVATIONS[layer.activation](x)
+        if dropout is not None:
+            x = dropout(x, len(outputs))
         outputs.append(x)
     pooled = jnp.mean(outputs[-1], axis=(1, 2))
     return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)

@@ -55,5 +55,13 @@ def _inr(
     )
 
 
-_FAMILIES: dict[str, Callable[..., Zoo]] = {"inr": _inr}
+def _cnn(
+    columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
+) -> Zoo:
+    from probegen_jax.zoo import cnn_zoos  # INRs need none of the networks it imports
+
+    return cnn_zoos.built(columns, rows, metadata, fidelity)
+
+
+_FAMILIES: dict[str, Callable[..., Zoo]] = {"inr": _inr, "cnn": _cnn}
 _CONFIGS = "configs/mnist.py is for INRs, configs/cifar10_wild_park.py for CNNs"

@@ -93,7 +93,7 @@ def load(
         parts = [Part(_gray(part.images), part.labels) for part in parts]
     if resize is not None:
         parts = [Part(_resized(part.images, resize), part.labels) for part in parts]
-    return ImageSet(name, *parts, len(names), names, _digest(parts))
+    return ImageSet(name, *parts, len(names), names, digest(parts))
 
 
 def _find(
@@ -164,7 +164,8 @@ def _resized(
     return out if out.dtype == np.uint8 else np.clip(out, 0, 1)
 
 
-def _digest(parts: list[Part]) -> str:
+def digest(parts: list[Part]) -> str:
+    """SHA-256 of all pixels and labels."""
     hashed = hashlib.sha256()
     for part in parts:
         for array in (part.images, part.labels):

@@ -13,8 +13,6 @@ from probegen_jax.zoo.datasets import base
 from probegen_jax.zoo.datasets import small_cnn_files as files
 from probegen_jax.zoo.datasets.download import Address
 
-# Epoch of a run's last checkpoint; the task takes no others.
-FINAL_STEP = 86
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "selu")
 
 
@@ -90,11 +88,13 @@ class Cifar10Gs(base.ZooBuilder):
         return parts
 
     def _split(self, number: int) -> dict[str, list[int]]:
-        final = {row for row, step in enumerate(self._metrics.steps) if step == FINAL_STEP}
+        # A run's last checkpoint; the task takes no others.
+        ends = zip(self._metrics.steps, self._metrics.finals, strict=True)
+        final = {row for row, (step, last) in enumerate(ends) if step == last}
         if not final:
             raise UserError(
-                f"{self._where}/{files.METRICS}: no row has step {FINAL_STEP}, a run's last; fetch "
-                "the zoo again"
+                f"{self._where}/{files.METRICS}: no row has step {files.PUBLISHED_EPOCHS}, a "
+                "run's last; fetch the zoo again"
             )
         if self.builder_config.name == "seeded":
             return splits.seeded(sorted(final), 0.1, 0.5, where=f"{self._where}/{files.METRICS}")

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from probegen_jax.errors import UserError
 
+# Epochs of every published run; zoos that were built here say theirs in `config.epochs`.
+PUBLISHED_EPOCHS = 86
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
 
 # Rows of a streamed `weights.npy` that are held at a time: 80 MB.
@@ -48,13 +50,15 @@ class Metrics:
 
     Attributes:
       paths: name of the checkpoint.
-      steps: epoch of the checkpoint; 86 is the last.
+      steps: epoch of the checkpoint.
+      finals: epochs of the run; a checkpoint of that epoch is its last.
       scores: test accuracy.
       activations: name of the activation of every layer.
     """
 
     paths: list[str]
     steps: list[int]
+    finals: list[int]
     scores: list[float]
     activations: list[str]
 
@@ -82,11 +86,12 @@ def parse_metrics(data: bytes, where: str) -> Metrics:
         if column not in columns:
             raise UserError(f"{where}: has no column {column!r}; {_FETCH}")
     index = columns[0]  # without a name: the paths of the checkpoints
-    metrics = Metrics([], [], [], [])
+    metrics = Metrics([], [], [], [], [])
     for line, row in enumerate(rows, 2):
         try:
             metrics.paths.append(row[index])
             metrics.steps.append(int(row["step"]))
+            metrics.finals.append(int(row.get("config.epochs") or PUBLISHED_EPOCHS))
             metrics.scores.append(float(row["test_accuracy"]))
             metrics.activations.append(row["config.activation"])
         except (TypeError, ValueError) as error:
