@@ -63,8 +63,9 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
     config.checkpoint_every = 1000  # steps between checkpoints
     config.keep_checkpoints = 2  # how many of the last stay; each also holds the best on validation
 
-    # On several devices networks are split over all of them, and seeds over so many groups of them.
-    config.mesh = ConfigDict({"seeds": 1})
+    # On several devices networks are split over all of them, and seeds over `seeds` groups of them.
+    # `cpu_devices`: how many a CPU counts as, 0 for one per core.
+    config.mesh = ConfigDict({"seeds": 1, "cpu_devices": 1})
     # `resident`: networks lie on the devices; `stream`: they are read as they are needed; `auto`:
     # resident if they fit.
     config.data = ConfigDict({"mode": "auto"})

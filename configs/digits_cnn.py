@@ -11,4 +11,5 @@ def get_config(arg: str = ""):
     config.num_seeds = 3
     config.eval_every = 100
     config.checkpoint_every = 500
+    config.mesh.cpu_devices = 0  # small convolutions use a single core each
     return config

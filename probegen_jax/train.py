@@ -47,10 +47,14 @@ def main(argv: Sequence[str]) -> None:
     from probegen_jax import distributed
     from probegen_jax.cluster import find_cluster
     from probegen_jax.interrupt import Interrupt
+    from probegen_jax.mesh import split_cpu
 
     cluster = find_cluster(
         values.distributed, values.coordinator, values.num_processes, values.process_id, os.environ
     )
+    # A job's processes are told how many devices they are by who starts them.
+    if cluster is None:
+        split_cpu(settings.nested(values.config, "mesh.cpu_devices", 1), values.config.batch_size)
     interrupt = Interrupt()
     with interrupt.listen(), distributed.job(cluster, values.connect_timeout):
         train(values.config, values.workdir or f"runs/{name}", interrupt=interrupt)
