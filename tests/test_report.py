@@ -22,10 +22,9 @@ from probegen_jax.report import charts, findings, write
 from probegen_jax.report.__main__ import main
 from probegen_jax.report.page import render
 from probegen_jax.writers import TensorBoard
-from probegen_jax.zoo import digits_cnn
+from probegen_jax.zoo import cnn_space, digits_cnn
 
 REPO = pathlib.Path(__file__).parent.parent
-TINY = digits_cnn.Recipe(architectures=3, networks=4, min_steps=2, max_steps=12, batch_size=8)
 SMALL = {
     "digits": ("--config.num_epochs=2", "--config.eval_every=30"),
     "digits_cnn": ("--config.num_epochs=4", "--config.eval_every=2", "--config.batch_size=8"),
@@ -40,7 +39,10 @@ def runs(tmp_path_factory, digits_dir):
     """A finished run of each built-in zoo, by name; both are named so that HTML must be escaped."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits_cnn, "Recipe", functools.partial(digits_cnn.Recipe, **vars(TINY)))
+        tiny = {"networks_per_architecture": 4, "steps": 12, "batch_size": 8}
+        space = cnn_space.read("digits_cnn") | tiny
+        load = functools.partial(digits_cnn.load, number=12, space=space)
+        patch.setattr(digits_cnn, "load", load)
         for name, arg, seeds in (("digits", "probegen,16", 2), ("digits_cnn", "probegen,6", 1)):
             values = settings.parse(
                 [
