@@ -92,7 +92,8 @@ def test_a_corrupt_cache_is_built_again(zoo, folder):
 
 @pytest.mark.parametrize("method", ["probegen", "vanilla", "dead_leaves"])
 def test_the_whole_job(method, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(digits_cnn.load, "__defaults__", (None, 10, TINY))
+    load = digits_cnn.load
+    monkeypatch.setattr(digits_cnn, "load", lambda data_dir: load(data_dir, 10, TINY))
     small = {"num_epochs": 2, "num_seeds": 2, "batch_size": 4, "eval_every": 2, "head_width": 8}
     values = settings.parse(
         [

@@ -47,7 +47,7 @@ def _used(programs: Any, kind: int) -> Int[np.ndarray, " n"]:
 
 
 def _compact(
-    weights: Any, used: Sequence[Int[np.ndarray, " n"]], lengths: Int[np.ndarray, " k"]
+    weights: Any, used: Sequence[Int[np.ndarray, " _"]], lengths: Int[np.ndarray, " k"]
 ) -> Any:
     """Weights with only the rows `used` of each table, filled up to `lengths`."""
     kinds, rows = weights["programs"]["kind"], weights["programs"]["row"]
