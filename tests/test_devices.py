@@ -1,6 +1,7 @@
 """The same training on 1, 2, 4 and 8 simulated devices; `on_devices.py` runs it."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from probegen_jax.errors import UserError
-from probegen_jax.mesh import make_mesh
+from probegen_jax.mesh import make_mesh, split_cpu
 
 REPO = pathlib.Path(__file__).parent.parent
+FOUR = "--xla_force_host_platform_device_count=4"
 KINDS = ("inr", "mixed", "cnn")
 # Sums over a batch are made in another order. Adam divides by the gradient's size, so that where a
 # gradient is next to nothing, its rounding shows.
@@ -71,3 +73,21 @@ def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do():
         make_mesh(32, 3, 3, devices=devices)
     with pytest.raises(UserError, match=r"mesh.seeds is 2, .* divide num_seeds, 3"):
         make_mesh(32, 3, 2, devices=devices)
+
+
+@pytest.mark.parametrize(("wanted", "flags", "devices"), [(3, "", 3), (1, "", 1), (3, FOUR, 4)])
+def test_a_cpu_counts_as_several_devices(wanted, flags, devices):
+    code = (
+        "import jax; from probegen_jax.mesh import split_cpu; "
+        f"split_cpu({wanted}, 12); print(len(jax.devices())); split_cpu(2, 12)"
+    )
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=REPO, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"{devices}\n"), done.stderr
+
+
+def test_a_negative_number_of_devices_is_told():
+    with pytest.raises(UserError, match=r"mesh.cpu_devices is -1; give a number, or 0 for one"):
+        split_cpu(-1, 12)
