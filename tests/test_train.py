@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from probegen_jax import experiment, settings, train
-from probegen_jax.errors import UserError
+from probegen_jax.errors import EXIT_STOPPED, UserError
 
 REPO = pathlib.Path(__file__).parent.parent
 DIGITS = f"--config={REPO}/configs/digits.py"
@@ -179,8 +180,8 @@ def test_methods_train_and_fixed_probes_stay(tmp_path, digits_dir):
         assert result["mean"] > 0.2  # chance is 0.1
 
 
-def start(workdir, digits_dir):
-    options = [f"--config.data_dir={digits_dir}", "--config.report=False"]
+def start(workdir, digits_dir, *more):
+    options = [f"--config.data_dir={digits_dir}", "--config.report=False", *more]
     arguments = [DIGITS, *SMALL, *options, f"--workdir={workdir}"]
     environment = os.environ | {"PYTHONWARNINGS": "default"}
     return subprocess.Popen(
@@ -193,31 +194,47 @@ def start(workdir, digits_dir):
     )
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, digits_dir):
-    """SIGKILL to a real process, started again until it is done."""
-    whole = start(tmp_path / "whole", digits_dir)
+KILL, TERM = signal.SIGKILL, signal.SIGTERM
+LONG = "--config.num_epochs=60"
+
+
+@pytest.mark.parametrize(
+    ("signals", "more"),
+    [
+        pytest.param([KILL, TERM, TERM], [], id="three"),
+        pytest.param([TERM] * 10, [LONG], id="ten-SIGTERM", marks=pytest.mark.slow),
+        pytest.param([KILL] * 10, [LONG], id="ten-SIGKILL", marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_at_random_moments_it_ends_with_the_same_parameters(
+    tmp_path, digits_dir, signals, more
+):
+    """Signals to a real process, started again until it is done."""
+    whole = start(tmp_path / "whole", digits_dir, *more)
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
-    workdir, kills = tmp_path / "killed", 0
+    workdir, sent = tmp_path / "stopped", 0
     moments = random.Random(time.time_ns())  # any moment must do
     while True:
-        process = start(workdir, digits_dir)
-        if kills < 3:
-            # The first kill strikes before or after the first checkpoint, the others later.
-            deadline = time.monotonic() + 60
+        process = start(workdir, digits_dir, *more)
+        if sent < len(signals):
+            # The first strikes before or after the first checkpoint, the others later.
+            deadline = time.monotonic() + 300
             log = workdir / "metrics.jsonl"
             lines = len(log.read_text().splitlines()) if log.exists() else 0
             while process.poll() is None and time.monotonic() < deadline:
                 if log.exists() and len(log.read_text().splitlines()) > lines:
                     time.sleep(moments.uniform(0, 0.3))
-                    process.kill()
+                    process.send_signal(signals[sent])
                     break
                 time.sleep(0.01)
         _, errors = process.communicate()
         if process.returncode == 0:
             break
-        assert process.returncode == -9, errors
-        kills += 1
+        assert process.returncode == (-9 if signals[sent] == KILL else EXIT_STOPPED), errors
+        if signals[sent] == TERM:
+            assert errors.endswith("stopped by SIGTERM; the same command continues from here\n")
+        sent += 1
     for undisturbed, resumed in zip(
         parameters(tmp_path / "whole"), parameters(workdir), strict=True
     ):
@@ -227,4 +244,4 @@ def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, dig
         assert results[0][key] == results[1][key], key
     logs = [(folder / "metrics.jsonl").read_text() for folder in (tmp_path / "whole", workdir)]
     assert logs[0] == logs[1]
-    assert kills > 0
+    assert sent > (0 if not more else 5)
