@@ -4,8 +4,8 @@
     python -m benchmarks.streaming --gigabytes=1 --seconds=20
 
 The zoo is a sparse file of SIRENs of MNIST-INR's size, all zeros: the networks are no use, but
-every byte of each is read, sent to the device and computed with. Sparse pages come from the kernel and
-not from a disk, so the speed is that of everything but the disk.
+every byte of each is read, sent to the device and computed with. Sparse pages come from the kernel
+and not from a disk, so the speed is that of everything but the disk.
 """
 
 import argparse
