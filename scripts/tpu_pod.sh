@@ -2,12 +2,11 @@
 # Trains on a Cloud TPU pod slice: the same command on every worker, until it is done.
 #
 #   TPU_NAME=my-slice ZONE=us-central2-b scripts/tpu_pod.sh --config=configs/mnist.py \
-#     --workdir=gs://my-bucket/runs/mnist --config.data_dir=/mnt/zoos
+#     --workdir=/mnt/shared/runs/mnist --config.data_dir=/mnt/zoos
 #
 # Needs gcloud, logged in, and on the workers this repository in REPOSITORY (a home folder's
 # `probegen_jax` by default) with `pip install -r requirements.txt "jax[tpu]"` done. The run folder
-# must be seen by all workers: a mounted share or a bucket (which needs `pip install gcsfs`).
-# --config.data_dir may be a disk of each worker's own.
+# must be seen by all workers, as on a mounted share. --config.data_dir may be a disk of each worker's own.
 set -euo pipefail
 
 : "${TPU_NAME:?set TPU_NAME to the name of the slice}"
