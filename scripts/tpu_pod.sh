@@ -6,7 +6,8 @@
 #
 # Needs gcloud, logged in, and on the workers this repository in REPOSITORY (a home folder's
 # `probegen_jax` by default) with `pip install -r requirements.txt "jax[tpu]"` done. The run folder
-# must be seen by all workers, as on a mounted share. --config.data_dir may be a disk of each worker's own.
+# must be seen by all workers, as on a mounted share. --config.data_dir may be a disk of each
+# worker's own.
 set -euo pipefail
 
 : "${TPU_NAME:?set TPU_NAME to the name of the slice}"
