@@ -80,17 +80,33 @@ def cached_arrays(
                 f"cache file {path} is corrupt ({error}); building it again", stacklevel=2
             )
     arrays = build()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_arrays(path, path.with_name(f".{path.name}.{os.getpid()}"), arrays)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the cache file {path} ({error.strerror}); free some space, or choose "
+            "another folder with --config.data_dir=DIR"
+        ) from error
+    return arrays
+
+
+def write_arrays(path: pathlib.Path, temporary: pathlib.Path, arrays: Arrays) -> None:
+    """Writes an .npz under a temporary name, then renames it: the file is whole or not there.
+
+    Args:
+      path: of the file.
+      temporary: the name until then, in the same folder; gone if the file cannot be written.
+      arrays: by name.
+
+    Raises:
+      OSError: what the system says.
+    """
     try:
         with temporary.open("wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write the cache file {path} ({error.strerror}); free some space, or choose "
-            "another folder with --config.data_dir=DIR"
-        ) from error
-    return arrays
+        raise

@@ -8,7 +8,6 @@ The folder of a build:
 3. From the parts the data set is assembled, all of it or nothing; then the parts are removed.
 """
 
-import os
 import pathlib
 import shutil
 import time
@@ -22,8 +21,8 @@ from tqdm import tqdm
 
 from probegen_jax.errors import UserError
 from probegen_jax.writers import read_json, write_json
-
-Arrays = dict[str, np.ndarray]
+from probegen_jax.zoo import cache
+from probegen_jax.zoo.cache import Arrays
 
 _PLAN, _PARTS = "plan.json", "parts"
 # Of the plan: what made the bytes besides the settings. A finished zoo is not refused for it.
@@ -172,15 +171,9 @@ class Build:
 
     def _write(self, part: int, arrays: Arrays) -> None:
         path = self._path(part)
-        temporary = path.with_name(f".{path.name}")
         try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            cache.write_arrays(path, path.with_name(f".{path.name}"), arrays)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise unwritable(path, error) from error
 
 
