@@ -56,7 +56,8 @@ def make_networks(
     """
     rows = np.arange(len(zoo)) if rows is None else rows
     return [
-        _module(plan, state, lean, device) for plan, state in _plans_and_states(zoo, rows.tolist())
+        make_network(plan, state, lean, device)
+        for plan, state in plans_and_states(zoo, rows.tolist())
     ]
 
 
@@ -81,7 +82,7 @@ class StackedNetworks:
     def __init__(self, zoo: Zoo, rows: np.ndarray, lean: bool = False, device: str = "cpu"):
         members: dict[Any, list[int]] = {}
         states = []
-        for place, (plan, state) in enumerate(_plans_and_states(zoo, rows.tolist())):
+        for place, (plan, state) in enumerate(plans_and_states(zoo, rows.tolist())):
             members.setdefault(plan, []).append(place)
             states.append(state)
         self.group_N = np.empty(len(rows), np.int64)
@@ -119,7 +120,7 @@ def respond_loop(networks: Sequence[nn.Module], probes: torch.Tensor) -> torch.T
 
 def compiled_loop(zoo: Zoo):
     """`respond_loop` through `torch.compile`, where all batches look the same to it."""
-    plans = {plan for plan, _ in _plans_and_states(zoo, range(len(zoo)))}
+    plans = {plan for plan, _ in plans_and_states(zoo, range(len(zoo)))}
     if len(plans) > 1:
         raise UserError(
             f"torch.compile of the loop is for zoos of one architecture, and {zoo.name} has "
@@ -132,14 +133,17 @@ def _empty(plan: Any) -> nn.Module:
     return Siren(plan) if isinstance(plan, SirenSpec) else PlainCnn(*plan)
 
 
-def _module(plan: Any, state: dict[str, torch.Tensor], lean: bool, device: str) -> nn.Module:
+def make_network(
+    plan: Any, state: dict[str, torch.Tensor], lean: bool = False, device: str = "cpu"
+) -> nn.Module:
+    """One network: its architecture as `plans_and_states` says it, and its state dict."""
     with torch.device("meta"):  # the initialisation would only be overwritten
         module = _empty(plan)
     module.load_state_dict(state, assign=True)
     return module.requires_grad_(not lean).to(device)
 
 
-def _plans_and_states(zoo: Zoo, rows: Sequence[int]):
+def plans_and_states(zoo: Zoo, rows: Sequence[int]):
     """Of each network: its architecture, hashable, and its state dict, sharing the zoo's memory."""
     if isinstance(zoo.spec, SirenSpec):
         yield from _sirens(zoo, rows)

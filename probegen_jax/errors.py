@@ -5,6 +5,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from probegen_jax import user_cache
+
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 EXIT_PEER_ENDED = 76
@@ -44,6 +46,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     if not _debugging():
         # XLA's own log, of slow compilations above all; what fails is raised besides.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    user_cache.keep_compiled()
     try:
         main(argv)
     except (UserError, Stopped, KeyboardInterrupt) as error:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from probegen_jax.errors import Stopped
-from probegen_jax.mesh import EVERYWHERE
+from probegen_jax.mesh import EVERYWHERE, send
 
 # Seconds between two looks: schedulers give half a minute from SIGTERM to SIGKILL, or more.
 _PERIOD = 1.0
@@ -86,7 +86,7 @@ class Pace:
         told = self._tell(step, asked)
         if self._pending is not None:
             before, its_steps = self._pending
-            stop, seconds = np.asarray(before).tolist()
+            stop, seconds = jax.device_get(before).tolist()
             now = time.monotonic()
             if self._ready_at:
                 self._seconds = (now - self._ready_at) / its_steps
@@ -99,5 +99,5 @@ class Pace:
     def _tell(self, step: jax.Array, asked: bool) -> jax.Array:
         row = np.asarray([[asked, self._seconds]], np.float32)
         shape = (self._mesh.size, 2)
-        told_Dx2 = jax.make_array_from_callback(shape, self._split, lambda index: row)
+        told_Dx2 = send(shape, self._split, lambda index: row)
         return self._worst(told_Dx2, step)

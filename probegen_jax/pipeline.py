@@ -7,12 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key
 
 from probegen_jax import distributed
 from probegen_jax.errors import UserError
 from probegen_jax.layout import Layout
-from probegen_jax.mesh import DATA, join, my_parts
+from probegen_jax.mesh import DATA, join, my_parts, place
 from probegen_jax.networks.mixed import MixedCnnSpec
 from probegen_jax.networks.shards import take_shards
 from probegen_jax.programs import Programs
@@ -106,7 +107,7 @@ class Resident:
         self, programs: Programs, params_S: Any, fixed_S: Any, split: str
     ) -> list[Float[Array, "S T B O"]]:
         """Outputs of every seed's model for the networks of a split, in their order."""
-        places_TxB = self.layout.places(split).T
+        places_TxB = place(programs.mesh, self.layout.places(split).T, P(None, DATA))
         return [programs.predict(params_S, fixed_S, self._weights, self._targets_N, places_TxB)]
 
     def responses(self, programs: Programs, state_S: TrainState) -> Float[Array, "S N P R"]:

@@ -115,7 +115,7 @@ class Streamed:
         """Outputs of every seed's model for the networks of a split, in their order."""
 
         def predict(part: dict[str, Any]) -> Any:
-            places_TxB = part["places_SxKxB"][0]
+            places_TxB = place(self._mesh, part["places_SxKxB"][0], P(None, DATA))
             weights, targets_N = part["weights"], part["targets_N"]
             return programs.predict(params_S, fixed_S, weights, targets_N, places_TxB)
 

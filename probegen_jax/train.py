@@ -214,7 +214,8 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
             val = experiment.scores("val", on_host("val", val_outputs))
             record[f"val_{metric_name}"] = val
             better = [new > old for new, old in zip(val, best["val"], strict=True)]
-            best_params = programs.keep_better(np.asarray(better), params_S, best_params)
+            better_S = place(mesh, np.asarray(better), BY_SEED)
+            best_params = programs.keep_better(better_S, params_S, best_params)
             best["val"] = np.where(better, val, best["val"]).tolist()
             best["step"] = np.where(better, record["step"], best["step"]).tolist()
         if not all(np.isfinite(record["train_loss"])):
@@ -229,13 +230,14 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
 
     started = time.monotonic()
     pace, pending, stop = Pace(mesh), None, False
-    with interrupt.hold():
+    # A step that waited for the host would be an error: what goes to the devices goes on purpose.
+    with interrupt.hold(), jax.transfer_guard("disallow"):
         while done < total_steps and not stop:
             epoch, at = divmod(done, steps_per_epoch)
             stretch = batches.stretch(programs, epoch, at)
             boundary = min(done - done % every + every for every in intervals)
             made = min(boundary - done, stretch.stop - at, pace.steps)
-            bounds = [np.int32(step) for step in (stretch.first, at, at + made)]
+            bounds = place(mesh, [np.int32(step) for step in (stretch.first, at, at + made)])
             state, losses_SxT = programs.run_steps(
                 state, losses_SxT, stretch.weights, stretch.targets_N, stretch.places_SxKxB, *bounds
             )

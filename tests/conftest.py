@@ -6,6 +6,7 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pathlib
+import tempfile
 
 import jax
 import jaxtyping
@@ -14,6 +15,15 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# What one test has compiled serves the others, and the processes that they start.
+_compiled = tempfile.TemporaryDirectory(prefix="probegen_compiled")
+for _name, _value in (
+    ("jax_compilation_cache_dir", _compiled.name),
+    ("jax_persistent_cache_min_compile_time_secs", 0.5),
+):
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 # Shapes and types of every annotated function of the package are checked as the tests call it.
 jaxtyping.install_import_hook("probegen_jax", "beartype.beartype").__enter__()

@@ -14,14 +14,9 @@ import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
+from probegen_jax.user_cache import default_dir
 
 Arrays = dict[str, np.ndarray]
-
-
-def default_dir() -> pathlib.Path:
-    """`$XDG_CACHE_HOME/probegen_jax`, or `~/.cache/probegen_jax`."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "probegen_jax"
 
 
 def folder(data_dir: str | None) -> pathlib.Path:

@@ -1,0 +1,152 @@
+"""The three families of the paper's zoos, as random networks of full size: what is timed on them.
+
+Times do not depend on the weights, so that nothing needs to be downloaded.
+"""
+
+import dataclasses
+import itertools
+import math
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.torch_networks import REPO
+from probegen_jax.networks import convolution, mixed
+from probegen_jax.networks.cnn import CnnSpec, small_cnn_zoo
+from probegen_jax.networks.conv_layer import ConvLayer
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo import Zoo
+
+sys.path[:0] = [str(REPO)]
+
+from configs import cifar10_gs, cifar10_wild_park, mnist  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A zoo and the settings to train on it.
+
+    Attributes:
+      config: the paper's, for this zoo and number of probes.
+      zoo: of random networks.
+      flops: floating-point operations that one network and one probe need, forwards and back to
+        the probe: multiplications and additions of the networks' layers, nothing else.
+      done: operations that our code does in lieu of them, as a share.
+    """
+
+    config: Any
+    zoo: Zoo
+    flops: float
+    done: float = 1.0
+
+
+def make(name: str, networks: int, num_probes: int) -> Case:
+    """A case by its name in `CASES`, with so many networks to train on and 2 batches of others."""
+    return CASES[name](networks, num_probes)
+
+
+def _mnist_inr(networks: int, num_probes: int) -> Case:
+    config = mnist.get_config(str(num_probes))
+    spec = SirenSpec()
+    keys_N = jax.random.split(jax.random.key(0), networks + 2 * config.batch_size)
+    weights = jax.jit(jax.vmap(spec.init))(keys_N)
+    needed = 4 * sum(m * n for m, n in itertools.pairwise(spec.sizes))
+    return Case(config, _zoo(spec, weights, networks, "classification", 10), needed)
+
+
+def _cifar10_gs(networks: int, num_probes: int) -> Case:
+    config = cifar10_gs.get_config(str(num_probes))
+    spec = small_cnn_zoo(("relu", "tanh"), config.fidelity)
+    keys_N = jax.random.split(jax.random.key(0), networks + 2 * config.batch_size)
+    weights = jax.jit(jax.vmap(spec.init))(keys_N)
+    zoo = _zoo(spec, weights, networks, "regression", 1)
+    return Case(config, zoo, _needed(spec)[1])
+
+
+def _wild_park(networks: int, num_probes: int) -> Case:
+    """Five layers, 4 to 32 channels, kernels of 3 to 7: the widest settings of the original zoo."""
+    config = cifar10_wild_park.get_config(str(num_probes))
+    rng = np.random.default_rng(0)
+    specs = []
+    for _ in range(networks + 2 * config.batch_size):
+        channels = [3, *(int(c) for c in rng.choice([4, 8, 16, 32], 5))]
+        layers = []
+        for index, (m, n) in enumerate(itertools.pairwise(channels)):
+            kernel = int(rng.choice([3, 5, 7]))
+            name = str(rng.choice(["relu", "gelu", "tanh", "sigmoid", "leaky_relu"]))
+            residual = int(rng.integers(-1, index)) if index else -1
+            layers.append(ConvLayer(m, n, kernel, 1, kernel // 2, name, residual))
+        specs.append(CnnSpec(tuple(layers), image_shape=(32, 32, 3)))
+    members = [spec.init(jax.random.key(n)) for n, spec in enumerate(specs)]
+    spec, weights = mixed.build(specs, members)
+    done, needed = (sum(each) for each in zip(*map(_needed, specs), strict=True))
+    zoo = _zoo(spec, weights, networks, "regression", 1)
+    return Case(config, zoo, needed / len(specs), done / needed)
+
+
+CASES = {"mnist_inr": _mnist_inr, "cifar10_gs": _cifar10_gs, "wild_park": _wild_park}
+
+
+def _zoo(spec: Any, weights: Any, networks: int, task: Any, outputs: int) -> Zoo:
+    weights = jax.tree.map(np.asarray, weights)
+    number = len(
+        jax.tree.leaves(weights.get("programs", weights) if isinstance(weights, dict) else weights)[
+            0
+        ]
+    )
+    rows = np.arange(number, dtype=np.int32)
+    middle = (number + networks) // 2
+    splits = {"train": rows[:networks], "val": rows[networks:middle], "test": rows[middle:]}
+    rng = np.random.default_rng(1)
+    if task == "classification":
+        targets_N = rng.integers(outputs, size=number).astype(np.int32)
+    else:
+        targets_N = rng.random(number, np.float32)
+    return Zoo("random", spec, weights, targets_N, splits, task, outputs)
+
+
+def _needed(spec: CnnSpec) -> tuple[float, float]:
+    """Operations of one network for one probe, forwards and back: done by tiles, and needed."""
+    head = 4 * spec.layers[-1].out_channels * spec.num_classes
+    done = needed = float(head)
+    for layer, size, kind in zip(spec.layers, spec.sizes, mixed.kinds_of(spec), strict=True):
+        channels = kind.inputs[2], kind.outputs[2]
+        done += (
+            2
+            * convolution.arithmetic(
+                kind.inputs[:2], kind.kernel, *channels, kind.stride, kind.padding
+            )[0]
+        )
+        needed += 4 * math.prod(size) * layer.kernel**2 * layer.in_channels * layer.out_channels
+    return done, needed
+
+
+@dataclasses.dataclass(frozen=True)
+class NaiveSiren(SirenSpec):
+    """What comes to mind first: a matmul and `jnp.sin` for each layer, under `jax.vmap`."""
+
+    def apply(self, weights, probes):
+        x = probes
+        for layer in weights[:-1]:
+            x = jnp.sin(self.w0 * (x @ layer["kernel"] + layer["bias"][None]))
+        return x @ weights[-1]["kernel"] + weights[-1]["bias"][None] + self.output_shift
+
+
+@dataclasses.dataclass(frozen=True)
+class NaiveCnn(CnnSpec):
+    """The plain application of one network, under `jax.vmap`."""
+
+    def respond(self, weights, probes):
+        return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+
+
+def naive(zoo: Zoo) -> Zoo | None:
+    """The same zoo, run naively; None where architectures differ, and vmap cannot."""
+    for plain, kind in ((SirenSpec, NaiveSiren), (CnnSpec, NaiveCnn)):
+        if isinstance(zoo.spec, plain):
+            fields = {f.name: getattr(zoo.spec, f.name) for f in dataclasses.fields(plain)}
+            return dataclasses.replace(zoo, spec=kind(**fields))
+    return None

@@ -1,0 +1,296 @@
+"""Probing, training steps and epochs, ours beside PyTorch's, and how far the machine's limits are.
+
+    python -m benchmarks.run                                 all of it; on two cores, half an hour
+    python -m benchmarks.run --case=mnist_inr --rounds=5
+    python -m benchmarks.run --case=cifar10_gs --sides=ours,loop --scaling=False --out=/tmp/gs
+
+  --case=NAME,…      mnist_inr, cifar10_gs, wild_park; all, if not given
+  --sides=NAME,…     ours, seeds3 (three seeds at once), naive (jax.vmap of the plain definition),
+                     loop (PyTorch, a loop over modules whose weights require gradients), lean (the
+                     same with detached weights), compile (torch.compile of the loop), vmap
+                     (torch.func.vmap); all, if not given
+  --probes=N         probes; 128
+  --rounds=N         times that each side is timed; medians, least and most are reported
+  --scaling          also our step for other batches, probes, seeds and zoos
+  --memory           also each side's peak memory, in a process of its own
+  --out=DIR          results.json, results.md and results.png; benchmarks/results if not given
+
+Batches are of 32 networks. Each case is a process of its own, in which all sides take turns, so
+that whatever else the machine does meets all of them. On a CPU the CNN cases run on a device per
+core, as their configs have it.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from benchmarks.prepare import status
+from probegen_jax import command, errors
+from probegen_jax.errors import UserError
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+CASES = ("mnist_inr", "cifar10_gs", "wild_park")
+SIDES = ("ours", "seeds3", "naive", "loop", "lean", "compile", "vmap")
+# Networks to train on: ours of an epoch, and PyTorch's, whose epochs are long.
+NETWORKS = {"mnist_inr": (8192, 512), "cifar10_gs": (256, 64), "wild_park": (64, 32)}
+SCALES = {
+    "batch_size": (8, 16, 64),
+    "num_probes": (32, 64, 256),
+    "num_seeds": (1, 2, 3, 5),
+    "networks": (2048, 32768),
+}
+MEASURES = ("probing", "step", "epoch")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_list("case", list(CASES), "cases", flag_values=values)
+        flags.DEFINE_list("sides", list(SIDES), "sides", flag_values=values)
+        flags.DEFINE_integer("probes", 128, "probes", 1, flag_values=values)
+        flags.DEFINE_integer("rounds", 7, "rounds", 1, flag_values=values)
+        flags.DEFINE_boolean("scaling", True, "also other sizes", flag_values=values)
+        flags.DEFINE_boolean("memory", True, "also memory", flag_values=values)
+        flags.DEFINE_string("out", "benchmarks/results", "folder", flag_values=values)
+        flags.DEFINE_string("only", None, "for this command's own processes", flag_values=values)
+
+    options, names = command.parse(argv, __doc__, define)
+    if names:
+        raise UserError(f"command line: {names[0]!r} is not a flag; --help shows the usage")
+    for flag, known in (("case", CASES), ("sides", SIDES)):
+        for name in options[flag].value:
+            if name not in known:
+                raise UserError(f"--{flag} names {name!r}; choose from {', '.join(known)}")
+    if options.only:
+        (name,) = options.case
+        print(json.dumps(_alone(name, options) if options.only != "all" else _case(name, options)))
+        return
+    out = pathlib.Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    results = {"machine": _machine(), "probes": options.probes, "cases": {}}
+    for name in options.case:
+        print(f"{name}: all sides in turn", file=sys.stderr)
+        found = _child(argv, name, "all")
+        if options.memory:
+            found["peak_gb"] = {
+                side: _child(argv, name, side).get("peak_gb") for side in found["step"]
+            }
+        results["cases"][name] = found
+        _write(out, results)
+    print((out / "results.md").read_text())
+
+
+def _child(argv: Sequence[str], case: str, only: str) -> dict[str, Any]:
+    """What a process of its own finds."""
+    arguments = [*argv[1:], f"--case={case}", f"--only={only}"]
+    # The last of a repeated list flag counts.
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", *arguments],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return {"error": f"exit code {done.returncode}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _start(name: str) -> None:
+    """Splits the CPU into devices as the case's config has it; before jax looks for devices."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
+    from probegen_jax.mesh import split_cpu
+
+    split_cpu(1 if name == "mnist_inr" else 0, 32)
+
+
+def _steps(name: str, options: Any, cases: Any, sides: Any) -> dict[str, Any]:
+    """Training steps of all sides that there are for a case."""
+    ours_of, torch_of = NETWORKS[name]
+    per_call = sides.STEPS_PER_CALL[name]
+    case, small = (cases.make(name, number, options.probes) for number in (ours_of, torch_of))
+    wanted = options.sides if options.only == "all" else [options.only]
+    naive = cases.naive(small.zoo)
+    makers: dict[str, Callable[[], Any]] = {
+        "ours": lambda: sides.Ours(case).step(per_call),
+        "seeds3": lambda: sides.Ours(case, seeds=3).step(per_call),
+        "naive": lambda: sides.Ours(small, zoo=naive).step(max(1, per_call // 4)),
+        "loop": lambda: sides.Torch(small).step(max(1, per_call // 10)),
+        "lean": lambda: sides.Torch(small, lean=True).step(max(1, per_call // 10)),
+        "compile": lambda: sides.Torch(small, "compile").step(max(1, per_call // 10)),
+        "vmap": lambda: sides.Torch(small, "vmap").step(max(1, per_call // 10)),
+    }
+    if naive is None:
+        del makers["naive"]
+    if name == "wild_park":
+        del makers["compile"]  # every batch would be compiled anew
+    made = {}
+    for side in wanted:
+        if side in makers:
+            print(f"  {side}", file=sys.stderr)
+            made[side] = makers[side]()
+    return made
+
+
+def _case(name: str, options: Any) -> dict[str, Any]:
+    """All that is found of a case."""
+    _start(name)
+    import jax
+
+    from benchmarks import cases, sides
+
+    per_call = sides.STEPS_PER_CALL[name]
+    ours_of, torch_of = NETWORKS[name]
+    steps = _steps(name, options, cases, sides)
+    found: dict[str, Any] = {
+        "batch_size": 32,
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "step": _time(steps, options.rounds),
+        "facts": {side: made.facts for side, made in steps.items()},
+    }
+    del steps
+    case, small = (cases.make(name, number, options.probes) for number in (ours_of, torch_of))
+    probing = {"ours": sides.probing(case, per_call)}
+    torch_side = sides.Torch(small) if "loop" in options.sides else None
+    if torch_side is not None:
+        probing["loop"] = torch_side.probing(max(1, per_call // 10))
+    if "naive" in options.sides and cases.naive(case.zoo) is not None:
+        probing["naive"] = sides.probing(case, max(1, per_call // 4), cases.naive(case.zoo))
+    found["probing"] = _time(probing, options.rounds)
+    found["facts"] |= {f"probing {side}": made.facts for side, made in probing.items()}
+    del probing
+    with tempfile.TemporaryDirectory() as folder:
+        ours = sides.Ours(case)
+        epochs = {"ours": sides.Side(ours.epoch, 1, {"networks": ours_of})}
+        if torch_side is not None:
+            epochs["loop"] = torch_side.epoch()
+            epochs["loop from files"] = torch_side.epoch(
+                torch_side.from_files(pathlib.Path(folder))
+            )
+        for side in epochs.values():
+            side.call()
+        found["epoch"] = _time(epochs, max(3, options.rounds // 2))
+        for side, timed in epochs.items():  # per network: epochs are of different lengths
+            number = timed.facts["networks"]
+            found["epoch"][side] = {k: v / number for k, v in found["epoch"][side].items()}
+    peak = sides.gemm_peak()
+    flops = case.flops * 32 * options.probes
+    seconds = found["probing"]["ours"]["median"]
+    found |= {
+        "gflops_needed": flops / 1e9,
+        "gemm_peak_gflops_per_s": peak / 1e9,
+        "gflops_per_s": flops / seconds / 1e9,
+        "share_of_peak": flops / seconds / peak,
+        "arithmetic_done_over_needed": case.done,
+    }
+    if options.scaling:
+        found["scaling"] = _scaling(name, options, cases, sides)
+    return found
+
+
+def _scaling(name: str, options: Any, cases: Any, sides: Any) -> dict[str, Any]:
+    """Our step for other sizes, one changed at a time."""
+    found: dict[str, Any] = {}
+    for key, values in SCALES.items():
+        if name == "wild_park" and key != "num_seeds":
+            continue  # minutes of compilation each
+        found[key] = {}
+        for value in values:
+            networks = NETWORKS[name][0]
+            if key == "networks":
+                if name != "mnist_inr":
+                    continue
+                networks = value
+            case = cases.make(name, networks, options.probes)
+            if key in ("batch_size", "num_probes"):
+                case.config[key] = value
+            seeds = value if key == "num_seeds" else 1
+            side = sides.Ours(case, seeds).step(sides.STEPS_PER_CALL[name])
+            found[key][value] = _time({"ours": side}, 3)["ours"]["median"]
+    return found
+
+
+def _alone(name: str, options: Any) -> dict[str, Any]:
+    """Peak memory of a process that makes steps of one side."""
+    _start(name)
+    from benchmarks import cases, sides
+
+    for side in _steps(name, options, cases, sides).values():
+        side.call()
+    import jax
+
+    stats = jax.devices()[0].memory_stats()
+    if stats is not None:
+        import torch
+
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        return {"peak_gb": max(stats["peak_bytes_in_use"], peak) / 1e9}
+    return {"peak_gb": status("VmHWM") / 1e9}
+
+
+def _time(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of one piece of work of each side, all sides in turn in every round."""
+    seconds: dict[str, list[float]] = {side: [] for side in made}
+    for side in made.values():
+        side.call()
+    for _ in range(rounds):
+        for name, side in made.items():
+            started = time.perf_counter()
+            side.call()
+            seconds[name].append((time.perf_counter() - started) / side.per_call)
+    return {
+        name: {"median": statistics.median(times), "min": min(times), "max": max(times)}
+        for name, times in seconds.items()
+    }
+
+
+def _machine() -> dict[str, Any]:
+    """Where and with what: read without starting jax, which belongs to the processes of cases."""
+    from importlib import metadata
+
+    versions = {}
+    for name in ("jax", "jaxlib", "flax", "torch", "numpy"):
+        versions[name] = metadata.version(name)
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
+        if line.startswith("model name")
+    ]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_at_start": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _write(out: pathlib.Path, results: dict[str, Any]) -> None:
+    """JSON, table and plot, each whole or not there."""
+    from benchmarks import tables
+
+    for name, text in (
+        ("results.json", json.dumps(results, indent=2)),
+        ("results.md", tables.markdown(results)),
+    ):
+        temporary = out / f".{name}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out / name)
+    tables.draw(out / "results.png", results)
+
+
+if __name__ == "__main__":
+    errors.run(main)
