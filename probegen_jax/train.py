@@ -174,6 +174,11 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
         arrays, facts = checkpoints.restore(done, {"state": state, "best_params": best_params})
         state, best_params = arrays["state"], arrays["best_params"]
         best, seconds_before = facts["best"], facts["seconds"]
+        if "losses" not in facts:
+            raise errors.UserError(
+                f"the checkpoint in {folder} is of an earlier version, which had another order of "
+                "batches; start again in another folder with --workdir=DIR"
+            )
         at, known = done % steps_per_epoch, len(facts["losses"][0])
         losses_SxT[:, at - known : at] = facts["losses"]
         batches.restore(facts["data"])

@@ -1,5 +1,6 @@
 import gzip
 import itertools
+import mmap
 import tarfile
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from probegen_jax.errors import UserError
 from probegen_jax.zoo import published, splits
-from probegen_jax.zoo.datasets import small_cnn_files
+from probegen_jax.zoo.datasets import reading, small_cnn_files
 from probegen_jax.zoo.datasets.base import Request
 from probegen_jax.zoo.datasets.reading import read
 
@@ -48,6 +49,31 @@ def test_a_folder_is_prepared_bit_for_bit(split, official, tmp_path):
         assert columns["score"][index] == np.float32(rows[row]["test_accuracy"])
         assert columns["activation"][index].decode() == rows[row]["config.activation"]
         assert columns["path"][index].decode() == rows[row][""]
+
+
+def test_a_large_zoo_is_mapped_and_read_once(official, tmp_path, monkeypatch):
+    builder = published.prepared(
+        "cifar10_gs", tmp_path, split="seeded", request=Request(manual_dir=official[0])
+    )
+    expected, parts = read(builder)
+    monkeypatch.setattr(reading, "_LARGE", 1)
+    first, first_parts = read(builder)
+    monkeypatch.setattr(reading, "_read", None)  # not again
+    again, _ = read(builder)
+    for columns in (first, again):
+        assert isinstance(columns["weights"], np.memmap)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(columns[name], np.asarray(values))
+    for split, rows in parts.items():
+        np.testing.assert_array_equal(first_parts[split], rows)
+    zoo = published.load("cifar10_gs", tmp_path, split="seeded")
+    root = zoo.weights["layers"][1]["kernel"]
+    while isinstance(root, np.ndarray):
+        root = root.base
+    assert isinstance(root, mmap.mmap)  # nothing was copied on the way to the zoo
+    (tmp_path / "cifar10_gs" / "seeded" / "1.0.0" / "columns" / "weights.npy").write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        read(builder)
 
 
 def test_the_official_split_keeps_row_0_twice_and_the_faithful_once(tmp_path):
