@@ -61,6 +61,8 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
 
     config.eval_every = 500  # steps between evaluations on the validation split
     config.checkpoint_every = 1000  # steps between checkpoints
+    # Where checkpoints go, if not into the run folder: another folder, or a bucket's address.
+    config.checkpoint_dir = placeholder(str)
     config.keep_checkpoints = 2  # how many of the last stay; each also holds the best on validation
 
     # On several devices networks are split over all of them, and seeds over `seeds` groups of them.

@@ -1,12 +1,18 @@
-"""Checkpoints through Orbax: written beside, then renamed, so that a kill leaves whole ones."""
+"""Checkpoints through Orbax: written beside, then renamed, so that a kill leaves whole ones.
+
+On object storage, such as gs://bucket/run, Orbax has its own way to tell whole ones.
+"""
 
 import contextlib
+import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from probegen_jax.errors import UserError
 
@@ -21,19 +27,29 @@ _REASONS = (
 )
 
 
+_REMOTE = re.compile(r"\w+://")
+
+
+def folder_of(run_folder: pathlib.Path, checkpoint_dir: str | None) -> epath.Path:
+    """Where a run's checkpoints are: in its folder, unless its config says where else."""
+    return epath.Path(checkpoint_dir or run_folder / "checkpoints")
+
+
 class Checkpoints:
     """The checkpoints of one run: an array tree and a small JSON-like dict per step."""
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2):
+    def __init__(self, folder: epath.PathLike, keep: int = 2):
         """Args:
-        folder: made if missing.
+        folder: made if missing; see `folder_of`.
         keep: how many of the latest steps stay.
         """
-        self._folder = folder
+        self._folder = folder = epath.Path(folder)
+        if not _REMOTE.match(os.fspath(folder)):
+            folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            self._manager = ocp.CheckpointManager(folder, options=options)
 
     def latest_step(self) -> int | None:
         """The last step that was saved whole, or None."""
@@ -95,6 +111,8 @@ class Checkpoints:
         """Tells of a disk that is full or read-only in one line."""
         try:
             yield
+        except ImportError as error:  # the address of a bucket, and no library to speak to it
+            raise UserError(f"cannot reach {self._folder}: {error}") from error
         # OSError from files, ValueError from TensorStore, RuntimeError from its threads.
         except (OSError, ValueError, RuntimeError) as error:
             told = [str(each) for each in (error, error.__cause__, error.__context__) if each]

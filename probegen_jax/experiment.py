@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from probegen_jax import dead_leaves, settings, step
-from probegen_jax.checkpoint import Checkpoints
+from probegen_jax.checkpoint import Checkpoints, folder_of
 from probegen_jax.errors import UserError
 from probegen_jax.losses import LOSSES
 from probegen_jax.metrics import METRICS, mean_over_runs
@@ -247,14 +247,15 @@ def load_run(
       UserError: no such run, one without a checkpoint, or a zoo that cannot be had.
     """
     config = run_config(folder, places)
-    if not any((folder / "checkpoints").glob("[0-9]*")):
+    saved = folder_of(folder, config.get("checkpoint_dir"))
+    if not any(saved.glob("[0-9]*")):
         raise UserError(
-            f"{folder} has no checkpoint yet; train it with the command that started it"
+            f"{folder} has no checkpoint yet in {saved}; train it with the command that started it"
         )
     if experiment is None:
         experiment = set_up(config)
     experiment = dataclasses.replace(experiment, config=config)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(saved)
     at = checkpoints.latest_step()
     fresh = jax.jit(experiment.learner.init)(experiment.keys[0])
     arrays, facts = checkpoints.restore(at, {"state": fresh, "best_params": fresh.params})

@@ -18,6 +18,7 @@ _PLACES = (
     "targets_csv",
     "mesh",
     "data",
+    "checkpoint_dir",
     "keep_checkpoints",
     "report",
     "tensorboard",

@@ -22,8 +22,8 @@ How a run resumes (the same command on the same folder, on any number of devices
 1. A folder with `result.json` is finished: it is shown, nothing is done.
 2. A folder with another config is refused; one without checkpoints starts at step 0.
 3. A checkpoint holds everything that training changes: parameters, optimiser, step, the best on
-   validation so far, losses not yet averaged. The order of the networks follows from (seed, epoch)
-   alone; see `layout`.
+   validation so far, losses not yet averaged, and the metrics so far, so that it is enough to go on
+   where all else is lost. The order of the networks follows from (seed, epoch) alone; see `layout`.
 4. Boundaries between stretches of steps lie at fixed steps, and at each the order is: evaluate,
    log, save, go on. Between boundaries a stretch may be cut anywhere, as SIGTERM does. So a resumed
    run makes the same steps with the same values, bit for bit.
@@ -117,7 +117,7 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
 
     from probegen_jax import distributed, step
     from probegen_jax import experiment as experiments
-    from probegen_jax.checkpoint import Checkpoints
+    from probegen_jax.checkpoint import Checkpoints, folder_of
     from probegen_jax.environment import environment
     from probegen_jax.interrupt import Pace
     from probegen_jax.layout import lay_out
@@ -125,6 +125,7 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
     from probegen_jax.pipeline import Resident, make_batches, place_targets
     from probegen_jax.programs import Programs
     from probegen_jax.report import write as report
+    from probegen_jax.run_folder import computed, refuse_other
     from probegen_jax.writers import MetricsLog, Progress, TensorBoard, write_json
 
     # ---------------------------------------------------------------- devices, zoo, model and step
@@ -168,17 +169,19 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
     seconds_before = 0.0
     losses_SxT = np.zeros((len(seeds), steps_per_epoch), np.float32)
     keep = settings.nested(config, "keep_checkpoints", 2)
-    checkpoints = Checkpoints(folder / "checkpoints", keep)
+    checkpoints = Checkpoints(folder_of(folder, config.get("checkpoint_dir")), keep)
     done = distributed.from_first("step", checkpoints.latest_step) or 0
+    records: list[dict[str, Any]] = []
     if done:
         arrays, facts = checkpoints.restore(done, {"state": state, "best_params": best_params})
         state, best_params = arrays["state"], arrays["best_params"]
-        best, seconds_before = facts["best"], facts["seconds"]
-        if "losses" not in facts:
+        if "config" not in facts:
             raise errors.UserError(
-                f"the checkpoint in {folder} is of an earlier version, which had another order of "
-                "batches; start again in another folder with --workdir=DIR"
+                f"the checkpoint in {folder} is of an earlier version of this program; start "
+                "again in another folder with --workdir=DIR"
             )
+        refuse_other(folder, facts["config"], config.to_dict())
+        best, seconds_before, records = facts["best"], facts["seconds"], facts["records"]
         at, known = done % steps_per_epoch, len(facts["losses"][0])
         losses_SxT[:, at - known : at] = facts["losses"]
         batches.restore(facts["data"])
@@ -197,7 +200,7 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
         board = TensorBoard(folder / "tensorboard", done) if config.get("tensorboard") else None
         if board is not None:
             board.text("config", f"```\n{config}```")
-        log = MetricsLog(folder / "metrics.jsonl", done, board)
+        log = MetricsLog(folder / "metrics.jsonl", records, board)
     bar = Progress(total_steps, done, metric_name)
 
     # ---------------------------------------------------------------- loop
@@ -266,6 +269,8 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
                     "seconds": seconds_before + time.monotonic() - started,
                     "losses": fetch(mesh, losses_SxT)[:, told].tolist(),
                     "data": batches.position,
+                    "records": list(log.records) if first else [],
+                    "config": computed(config.to_dict()),
                 }
                 checkpoints.save(done, {"state": state, "best_params": best_params}, facts)
         seconds = seconds_before + time.monotonic() - started

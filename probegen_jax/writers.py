@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -32,25 +33,22 @@ def read_json(path: pathlib.Path) -> Any:
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, each with its "step"."""
 
-    def __init__(self, path: pathlib.Path, resume_step: int, board: "TensorBoard | None" = None):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        records: Sequence[dict[str, Any]] = (),
+        board: "TensorBoard | None" = None,
+    ):
         """Args:
         path: of the file.
-        resume_step: lines of later steps are dropped: those steps will be made again.
-        board: is given every record, too.
+        records: of the steps so far, as the checkpoint has them. The file then holds these alone:
+          steps after the checkpoint will be made again.
+        board: is given every later record, too.
         """
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:  # the line that a kill cut short
-                    continue
-                if record["step"] <= resume_step:
-                    kept.append(line + "\n")
+        self.records = list(records)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         temporary.replace(path)
-        self.records = [json.loads(line) for line in kept]
         self._file = path.open("a")
         self._board = board
 

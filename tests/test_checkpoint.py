@@ -1,3 +1,4 @@
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -52,6 +53,12 @@ def test_a_folder_that_cannot_be_is_named(tmp_path):
     with pytest.raises(UserError, match=message):
         Checkpoints(tmp_path / "checkpoints")
     assert (tmp_path / "checkpoints").read_text() == "a file"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_a_bucket_without_its_library_is_told_in_one_line():
+    with pytest.raises(UserError, match=r"cannot reach gs://bucket/run: .*gcsfs"):
+        Checkpoints("gs://bucket/run")
 
 
 FULL = """

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
@@ -32,8 +33,8 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
 
     Returns:
       Each feature, stacked over the networks (a list of arrays where its shape varies), and the
-      rows of each split. Of a large zoo the arrays are mapped from files that are made on first
-      use.
+      rows of each split. Of a large zoo, or in a job of several processes, the arrays are mapped
+      from files that are made on first use.
 
     Raises:
       UserError: the prepared files are damaged.
@@ -47,10 +48,19 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
             for feature in features.values()
             if not ragged and np.issubdtype(feature.np_dtype, np.number)
         )
-        if ragged or bytes_each * sum(sizes.values()) < _LARGE:
+        small = bytes_each * sum(sizes.values()) < _LARGE and jax.process_count() == 1
+        if ragged or small:
             return _read(builder, np.empty)
         return _mapped(builder, sizes)
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError, DecodeError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        DecodeError,
+    ) as error:
         raise damaged(pathlib.Path(builder.data_dir), error) from error
 
 
