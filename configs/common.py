@@ -56,6 +56,14 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
     config.learning_rate = 3e-4  # Adam's at the first step; it falls to 0 along a cosine
     config.seed = 0  # the first one
     config.num_seeds = 1  # seeds `seed`, `seed`+1, … are trained at once
+    # How INRs' sines are computed: `fast` (an error of 2e-7 up to 10,000), `exact` (XLA's, slower),
+    # or `auto`: fast unless a network's weights may take a sine beyond that.
+    config.sine = "auto"
+    # `bfloat16` for the convolutions of mixed CNNs to multiply in it; sums stay float32.
+    config.compute_dtype = "float32"
+    # Networks that run side by side, or, of mixed CNNs, probes. None: what long trainings measure
+    # to be fastest on the device, and remember; short ones take the default.
+    config.block_size = placeholder(int)
     # `highest` (float32 everywhere), `high`, or `default` (TF32 on a GPU).
     config.matmul_precision = "highest"
 

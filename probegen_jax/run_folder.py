@@ -47,7 +47,8 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
         if config_file.exists():
             refuse_other(folder, read_json(config_file), config)
         else:
-            ours = ("logs", "checkpoints")  # of a start that came to nothing, or of a lost disk
+            # Of a start that came to nothing, or of a lost disk.
+            ours = ("logs", "checkpoints", "tuning.json")
             strangers = [
                 entry.name
                 for entry in folder.iterdir()

@@ -27,6 +27,7 @@ _AT_LEAST_ONE = (
 )
 METHODS = ("probegen", "vanilla", "uniform", "dead_leaves")
 DATA_MODES = ("auto", "resident", "stream")
+_CHOICES = {"sine": ("auto", "fast", "exact"), "compute_dtype": ("float32", "bfloat16")}
 _PRECISIONS = ("default", "high", "highest")
 
 
@@ -136,6 +137,11 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
         value = nested(config, key, least)
         if value < least:
             raise UserError(f"{key} is {value}; give at least {least} with --config.{key}=N")
+    if config.get("block_size") is not None and config.block_size < 1:
+        raise UserError(f"block_size is {config.block_size}; it must be at least 1, or left out")
+    for key, choices in _CHOICES.items():
+        if config.get(key, choices[0]) not in choices:
+            raise UserError(f"{key} is {config[key]!r}; choose from {', '.join(choices)}")
     if nested(config, "data.mode", "auto") not in DATA_MODES:
         raise UserError(f"data.mode is {config.data.mode!r}; choose from {', '.join(DATA_MODES)}")
     if config.matmul_precision not in _PRECISIONS:

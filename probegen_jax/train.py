@@ -115,13 +115,13 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
     import jax.numpy as jnp
     import numpy as np
 
-    from probegen_jax import distributed, step
+    from probegen_jax import distributed, step, tuning
     from probegen_jax import experiment as experiments
     from probegen_jax.checkpoint import Checkpoints, folder_of
     from probegen_jax.environment import environment
     from probegen_jax.interrupt import Pace
     from probegen_jax.layout import lay_out
-    from probegen_jax.mesh import BY_SEED, fetch, make_mesh, place
+    from probegen_jax.mesh import BY_SEED, DATA, fetch, make_mesh, place
     from probegen_jax.pipeline import Resident, make_batches, place_targets
     from probegen_jax.programs import Programs
     from probegen_jax.report import write as report
@@ -135,6 +135,13 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
     zoo, seeds, metric_name = experiment.zoo, experiment.seeds, experiment.metric_name
     steps_per_epoch, total_steps = experiment.steps_per_epoch, experiment.total_steps
     distributed.agree("zoo", experiments.facts(zoo))
+    if config.get("block_size") is None and config.method in ("probegen", "vanilla"):
+        share = config.batch_size // mesh.shape[DATA]
+        block_size = distributed.from_first(
+            "block_size",
+            lambda: tuning.of_run(folder, zoo, share, config.num_probes, total_steps),
+        )
+        experiment = experiments.with_block_size(experiment, block_size)
     init_keys_S, order_keys_S = experiment.keys
     programs = Programs(experiment.learner, mesh)
     layout = lay_out(zoo.splits, config.batch_size)

@@ -26,7 +26,7 @@ def keep_compiled() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = default_dir() / f"compiled-{_cpu()}"
+    folder = default_dir() / f"compiled-{cpu()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
@@ -43,7 +43,7 @@ def keep_compiled() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """A short hash of what this machine's CPU can do."""
     facts = platform.machine() + platform.processor()
     cpuinfo = pathlib.Path("/proc/cpuinfo")

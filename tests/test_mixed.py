@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -148,6 +149,27 @@ def test_a_mixture_equals_a_loop_over_its_networks(compiled):
     ours = both(pack(zoo_spec, specs, networks), probes, cotangents)
     for a, b in zip(ours, loop(networks, probes, cotangents), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_close_and_leaves_float32_outside(compiled):
+    zoo_spec, _, _ = compiled
+    specs = [
+        make_spec([8, 4], [3, 5], ["relu", "gelu"], [-1, 0]),
+        make_spec([4], [5], ["tanh"], [-1]),
+    ]
+    weights = pack(zoo_spec, specs, [plain_init(spec, n) for n, spec in enumerate(specs)])
+    probes = jax.random.normal(jax.random.key(0), (PROBES, *IMAGE))
+
+    def both(spec):
+        responses, back = jax.vjp(lambda p: respond(spec, weights, p), probes)
+        return responses, back(jnp.ones_like(responses))[0]
+
+    exact = jax.jit(lambda: both(zoo_spec))()
+    rounded = jax.jit(lambda: both(dataclasses.replace(zoo_spec, dtype="bfloat16")))()
+    for a, b in zip(exact, rounded, strict=True):
+        assert b.dtype == jnp.float32
+        difference = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
+        assert 1e-5 < difference < 0.02  # bfloat16 has 8 bits
 
 
 def test_taking_rows_and_another_order_trace_nothing_new(compiled):

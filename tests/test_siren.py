@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,20 @@ def test_probe_gradients_equal_a_loop_over_networks_with_the_exact_sine():
         for n in range(number)
     )
     np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_no_sine_goes_beyond_the_bound_and_the_exact_one_agrees():
+    spec = SirenSpec()
+    weights = zoo_weights(spec, 5)
+    probes = jax.random.uniform(jax.random.key(1), (50, 2), minval=-3.0, maxval=3.0)
+    first = jax.tree.map(np.asarray, weights[0])
+    phases = [30 * (probes @ first["kernel"][n] + first["bias"][n][None]) for n in range(5)]
+    bound = spec.phase_bound(jax.tree.map(np.asarray, weights), reach=3.0)
+    assert max(jnp.abs(each).max() for each in phases) <= bound < 1000
+    exact = dataclasses.replace(spec, sine="exact")
+    np.testing.assert_allclose(
+        respond(exact, weights, probes), respond(spec, weights, probes), atol=1e-5
+    )
 
 
 class SpecWithExactSine:

@@ -38,12 +38,15 @@ class CnnSpec:
       num_classes: outputs of the head, R.
       image_shape: height, width and channels of an image.
       activations: what a network of the zoo may choose for its layers marked `PER_NETWORK`.
+      block_size: networks of a batch that run side by side; if None, one after another on a CPU,
+        where activations then fit the cache, else all.
     """
 
     layers: tuple[ConvLayer, ...]
     num_classes: int = 10
     image_shape: tuple[int, int, int] = (32, 32, 3)
     activations: tuple[str, ...] = ()
+    block_size: int | None = None
 
     def __post_init__(self):
         if not self.layers:
@@ -183,23 +186,18 @@ class CnnSpec:
         return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)
 
     def respond(
-        self,
-        weights: CnnWeights,
-        probes: Float[Array, "P H W C"],
-        block_size: int | None = None,
+        self, weights: CnnWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; meant to be differentiated in the probes.
 
         Args:
           weights: stacked, with a leading network axis B.
           probes: images, normalised as the networks were trained on them.
-          block_size: networks that run side by side; by default 1 on a CPU, where activations
-            then fit the cache, else all.
         """
         check_images(probes, self.image_shape)
-        if block_size is None and jax.default_backend() != "cpu":
+        if self.block_size is None and jax.default_backend() != "cpu":
             return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
-        if block_size is None and stacked_cnn.suits(self.layers, self.activations):
+        if self.block_size is None and stacked_cnn.suits(self.layers, self.activations):
             return stacked_cnn.respond(self.layers, self.activations, weights, probes)
         first = matmul_cnn.patches(probes, self.layers[0])
 
@@ -208,7 +206,7 @@ class CnnSpec:
         def one(network):
             return matmul_cnn.apply(self.layers, self.activations, network, first)
 
-        return jax.lax.map(one, weights, batch_size=block_size or None)
+        return jax.lax.map(one, weights, batch_size=self.block_size)
 
     def take(self, weights: CnnWeights, rows: jax.Array) -> CnnWeights:
         """The networks at `rows` of a stacked zoo."""

@@ -10,11 +10,14 @@ The gradient with respect to the images is a convolution of the same form, for a
 """
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+Dtype = Literal["float32", "bfloat16"]
 
 # From so many channels on, XLA's convolution runs near the machine's peak.
 _WIDE = 32
@@ -43,6 +46,7 @@ def convolve(
     kernel_KxKxIxO: Float[Array, "K K I O"],
     stride: int,
     padding: int,
+    dtype: Dtype = "float32",
 ) -> Float[Array, "P h w O"]:
     """A convolution (cross-correlation, as PyTorch's) without bias.
 
@@ -51,6 +55,7 @@ def convolve(
       kernel_KxKxIxO: one network's kernel.
       stride: in pixels, along both axes.
       padding: zeros on every side, in pixels.
+      dtype: what is multiplied; sums are float32 in any case.
     """
     side, _, inputs, outputs = kernel_KxKxIxO.shape
     tile = tile_of(inputs, outputs)
@@ -58,7 +63,7 @@ def convolve(
         _Axis.forward(size, side, stride, padding, many)
         for size, many in zip(x_PxHxWxI.shape[1:3], tile, strict=True)
     ]
-    return _tiled(x_PxHxWxI, kernel_KxKxIxO, axes)
+    return _tiled(x_PxHxWxI, kernel_KxKxIxO, axes, dtype)
 
 
 def convolve_back(
@@ -67,6 +72,7 @@ def convolve_back(
     stride: int,
     padding: int,
     size: tuple[int, int],
+    dtype: Dtype = "float32",
 ) -> Float[Array, "P H W I"]:
     """The gradient of `convolve` with respect to its images.
 
@@ -76,6 +82,7 @@ def convolve_back(
       stride: as there.
       padding: as there.
       size: height and width of the images.
+      dtype: as there.
     """
     side, _, inputs, outputs = kernel_KxKxIxO.shape
     tile = tile_of(outputs, inputs)
@@ -83,7 +90,7 @@ def convolve_back(
         _Axis.backward(size, given, side, stride, padding, many)
         for size, given, many in zip(size, g_PxhxwxO.shape[1:3], tile, strict=True)
     ]
-    return _tiled(g_PxhxwxO, kernel_KxKxIxO.swapaxes(2, 3), axes)
+    return _tiled(g_PxhxwxO, kernel_KxKxIxO.swapaxes(2, 3), axes, dtype)
 
 
 def arithmetic(
@@ -154,7 +161,7 @@ def _valid(taps: np.ndarray, side: int) -> np.ndarray:
     return np.where((taps >= 0) & (taps < side), taps, side)
 
 
-def _tiled(x: jax.Array, kernel: jax.Array, axes: list[_Axis]) -> jax.Array:
+def _tiled(x: jax.Array, kernel: jax.Array, axes: list[_Axis], dtype: Dtype) -> jax.Array:
     """Images, tile by tile, from a kernel (k, k, in, out) laid out as `axes` say."""
     down, right = axes
     outputs = kernel.shape[3]
@@ -165,11 +172,12 @@ def _tiled(x: jax.Array, kernel: jax.Array, axes: list[_Axis]) -> jax.Array:
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5)
     kernel = kernel.reshape(*kernel.shape[:3], rows * columns * outputs)
     y = jax.lax.conv_general_dilated(
-        x,
-        kernel,
+        x.astype(dtype),
+        kernel.astype(dtype),
         (down.step, right.step),
         (down.padding, right.padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.float32,
     )
     probes = x.shape[0]
     y = y.reshape(probes, down.tiles, right.tiles, rows, columns * outputs).swapaxes(2, 3)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.convolution import convolve, convolve_back
+from probegen_jax.networks.convolution import Dtype, convolve, convolve_back
 
 # Values that one step of an activation works on: small enough for the first caches.
 _BLOCK = 32768
@@ -60,12 +60,14 @@ class Interpreter:
       max_layers: of a program.
       image_shape: height, width and channels of a probe.
       chunk: probes that run together.
+      dtype: what convolutions multiply in.
     """
 
     kinds: tuple[Kind, ...]
     max_layers: int
     image_shape: Shape
     chunk: int
+    dtype: Dtype = "float32"
 
     @property
     def shapes(self) -> list[Shape]:
@@ -291,13 +293,13 @@ class Interpreter:
 
     def _convolve(self, number: int, tables: Any, row: jax.Array, image: jax.Array) -> jax.Array:
         kind = self.kinds[number]
-        z = convolve(image, tables[number]["kernel"][row], kind.stride, kind.padding)
+        z = convolve(image, tables[number]["kernel"][row], kind.stride, kind.padding, self.dtype)
         return z + tables[number]["bias"][row].reshape(1, 1, 1, -1)
 
     def _convolve_back(self, number: int, tables: Any, row: jax.Array, g: jax.Array) -> jax.Array:
         kind = self.kinds[number]
         kernel = tables[number]["kernel"][row]
-        return convolve_back(g, kernel, kind.stride, kind.padding, kind.inputs[:2])
+        return convolve_back(g, kernel, kind.stride, kind.padding, kind.inputs[:2], self.dtype)
 
     def _pairs(self) -> list[tuple[int, int]]:
         """Shapes between which a residual link can be: the same pixels, any channels."""

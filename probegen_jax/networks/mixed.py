@@ -20,6 +20,7 @@ from probegen_jax.networks import tape
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import CnnSpec, CnnWeights, check_images
 from probegen_jax.networks.conv_layer import PER_NETWORK
+from probegen_jax.networks.convolution import Dtype
 from probegen_jax.networks.interpreter import Interpreter, Kind, Shape
 
 MixedWeights = dict[str, Any]
@@ -42,6 +43,8 @@ class MixedCnnSpec:
       num_classes: outputs of every head, R.
       tape_size: pre-activations (floats per probe and network) that training may keep on average.
         Networks of a batch for which that is not enough are run once more on the way back.
+      block_size: probes that run together; if None, 16 on a CPU, else all.
+      dtype: what convolutions multiply in, "float32" or "bfloat16"; sums are float32.
     """
 
     kinds: tuple[Kind, ...]
@@ -49,6 +52,8 @@ class MixedCnnSpec:
     image_shape: Shape
     num_classes: int
     tape_size: int
+    block_size: int | None = None
+    dtype: Dtype = "float32"
 
     @property
     def probe_shape(self) -> Shape:
@@ -76,25 +81,22 @@ class MixedCnnSpec:
         return self.respond({"tables": weights["tables"], "programs": programs}, probes)[0]
 
     def respond(
-        self,
-        weights: MixedWeights,
-        probes: Float[Array, "P H W C"],
-        block_size: int | None = None,
+        self, weights: MixedWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; differentiable in the probes only.
 
         Args:
           weights: as from `take`.
           probes: images, normalised as the networks were trained on them.
-          block_size: probes that run together; by default 16 on a CPU, else all.
         """
         check_images(probes, self.image_shape)
+        block_size = self.block_size
         if block_size is None:
             block_size = CPU_CHUNK if jax.default_backend() == "cpu" else probes.shape[0]
         chunks = -(-probes.shape[0] // block_size)
         chunk = -(-probes.shape[0] // chunks)  # evenly: 17 probes are 9 and 8, not 16 and 1
         stored = _stored(self.image_shape)
-        interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk)
+        interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk, self.dtype)
         padding = [(0, chunks * chunk - probes.shape[0]), *[(0, 0)] * 3]
         padding[3] = (0, stored[2] - self.image_shape[2])
         padded = jnp.pad(probes, padding)

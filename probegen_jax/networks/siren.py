@@ -31,6 +31,8 @@ class SirenSpec:
       w0: the factor inside every sine.
       output_shift: added to the last layer's output; 0.5 centres it on targets in [0, 1].
       grid: order of the coordinates of a pixel: "xy" is x (column) first, "ij" is row first.
+      sine: how sines are computed: "fast", see `sine.sine`, or "exact", XLA's own.
+      block_size: networks of a batch that run side by side; all, if None.
     """
 
     hidden: tuple[int, ...] = (32, 32)
@@ -39,6 +41,8 @@ class SirenSpec:
     w0: float = 30.0
     output_shift: float = 0.5
     grid: Literal["xy", "ij"] = "xy"
+    sine: Literal["fast", "exact"] = "fast"
+    block_size: int | None = None
 
     @property
     def probe_shape(self) -> tuple[int, ...]:
@@ -106,10 +110,36 @@ class SirenSpec:
         phases = first["bias"][None]
         for d in range(self.in_dim):
             phases = probes[:, d, None] * first["kernel"][d][None] + phases
-        x = sine(self.w0 * phases)
+        sin = {"fast": sine, "exact": jnp.sin}[self.sine]
+        x = sin(self.w0 * phases)
         for layer in weights[1:-1]:
-            x = sine(self.w0 * (x @ layer["kernel"] + layer["bias"][None]))
+            x = sin(self.w0 * (x @ layer["kernel"] + layer["bias"][None]))
         return x @ weights[-1]["kernel"] + weights[-1]["bias"][None] + self.output_shift
+
+    def respond(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "B P R"]:
+        """Every network of a batch (stacked weights) on every probe."""
+        if self.block_size is None:
+            return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+        return jax.lax.map(
+            lambda network: self.apply(network, probes), weights, batch_size=self.block_size
+        )
+
+    def phase_bound(self, weights: SirenWeights, reach: float) -> float:
+        """What no sine's argument exceeds, in stacked networks, in radians.
+
+        Args:
+          weights: in NumPy arrays.
+          reach: that no coordinate of a probe exceeds.
+        """
+        bound, most = 0.0, reach
+        for layer in weights[:-1]:
+            kernel, bias = (np.asarray(layer[name]) for name in ("kernel", "bias"))
+            for start in range(0, len(bias), 4096):  # |kernel| is as large as the kernel
+                block = slice(start, start + 4096)
+                phases = most * np.abs(kernel[block]).sum(axis=1) + np.abs(bias[block])
+                bound = max(bound, self.w0 * float(phases.max()))
+            most = 1.0  # a sine is no more
+        return bound
 
     def take(self, weights: SirenWeights, rows: jax.Array) -> SirenWeights:
         """The networks at `rows` of a stacked zoo."""
