@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax import step
 from probegen_jax.layout import Layout, epoch_places, local_rows
-from probegen_jax.mesh import BATCHES, BY_NETWORK, BY_SEED, DATA, EVERYWHERE, SEEDS, on_mesh, place
+from probegen_jax.mesh import BATCHES, BY_NETWORK, BY_SEED, DATA, EVERYWHERE, SEEDS, on_mesh
 
 
 class Programs:
@@ -73,7 +73,8 @@ class Programs:
         self, keys_S: Key[Array, " S"], epoch: int, places_BxT: Int[np.ndarray, "B T"]
     ) -> Int[Array, "S T B"]:
         """Every seed's batches of an epoch, as `layout.epoch_places` makes them."""
-        return self._epoch(keys_S, *place(self.mesh, (np.int32(epoch), places_BxT)))
+        with jax.transfer_guard("allow"):  # keys lie on one device, and go to all once an epoch
+            return self._epoch(keys_S, np.int32(epoch), places_BxT)
 
     @functools.cached_property
     def _epoch(self) -> Any:
