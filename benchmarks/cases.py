@@ -80,7 +80,11 @@ def _wild_park(networks: int, num_probes: int) -> Case:
             residual = int(rng.integers(-1, index)) if index else -1
             layers.append(ConvLayer(m, n, kernel, 1, kernel // 2, name, residual))
         specs.append(CnnSpec(tuple(layers), image_shape=(32, 32, 3)))
-    members = [spec.init(jax.random.key(n)) for n, spec in enumerate(specs)]
+    # By NumPy: jax would compile the drawing of every shape.
+    members = [
+        jax.tree.map(lambda leaf: rng.uniform(-0.1, 0.1, leaf.shape).astype(np.float32), each)
+        for each in (spec.abstract() for spec in specs)
+    ]
     spec, weights = mixed.build(specs, members)
     done, needed = (sum(each) for each in zip(*map(_needed, specs), strict=True))
     zoo = _zoo(spec, weights, networks, "regression", 1)

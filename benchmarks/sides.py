@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import cases
+from probegen_jax.errors import UserError
 from probegen_jax.experiment import make_learner
 from probegen_jax.layout import lay_out
 from probegen_jax.mesh import BY_SEED, DATA, EVERYWHERE, make_mesh, on_mesh, place
@@ -141,6 +142,8 @@ class Torch:
         self._torch, self._loop, self._networks_of = torch, torch_loop, torch_networks
         self.case, self.lean = case, lean
         self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("jax runs on a GPU that PyTorch does not see; install PyTorch for it")
         if self.device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False

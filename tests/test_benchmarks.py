@@ -1,0 +1,94 @@
+"""The benchmarks run and count right; what they measure is no test's business."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import REPO
+
+pytest.importorskip("torch")
+
+from benchmarks import cases, tables
+
+
+def test_needed_operations_are_those_of_the_layers():
+    assert cases.make("mnist_inr", 32, 4).flops == 4 * (2 * 32 + 32 * 32 + 32 * 1)
+    convolutions = 16 * 16 * 9 * 16 + 8 * 8 * 9 * 16 * 16 + 4 * 4 * 9 * 16 * 16
+    assert cases.make("cifar10_gs", 32, 4).flops == 4 * (convolutions + 16 * 10)
+    park = cases.make("wild_park", 1, 4)
+    assert 1 <= park.done < 1.5 and park.flops > 1e6
+
+
+def test_naive_networks_compute_the_same():
+    zoo = cases.make("cifar10_gs", 32, 4).zoo
+    naive = cases.naive(zoo)
+    weights = zoo.read(np.arange(2))
+    probes = jax.random.normal(jax.random.key(0), (3, *zoo.spec.probe_shape))
+    np.testing.assert_allclose(
+        naive.spec.respond(weights, probes), zoo.spec.respond(weights, probes), atol=1e-4
+    )
+
+
+def test_tables_say_how_many_times_longer_than_ours():
+    seconds = {"median": 0.002, "min": 0.001, "max": 0.003}
+    found = {
+        "device": "1 × cpu",
+        "probing": {"ours": seconds},
+        "step": {"ours": seconds, "loop": dict.fromkeys(seconds, 0.02)},
+        "epoch": {"ours": seconds},
+        "facts": {"ours": {"compile_s": 3.0}, "probing ours": {"xla_bytes": 8e6}},
+        "gflops_needed": 1.0,
+        "gflops_per_s": 50.0,
+        "share_of_peak": 0.25,
+        "gemm_peak_gflops_per_s": 200.0,
+        "arithmetic_done_over_needed": 1.0,
+        "scaling": {"num_seeds": {1: 0.002}},
+    }
+    machine = dict.fromkeys(("date", "cores", "cpu", "python", "jax", "torch"), "?")
+    results = {"machine": machine | {"load_at_start": 0.0}, "probes": 128, "cases": {"x": found}}
+    text = tables.markdown(results)
+    assert "| a training step | PyTorch loop | 20 ms (20 ms to 20 ms) | 10.00 |  |" in text
+    assert "25% of the measured GEMM peak (200)" in text and "1: 2 ms" in text
+
+
+@pytest.mark.slow
+def test_all_sides_run(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.run", "--case=mnist_inr", "--probes=8"]
+    options = ["--rounds=1", "--noscaling", f"--out={tmp_path}"]
+    subprocess.run([*command, *options], cwd=REPO, check=True)
+    found = json.loads((tmp_path / "results.json").read_text())["cases"]["mnist_inr"]
+    assert set(found["step"]) == {"ours", "seeds3", "naive", "loop", "lean", "compile", "vmap"}
+    assert all(each["min"] > 0 for each in found["step"].values())
+    assert all(peak > 0.1 for peak in found["peak_gb"].values())
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+
+
+def gpu_benchmark():
+    spec = importlib.util.spec_from_file_location("gpu", REPO / "scripts" / "gpu_benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_made_images_tell_their_classes_apart():
+    made = gpu_benchmark().make_images(700)
+    assert made["x_train"].shape == (600, 28, 28) and made["x_test"].shape == (100, 28, 28)
+    train, test = (made[name].reshape(-1, 784).astype(float) for name in ("x_train", "x_test"))
+    means = np.stack([train[made["y_train"] == label].mean(axis=0) for label in range(10)])
+    nearest = np.square(test[:, None] - means[None]).sum(axis=2).argmin(axis=1)
+    assert (nearest == made["y_test"]).mean() > 0.9
+
+
+def test_the_gpu_benchmark_refuses_a_machine_without_one(tmp_path):
+    done = subprocess.run(
+        [sys.executable, REPO / "scripts" / "gpu_benchmark.py", f"--out={tmp_path / 'out'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "jax sees no GPU" in done.stderr
+    assert not (tmp_path / "out").exists()
