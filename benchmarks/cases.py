@@ -91,6 +91,7 @@ def _wild_park(networks: int, num_probes: int) -> Case:
     return Case(config, zoo, needed / len(specs), done / needed)
 
 
+CONFIGS = {"mnist_inr": mnist, "cifar10_gs": cifar10_gs, "wild_park": cifar10_wild_park}
 CASES = {"mnist_inr": _mnist_inr, "cifar10_gs": _cifar10_gs, "wild_park": _wild_park}
 
 

@@ -16,8 +16,8 @@
   --out=DIR          results.json, results.md and results.png; benchmarks/results if not given
 
 Batches are of 32 networks. Each case is a process of its own, in which all sides take turns, so
-that whatever else the machine does meets all of them. On a CPU the CNN cases run on a device per
-core, as their configs have it.
+that whatever else the machine does meets all of them. A CPU counts as many devices as the case's
+config says: one for each core on the Wild Park, else one.
 """
 
 import json
@@ -110,9 +110,11 @@ def _child(argv: Sequence[str], case: str, only: str) -> dict[str, Any]:
 def _start(name: str) -> None:
     """Splits the CPU into devices as the case's config has it; before jax looks for devices."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
+    from benchmarks.cases import CONFIGS
     from probegen_jax.mesh import split_cpu
 
-    split_cpu(1 if name == "mnist_inr" else 0, 32)
+    config = CONFIGS[name].get_config()
+    split_cpu(config.mesh.cpu_devices, config.batch_size)
 
 
 def _steps(name: str, options: Any, cases: Any, sides: Any) -> dict[str, Any]:
