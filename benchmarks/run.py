@@ -49,8 +49,6 @@ SCALES = {
     "num_seeds": (1, 2, 3, 5),
     "networks": (2048, 32768),
 }
-# Seconds between two sides: threads that one has left waiting busily take time from the next.
-_REST = 0.5
 
 
 def main(argv: Sequence[str]) -> None:
@@ -181,8 +179,6 @@ def _case(name: str, options: Any) -> dict[str, Any]:
             epochs["loop from files"] = torch_side.epoch(
                 torch_side.from_files(pathlib.Path(folder))
             )
-        for side in epochs.values():
-            side.call()
         found["epoch"] = _time(epochs, max(3, options.rounds // 2))
         for side, timed in epochs.items():  # per network: epochs are of different lengths
             number = timed.facts["networks"]
@@ -245,11 +241,9 @@ def _alone(name: str, options: Any) -> dict[str, Any]:
 def _time(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of one piece of work of each side, all sides in turn in every round."""
     seconds: dict[str, list[float]] = {side: [] for side in made}
-    for side in made.values():
-        side.call()
     for _ in range(rounds):
         for name, side in made.items():
-            time.sleep(_REST)
+            side.call()  # untimed: the last side's threads come to rest, this one's find their cores
             started = time.perf_counter()
             side.call()
             seconds[name].append((time.perf_counter() - started) / side.per_call)
