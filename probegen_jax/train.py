@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
     name = f"{settings.config_name(argv)}-{values.config.method}-{values.config.num_probes}"
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax import distributed
+    from probegen_jax.allocator import keep_freed_memory
     from probegen_jax.cluster import find_cluster
     from probegen_jax.interrupt import Interrupt
     from probegen_jax.mesh import split_cpu
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     cluster = find_cluster(
         values.distributed, values.coordinator, values.num_processes, values.process_id, os.environ
     )
+    keep_freed_memory()
     # A job's processes are told how many devices they are by who starts them.
     if cluster is None:
         split_cpu(settings.nested(values.config, "mesh.cpu_devices", 1), values.config.batch_size)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -49,6 +50,35 @@ def test_a_second_run_finds_programs_and_computes_the_same_bits(
             before = programs
     assert programs == before and any("run_steps" in name for name in programs)
     assert results[0] == results[1]
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from probegen_jax.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def step():
+    np.ones(8_000_000).sum()  # 64 MB
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
+def test_freed_memory_stays_with_the_process():
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, how], cwd=REPO, check=True, stdout=subprocess.PIPE
+            ).stdout
+        )
+        for how in ("keep", "plain")
+    }
+    assert faults["keep"] < 100 < faults["plain"]
 
 
 def test_what_the_user_says_of_the_cache_holds(without_settings, tmp_path):
