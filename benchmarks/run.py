@@ -245,7 +245,7 @@ def _time(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
     seconds: dict[str, list[float]] = {side: [] for side in made}
     for _ in range(rounds):
         for name, side in made.items():
-            side.call()  # untimed: the last side's threads come to rest, this one's find their cores
+            side.call()  # untimed: the last side's threads come to rest
             started = time.perf_counter()
             side.call()
             seconds[name].append((time.perf_counter() - started) / side.per_call)
