@@ -80,25 +80,24 @@ def _time(seconds: float) -> str:
 
 
 def draw(path: pathlib.Path, results: dict[str, Any]) -> None:
-    """Bars of each case's training step, on a logarithmic scale."""
+    """Bars of each case's training step."""
     cases = {name: each for name, each in results["cases"].items() if "step" in each}
     if not cases:
         return
-    figure = Figure(figsize=(4.2 * len(cases), 3.2))
+    figure = Figure(figsize=(4.6 * len(cases), 2.8), layout="constrained")
     for panel, (name, found) in enumerate(cases.items(), 1):
         axes = figure.add_subplot(1, len(cases), panel)
         sides = list(found["step"])[::-1]
-        milliseconds = [1e3 * found["step"][side]["median"] for side in sides]
-        colors = ["#e4572e" if side == "ours" else "#7a8b99" for side in sides]
-        axes.barh([_NAMES[side] for side in sides], milliseconds, color=colors)
-        for row, each in enumerate(milliseconds):
-            axes.annotate(
-                f"{each:.3g}", (each, row), (3, 0), textcoords="offset points", va="center"
-            )
-        axes.set_xscale("log")
-        axes.margins(x=0.2)
+        seconds = [found["step"][side]["median"] for side in sides]
+        colors = ["#e4572e" if side.startswith(("ours", "seeds")) else "#7a8b99" for side in sides]
+        axes.barh([_NAMES[side] for side in sides], seconds, color=colors)
+        for row, each in enumerate(seconds):
+            place = {"textcoords": "offset points", "va": "center", "fontsize": 7}
+            axes.annotate(_time(each), (each, row), (3, 0), **place)
+        axes.set_xlim(0, 1.2 * max(seconds))
+        axes.set_xticks([])
         axes.tick_params(labelsize=7)
-        axes.set_title(f"{name}: ms a training step", fontsize=9)
+        axes.set_title(f"{name}: a training step", fontsize=9)
     FigureCanvasAgg(figure)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
