@@ -1,8 +1,8 @@
 """Tables of the reproduction grid: `results.csv`, and Markdown made from it.
 
-    python scripts/results_table.py runs/grid/results.csv
+    python scripts/results_table.py runs/grid/results.csv [MORE.csv …]
 
-prints the Markdown table of a `results.csv` that `scripts/reproduce.py` wrote.
+prints one Markdown table of `results.csv` files that `scripts/reproduce.py` wrote.
 """
 
 import csv
@@ -171,10 +171,11 @@ def _cells(each: Row) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints a `results.csv` as Markdown."""
-    if len(argv) != 2:
-        raise errors.UserError("give one results.csv, as in runs/grid/results.csv")
-    print(to_markdown(from_csv(pathlib.Path(argv[1]))), end="")
+    """Prints files like `results.csv` as one table in Markdown."""
+    if len(argv) < 2:
+        raise errors.UserError("give a results.csv, as in runs/grid/results.csv")
+    rows = [row for path in argv[1:] for row in from_csv(pathlib.Path(path))]
+    print(to_markdown(rows), end="")
 
 
 if __name__ == "__main__":
