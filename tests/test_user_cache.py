@@ -21,6 +21,7 @@ def without_settings(monkeypatch):
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_programs_and_computes_the_same_bits(
     tmp_path, digits_dir, without_settings
 ):
