@@ -24,6 +24,8 @@ sys.path[:0] = [str(REPO)]
 
 from configs import cifar10_gs, cifar10_wild_park, mnist  # noqa: E402
 
+_BATCH = 32  # networks, as in all configs
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -45,33 +47,30 @@ class Case:
 
 def make(name: str, networks: int, num_probes: int) -> Case:
     """A case by its name in `CASES`, with so many networks to train on and 2 batches of others."""
-    return CASES[name](networks, num_probes)
+    return CASES[name](CONFIGS[name].get_config(str(num_probes)), networks)
 
 
-def _mnist_inr(networks: int, num_probes: int) -> Case:
-    config = mnist.get_config(str(num_probes))
+def _mnist_inr(config: Any, networks: int) -> Case:
     spec = SirenSpec()
-    keys_N = jax.random.split(jax.random.key(0), networks + 2 * config.batch_size)
+    keys_N = jax.random.split(jax.random.key(0), networks + 2 * _BATCH)
     weights = jax.jit(jax.vmap(spec.init))(keys_N)
     needed = 4 * sum(m * n for m, n in itertools.pairwise(spec.sizes))
     return Case(config, _zoo(spec, weights, networks, "classification", 10), needed)
 
 
-def _cifar10_gs(networks: int, num_probes: int) -> Case:
-    config = cifar10_gs.get_config(str(num_probes))
+def _cifar10_gs(config: Any, networks: int) -> Case:
     spec = small_cnn_zoo(("relu", "tanh"), config.fidelity)
-    keys_N = jax.random.split(jax.random.key(0), networks + 2 * config.batch_size)
+    keys_N = jax.random.split(jax.random.key(0), networks + 2 * _BATCH)
     weights = jax.jit(jax.vmap(spec.init))(keys_N)
     zoo = _zoo(spec, weights, networks, "regression", 1)
     return Case(config, zoo, _needed(spec)[1])
 
 
-def _wild_park(networks: int, num_probes: int) -> Case:
+def _wild_park(config: Any, networks: int) -> Case:
     """Five layers, 4 to 32 channels, kernels of 3 to 7: the widest settings of the original zoo."""
-    config = cifar10_wild_park.get_config(str(num_probes))
     rng = np.random.default_rng(0)
     specs = []
-    for _ in range(networks + 2 * config.batch_size):
+    for _ in range(networks + 2 * _BATCH):
         channels = [3, *(int(c) for c in rng.choice([4, 8, 16, 32], 5))]
         layers = []
         for index, (m, n) in enumerate(itertools.pairwise(channels)):
@@ -97,14 +96,9 @@ CASES = {"mnist_inr": _mnist_inr, "cifar10_gs": _cifar10_gs, "wild_park": _wild_
 
 def _zoo(spec: Any, weights: Any, networks: int, task: Any, outputs: int) -> Zoo:
     weights = jax.tree.map(np.asarray, weights)
-    number = len(
-        jax.tree.leaves(weights.get("programs", weights) if isinstance(weights, dict) else weights)[
-            0
-        ]
-    )
-    rows = np.arange(number, dtype=np.int32)
-    middle = (number + networks) // 2
-    splits = {"train": rows[:networks], "val": rows[networks:middle], "test": rows[middle:]}
+    number = networks + 2 * _BATCH
+    train, val, test = np.split(np.arange(number, dtype=np.int32), [networks, networks + _BATCH])
+    splits = {"train": train, "val": val, "test": test}
     rng = np.random.default_rng(1)
     if task == "classification":
         targets_N = rng.integers(outputs, size=number).astype(np.int32)
@@ -119,12 +113,8 @@ def _needed(spec: CnnSpec) -> tuple[float, float]:
     done = needed = float(head)
     for layer, size, kind in zip(spec.layers, spec.sizes, mixed.kinds_of(spec), strict=True):
         channels = kind.inputs[2], kind.outputs[2]
-        done += (
-            2
-            * convolution.arithmetic(
-                kind.inputs[:2], kind.kernel, *channels, kind.stride, kind.padding
-            )[0]
-        )
+        size_in, shape = kind.inputs[:2], (kind.stride, kind.padding)
+        done += 2 * convolution.arithmetic(size_in, kind.kernel, *channels, *shape)[0]
         needed += 4 * math.prod(size) * layer.kernel**2 * layer.in_channels * layer.out_channels
     return done, needed
 

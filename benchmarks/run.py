@@ -118,11 +118,18 @@ def _start(name: str) -> None:
     split_cpu(config.mesh.cpu_devices, config.batch_size)
 
 
-def _steps(name: str, options: Any, cases: Any, sides: Any) -> dict[str, Any]:
-    """Training steps of all sides that there are for a case."""
-    ours_of, torch_of = NETWORKS[name]
+def _sizes(name: str, options: Any) -> list[Any]:
+    """A case with the networks of our epoch, and with those of PyTorch's."""
+    from benchmarks import cases
+
+    return [cases.make(name, number, options.probes) for number in NETWORKS[name]]
+
+
+def _steps(name: str, options: Any, case: Any, small: Any) -> dict[str, Any]:
+    """Training steps of all sides that there are for a case, of both sizes."""
+    from benchmarks import cases, sides
+
     per_call = sides.STEPS_PER_CALL[name]
-    case, small = (cases.make(name, number, options.probes) for number in (ours_of, torch_of))
     wanted = options.sides if options.only == "all" else [options.only]
     naive = cases.naive(small.zoo)
     makers: dict[str, Callable[[], Any]] = {
@@ -154,8 +161,8 @@ def _case(name: str, options: Any) -> dict[str, Any]:
     from benchmarks import cases, sides
 
     per_call = sides.STEPS_PER_CALL[name]
-    ours_of, torch_of = NETWORKS[name]
-    steps = _steps(name, options, cases, sides)
+    case, small = _sizes(name, options)
+    steps = _steps(name, options, case, small)
     found: dict[str, Any] = {
         "batch_size": 32,
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
@@ -163,7 +170,6 @@ def _case(name: str, options: Any) -> dict[str, Any]:
         "facts": {side: made.facts for side, made in steps.items()},
     }
     del steps
-    case, small = (cases.make(name, number, options.probes) for number in (ours_of, torch_of))
     probing = {"ours": sides.probing(case, per_call)}
     torch_side = sides.Torch(small) if "loop" in options.sides else None
     if torch_side is not None:
@@ -175,7 +181,7 @@ def _case(name: str, options: Any) -> dict[str, Any]:
     del probing
     with tempfile.TemporaryDirectory() as folder:
         ours = sides.Ours(case)
-        epochs = {"ours": sides.Side(ours.epoch, 1, {"networks": ours_of})}
+        epochs = {"ours": sides.Side(ours.epoch, 1, {"networks": NETWORKS[name][0]})}
         if torch_side is not None:
             epochs["loop"] = torch_side.epoch()
             epochs["loop from files"] = torch_side.epoch(
@@ -196,12 +202,14 @@ def _case(name: str, options: Any) -> dict[str, Any]:
         "arithmetic_done_over_needed": case.done,
     }
     if options.scaling:
-        found["scaling"] = _scaling(name, options, cases, sides)
+        found["scaling"] = _scaling(name, options)
     return found
 
 
-def _scaling(name: str, options: Any, cases: Any, sides: Any) -> dict[str, Any]:
+def _scaling(name: str, options: Any) -> dict[str, Any]:
     """Our step for other sizes, one changed at a time."""
+    from benchmarks import cases, sides
+
     found: dict[str, Any] = {}
     for key, values in SCALES.items():
         if name == "wild_park":
@@ -225,9 +233,7 @@ def _scaling(name: str, options: Any, cases: Any, sides: Any) -> dict[str, Any]:
 def _alone(name: str, options: Any) -> dict[str, Any]:
     """Peak memory of a process that makes steps of one side."""
     _start(name)
-    from benchmarks import cases, sides
-
-    for side in _steps(name, options, cases, sides).values():
+    for side in _steps(name, options, *_sizes(name, options)).values():
         side.call()
     import jax
 

@@ -3,8 +3,9 @@
 import pathlib
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from probegen_jax.figures import save
 
 _NAMES = {
     "ours": "ours",
@@ -98,7 +99,4 @@ def draw(path: pathlib.Path, results: dict[str, Any]) -> None:
         axes.set_xticks([])
         axes.tick_params(labelsize=7)
         axes.set_title(f"{name}: a training step", fontsize=9)
-    FigureCanvasAgg(figure)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-    temporary.replace(path)
+    save(figure, path)

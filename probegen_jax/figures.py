@@ -16,7 +16,8 @@ from probegen_jax.networks.siren import SirenSpec, SirenWeights
 from probegen_jax.zoo import Zoo
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a PNG under a temporary name, then renames it."""
     FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
@@ -91,7 +92,7 @@ def draw_inr_probes(
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=6, length=2)
         axes.set_facecolor("#e8e8ec")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_coordinates(
@@ -110,7 +111,7 @@ def draw_coordinates(
         axes = figure.add_subplot(1, number, d + 1)
         axes.hist(probes[:, d], bins=24, color="#ff5a36")
         axes.set_title(f"coordinate {d}", fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_image_probes(
@@ -136,7 +137,7 @@ def draw_image_probes(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(sheet, interpolation="nearest")
     axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(path: pathlib.Path, records: Sequence[dict[str, Any]], metric: str) -> None:
@@ -163,7 +164,7 @@ def draw_curves(path: pathlib.Path, records: Sequence[dict[str, Any]], metric: s
         axes.grid(alpha=0.3)
         if 1 < values.shape[-1] <= 10:
             axes.legend(fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_grid(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
@@ -212,4 +213,4 @@ def draw_grid(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
         axes.set_axisbelow(True)
         if np.isfinite(published).any():
             axes.legend(fontsize=7)
-    _save(figure, path)
+    save(figure, path)

@@ -26,9 +26,13 @@ _AT_LEAST_ONE = (
     "checkpoint_every",
 )
 METHODS = ("probegen", "vanilla", "uniform", "dead_leaves")
-DATA_MODES = ("auto", "resident", "stream")
-_CHOICES = {"sine": ("auto", "fast", "exact"), "compute_dtype": ("float32", "bfloat16")}
-_PRECISIONS = ("default", "high", "highest")
+# Keys that have one of a few values; the first is that of a config without the key.
+_CHOICES = {
+    "sine": ("auto", "fast", "exact"),
+    "compute_dtype": ("float32", "bfloat16"),
+    "data.mode": ("auto", "resident", "stream"),
+    "matmul_precision": ("default", "high", "highest"),
+}
 
 
 def parse(
@@ -140,14 +144,9 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
     if config.get("block_size") is not None and config.block_size < 1:
         raise UserError(f"block_size is {config.block_size}; it must be at least 1, or left out")
     for key, choices in _CHOICES.items():
-        if config.get(key, choices[0]) not in choices:
-            raise UserError(f"{key} is {config[key]!r}; choose from {', '.join(choices)}")
-    if nested(config, "data.mode", "auto") not in DATA_MODES:
-        raise UserError(f"data.mode is {config.data.mode!r}; choose from {', '.join(DATA_MODES)}")
-    if config.matmul_precision not in _PRECISIONS:
-        raise UserError(
-            f"matmul_precision is {config.matmul_precision!r}; choose from {', '.join(_PRECISIONS)}"
-        )
+        value = nested(config, key, choices[0])
+        if value not in choices:
+            raise UserError(f"{key} is {value!r}; choose from {', '.join(choices)}")
 
 
 def nested(config: ConfigDict, key: str, default: Any) -> Any:

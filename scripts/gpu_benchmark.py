@@ -30,6 +30,7 @@ from absl import flags  # noqa: E402
 from probegen_jax import command, errors  # noqa: E402
 from probegen_jax.errors import UserError  # noqa: E402
 from probegen_jax.writers import read_json, write_json  # noqa: E402
+from probegen_jax.zoo.cache import write_arrays  # noqa: E402
 
 _SIZE, _CLASSES = 28, 10
 
@@ -58,9 +59,7 @@ def main(argv: Sequence[str]) -> None:
     summary = {"device": device, "gpu": _gpu()}
     images = out / "images.npz"
     if not images.exists():
-        temporary = out / ".images.npz"
-        np.savez(temporary, **make_images(options.networks))
-        temporary.replace(images)
+        write_arrays(images, out / ".images.npz", make_images(options.networks))
     zoo, run = out / "zoo", out / "run"
     started = time.perf_counter()
     _python("probegen_jax.build_zoo", "inr", f"--images={images}", f"--out={zoo}")
