@@ -192,13 +192,13 @@ def _case(name: str, options: Any) -> dict[str, Any]:
             number = timed.facts["networks"]
             found["epoch"][side] = {k: v / number for k, v in found["epoch"][side].items()}
     peak = sides.gemm_peak()
-    flops = case.flops * 32 * options.probes
+    gflops = found["facts"]["probing ours"]["gflops_needed"]
     seconds = found["probing"]["ours"]["median"]
     found |= {
-        "gflops_needed": flops / 1e9,
+        "gflops_needed": gflops,
         "gemm_peak_gflops_per_s": peak / 1e9,
-        "gflops_per_s": flops / seconds / 1e9,
-        "share_of_peak": flops / seconds / peak,
+        "gflops_per_s": gflops / seconds,
+        "share_of_peak": gflops * 1e9 / seconds / peak,
         "arithmetic_done_over_needed": case.done,
     }
     if options.scaling:

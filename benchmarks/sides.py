@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import cases
 from probegen_jax.errors import UserError
 from probegen_jax.experiment import make_learner
-from probegen_jax.layout import lay_out
+from probegen_jax.layout import epoch_places, lay_out
 from probegen_jax.mesh import BY_SEED, DATA, EVERYWHERE, make_mesh, on_mesh, place
 from probegen_jax.networks.mixed import MixedCnnSpec
 from probegen_jax.pipeline import make_batches
@@ -52,7 +52,7 @@ class Ours:
         self.mesh = make_mesh(config.batch_size, seeds)
         self._programs = Programs(make_learner(config, zoo, None), self.mesh)
         keys_S = jax.random.split(jax.random.key(0), seeds)
-        layout = lay_out(zoo.splits, config.batch_size)
+        layout = lay_out(zoo.splits, config.batch_size, zoo.costs())
         self._batches = make_batches(zoo, layout, self.mesh, keys_S, "resident")
         self._state = self._programs.init(keys_S)
         losses_SxT = np.zeros((seeds, layout.steps["train"]), np.float32)
@@ -93,7 +93,7 @@ def probing(case: cases.Case, per_call: int, zoo: Zoo | None = None) -> Side:
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     weights = case.zoo.weights
     split = jax.tree.map(lambda _: P(DATA), weights)
-    rows = slice(0, config.batch_size)
+    rows = _first_batch(case)
     if isinstance(spec, MixedCnnSpec):  # every device has all tables
         split["tables"] = jax.tree.map(lambda _: P(), weights["tables"])
         programs = jax.tree.map(lambda leaf: leaf[rows], weights["programs"])
@@ -116,6 +116,7 @@ def probing(case: cases.Case, per_call: int, zoo: Zoo | None = None) -> Side:
     started = time.perf_counter()
     compiled = on_mesh(mesh, gradient, (split, P()), P()).lower(weights, probes).compile()
     facts: dict[str, Any] = {"compile_s": time.perf_counter() - started}
+    facts["gflops_needed"] = float(case.flops_N[rows].sum() * config.num_probes / 1e9)
     analysis = compiled.cost_analysis() or {}
     # Of a loop, XLA counts the body once; so these are a whole batch's for INRs alone.
     facts |= {f"xla_{key}": analysis.get(name) for key, name in _ANALYSIS.items()}
@@ -126,6 +127,15 @@ def probing(case: cases.Case, per_call: int, zoo: Zoo | None = None) -> Side:
         jax.block_until_ready(gradient)
 
     return Side(call, per_call, facts)
+
+
+def _first_batch(case: cases.Case) -> np.ndarray:
+    """Rows of the zoo, slot by slot, of the first batch of an epoch, as training lays it out."""
+    layout = lay_out(case.zoo.splits, case.config.batch_size, case.zoo.costs())
+    places_TxB = epoch_places(
+        jax.random.key(0), jnp.int32(0), jnp.asarray(layout.places("train")), layout.ranks_BxT
+    )
+    return np.take_along_axis(layout.rows_BxP, np.asarray(places_TxB[:1].T), axis=1)[:, 0]
 
 
 _ANALYSIS = {"flops": "flops", "bytes": "bytes accessed", "transcendentals": "transcendentals"}

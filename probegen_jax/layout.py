@@ -5,6 +5,14 @@ always in the same way; an epoch shows the networks of every slot in a fresh ran
 taking the t-th of each. So every network is shown once an epoch, a batch is spread over the whole
 zoo, and whoever holds a slot's networks can fill that slot by itself. D devices hold B/D slots
 each: batches are the same for every D, and no network is ever sent from one device to another.
+
+Where networks differ in cost, a step takes as long as the device whose networks happen to be the
+most expensive: of the Wild Park's, with 8 devices, half as long again as the mean. Nothing may
+move, so the order within slots has to even it out. A step asks every slot for a network of a
+certain rank by cost, the ranks of eight neighbouring slots being spread evenly over cheap and
+expensive, and the next eight slots are asked for the same ranks. So devices get similar sums, and
+a batch is still a sample of the whole zoo. Which steps ask for which ranks, and which of the eight
+slots for which, is drawn anew in each epoch, and ranks are blurred, so that other networks meet.
 """
 
 import dataclasses
@@ -13,9 +21,21 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, Real
 
 from probegen_jax.zoo.zoo import SPLITS
+
+# How far apart the ranks are that neighbouring slots ask for, in eighths of all ranks. Bits are
+# reversed, so that also the 2 or 4 slots that a device may hold ask evenly. With more parts than 8,
+# only few devices get the same sums; with fewer, batches differ more in cost than by chance.
+_PARTS = np.array([0, 4, 2, 6, 1, 5, 3, 7], np.int32)
+
+# A rank is blurred by up to an eighth of all ranks, and by two where there are few: else the same
+# networks would meet again and again. Wider, and devices' sums differ more. It is all done in
+# integers, so that no rounding can make orders differ between machines; a rank is so many units.
+_BLUR = 8
+_LEAST_BLUR = 2
+_UNITS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +46,13 @@ class Layout:
       rows_BxP: row of the zoo at each place of each slot, -1 where none is. Places are those of
         the training split, then of validation, then of test.
       steps: by split, how many places it has: the batches that show all of it once.
+      ranks_BxT: of each training place, how many networks of its slot cost less, ties in the order
+        of places; None where all networks cost the same.
     """
 
     rows_BxP: Int[np.ndarray, "B P"]
     steps: Mapping[str, int]
+    ranks_BxT: Int[np.ndarray, "B T"] | None = None
 
     def places(self, split: str) -> Int[np.ndarray, "B T"]:
         """A split's place of each slot at each step, in the order of `rows`; -1 where none is."""
@@ -47,7 +70,11 @@ class Layout:
         return slice(first, first + self.steps[split])
 
 
-def lay_out(splits: Mapping[str, Int[np.ndarray, " n"]], batch_size: int) -> Layout:
+def lay_out(
+    splits: Mapping[str, Int[np.ndarray, " n"]],
+    batch_size: int,
+    costs_N: Real[np.ndarray, " N"] | None = None,
+) -> Layout:
     """Deals a zoo's networks to the slots of a batch.
 
     Validation and test networks are dealt in their order, so that step t of either is its t-th
@@ -56,6 +83,7 @@ def lay_out(splits: Mapping[str, Int[np.ndarray, " n"]], batch_size: int) -> Lay
     Args:
       splits: rows of "train", "val" and "test".
       batch_size: B.
+      costs_N: of every network of the zoo, in any unit; None where all cost the same.
     """
     # RandomState's stream is frozen, and this order must never change.
     train = np.random.RandomState(0).permutation(splits["train"])
@@ -65,11 +93,20 @@ def lay_out(splits: Mapping[str, Int[np.ndarray, " n"]], batch_size: int) -> Lay
         padded = np.pad(rows_N, (0, -len(rows_N) % batch_size), constant_values=-1)
         blocks.append(padded.reshape(-1, batch_size).T)
         steps[split] = blocks[-1].shape[1]
-    return Layout(np.concatenate(blocks, axis=1).astype(np.int32), steps)
+    rows_BxP = np.concatenate(blocks, axis=1).astype(np.int32)
+    if costs_N is None or np.ptp(costs_N[train]) == 0:
+        return Layout(rows_BxP, steps)
+    rows_BxT = rows_BxP[:, : steps["train"]]
+    costs_BxT = np.where(rows_BxT >= 0, costs_N[rows_BxT], np.inf)
+    order_BxT = np.argsort(costs_BxT, axis=1, kind="stable")
+    return Layout(rows_BxP, steps, np.argsort(order_BxT, axis=1).astype(np.int32))
 
 
 def epoch_places(
-    key: Key[Array, ""], epoch: Int[Array, ""], places_BxT: Int[Array, "B T"]
+    key: Key[Array, ""],
+    epoch: Int[Array, ""],
+    places_BxT: Int[Array, "B T"],
+    ranks_BxT: Int[Array, "B T"] | None = None,
 ) -> Int[Array, "T B"]:
     """The batches of an epoch: the training places of every slot, shuffled by (key, epoch) alone.
 
@@ -79,14 +116,49 @@ def epoch_places(
       key: of one seed.
       epoch: counted from 0.
       places_BxT: `Layout.places("train")`; -1 where a slot has one network less.
+      ranks_BxT: `Layout.ranks_BxT`.
 
     Returns:
       For each of the epoch's T steps a place in each slot; -1, in the last step only, for none.
     """
-    bits_BxT = jax.random.bits(jax.random.fold_in(key, epoch), places_BxT.shape, jnp.uint32)
+    key = jax.random.fold_in(key, epoch)
+    if ranks_BxT is not None:
+        return _even_places(key, places_BxT, ranks_BxT)
+    bits_BxT = jax.random.bits(key, places_BxT.shape, jnp.uint32)
     # One bit less, so that what is missing comes last for sure; ties keep their order.
-    ranks_BxT = jnp.where(places_BxT >= 0, bits_BxT >> 1, jnp.uint32(2**32 - 1))
-    order_BxT = jnp.argsort(ranks_BxT, axis=1, stable=True)
+    drawn_BxT = jnp.where(places_BxT >= 0, bits_BxT >> 1, jnp.uint32(2**32 - 1))
+    order_BxT = jnp.argsort(drawn_BxT, axis=1, stable=True)
+    return jnp.take_along_axis(places_BxT, order_BxT, axis=1).T
+
+
+def _even_places(
+    key: Key[Array, ""], places_BxT: Int[Array, "B T"], ranks_BxT: Int[Array, "B T"]
+) -> Int[Array, "T B"]:
+    """See `epoch_places`, where networks differ in cost."""
+    slots, steps = places_BxT.shape
+    key_steps, key_parts, key_blur = jax.random.split(key, 3)
+    last = jnp.int32(2**31 - 1)
+
+    # What each slot asks for at each step: ranks, counted in eighths.
+    parts = len(_PARTS)
+    ranks_T = jax.random.permutation(key_steps, jnp.arange(steps, dtype=jnp.int32))
+    # Exclusive or: it leaves 8, 4 or 2 neighbours as far apart as they were.
+    turns = jax.random.randint(key_parts, (-(-slots // parts), 1), 0, parts, jnp.int32)
+    parts_B = (jnp.asarray(_PARTS)[None] ^ turns).reshape(-1)[:slots]
+    asked_BxT = (parts * ranks_T[None] + steps * parts_B[:, None]) % (parts * steps)
+    # A slot that has one network less asks for none in the last step.
+    short_B = (places_BxT < 0).any(axis=1)
+    is_last_T = jnp.arange(steps, dtype=jnp.int32) == steps - 1
+    asked_BxT = jnp.where(short_B[:, None] & is_last_T[None], last, asked_BxT)
+
+    blur = _UNITS * max(_LEAST_BLUR, -(-steps // _BLUR))
+    noise_BxT = jax.random.randint(key_blur, places_BxT.shape, 0, blur, jnp.int32)
+    blurred_BxT = jnp.where(places_BxT >= 0, _UNITS * ranks_BxT + noise_BxT, last)
+
+    # The slot's n-th cheapest network, after the blur, goes to the step that asks for the n-th.
+    cheapest_BxT = jnp.argsort(blurred_BxT, axis=1, stable=True)
+    nth_BxT = jnp.argsort(jnp.argsort(asked_BxT, axis=1), axis=1)
+    order_BxT = jnp.take_along_axis(cheapest_BxT, nth_BxT, axis=1)
     return jnp.take_along_axis(places_BxT, order_BxT, axis=1).T
 
 

@@ -98,8 +98,7 @@ class Resident:
     def stretch(self, programs: Programs, epoch: int, step: int) -> Stretch:
         """Networks and batches for all steps of an epoch."""
         if epoch != self._epoch:
-            places_BxT = self.layout.places("train")
-            self._places = programs.epoch(self._keys_S, epoch, places_BxT)
+            self._places = programs.epoch(self._keys_S, epoch, self.layout)
             self._epoch = epoch
         return Stretch(self._weights, self._targets_N, self._places, 0, self.layout.steps["train"])
 

@@ -69,17 +69,16 @@ class Programs:
         """A fresh state for every seed."""
         return jax.jit(self.learner.init, out_shardings=NamedSharding(self.mesh, BY_SEED))(keys_S)
 
-    def epoch(
-        self, keys_S: Key[Array, " S"], epoch: int, places_BxT: Int[np.ndarray, "B T"]
-    ) -> Int[Array, "S T B"]:
+    def epoch(self, keys_S: Key[Array, " S"], epoch: int, layout: Layout) -> Int[Array, "S T B"]:
         """Every seed's batches of an epoch, as `layout.epoch_places` makes them."""
         with jax.transfer_guard("allow"):  # keys lie on one device, and go to all once an epoch
-            return self._epoch(keys_S, np.int32(epoch), places_BxT)
+            places_BxT = layout.places("train")
+            return self._epoch(keys_S, np.int32(epoch), places_BxT, layout.ranks_BxT)
 
     @functools.cached_property
     def _epoch(self) -> Any:
         return jax.jit(
-            jax.vmap(epoch_places, in_axes=(0, None, None)),
+            jax.vmap(epoch_places, in_axes=(0, None, None, None)),
             out_shardings=NamedSharding(self.mesh, BATCHES),
         )
 

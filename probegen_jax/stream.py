@@ -202,8 +202,9 @@ class _Epochs:
         }
 
     def _order_of(self, epoch: int) -> Int[np.ndarray, "S T B"]:
-        places_BxT = self._streamed.layout.places("train")
-        return np.asarray(_epoch_places(self._streamed._keys_S, np.int32(epoch), places_BxT))
+        layout, keys_S = self._streamed.layout, self._streamed._keys_S
+        places_BxT = layout.places("train")
+        return np.asarray(_epoch_places(keys_S, np.int32(epoch), places_BxT, layout.ranks_BxT))
 
 
 class _Sweep:
@@ -230,4 +231,4 @@ class _Sweep:
         }
 
 
-_epoch_places = jax.jit(jax.vmap(epoch_places, in_axes=(0, None, None)))
+_epoch_places = jax.jit(jax.vmap(epoch_places, in_axes=(0, None, None, None)))

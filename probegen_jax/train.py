@@ -146,7 +146,7 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
         experiment = experiments.with_block_size(experiment, block_size)
     init_keys_S, order_keys_S = experiment.keys
     programs = Programs(experiment.learner, mesh)
-    layout = lay_out(zoo.splits, config.batch_size)
+    layout = lay_out(zoo.splits, config.batch_size, zoo.costs())
     mode = settings.nested(config, "data.mode", "auto")
     batches = make_batches(zoo, layout, mesh, order_keys_S, mode)
     state = programs.init(init_keys_S)

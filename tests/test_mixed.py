@@ -14,6 +14,7 @@ from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import CnnSpec
 from probegen_jax.networks.conv_layer import ConvLayer
 from probegen_jax.respond import respond
+from probegen_jax.zoo import Zoo
 
 IMAGE, CLASSES, BATCH, PROBES, ROWS, DEPTH = (6, 6, 3), 4, 4, 3, 16, 4
 
@@ -232,3 +233,30 @@ def test_wild_park_checkpoints_answer_as_the_original_sampler_says(shared):
         name = f"responses/{path.parent.parent.name.removeprefix('run_')}"
         error = np.abs(found - expected[name]).max() / np.abs(expected[name]).max()
         assert error < 1e-5, name
+
+
+def test_costs_are_the_multiplications_of_a_networks_layers():
+    # So many channels that no tiles are made.
+    layers = (
+        ConvLayer(3, 64, 3, 1, 1, "relu"),
+        ConvLayer(64, 64, 3, 2, 1, "relu"),
+        ConvLayer(64, 64, 3, 1, 1, "relu"),
+    )
+    specs = [CnnSpec(layers[:depth], CLASSES, IMAGE) for depth in (2, 1, 3)]
+    spec, weights = mixed.build(specs, [plain_init(each, 0) for each in specs])
+    # Pixels × kernel × channels, forwards and back; of three channels a fourth is stored.
+    first = 2 * (6 * 6) * 9 * 4 * 64
+    # Back from 3×3 pixels, each 2×2 pixels that come out see 2×2 that go in.
+    second = (3 * 3) * (9 + 2 * 2 * 2 * 2) * 64 * 64
+    third = 2 * (3 * 3) * 9 * 64 * 64
+    costs_N = spec.costs(weights)
+    assert costs_N.dtype == np.int64
+    assert costs_N.tolist() == [first + second, first, first + second + third]
+
+    def zoo(spec, weights):
+        splits = {name: np.array([row]) for row, name in enumerate(("train", "val", "test"))}
+        return Zoo("small", spec, weights, np.zeros(3, np.float32), splits, "regression", 1)
+
+    # It is what zoos are laid out by; of one architecture there is nothing to tell.
+    assert zoo(spec, weights).costs().tolist() == costs_N.tolist()
+    assert zoo(specs[0], None).costs() is None

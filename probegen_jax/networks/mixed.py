@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks import tape
+from probegen_jax.networks import convolution, tape
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import CnnSpec, CnnWeights, check_images
 from probegen_jax.networks.conv_layer import PER_NETWORK
@@ -105,6 +105,29 @@ class MixedCnnSpec:
         )
         responses = responses_BxCxKxR.reshape(responses_BxCxKxR.shape[0], chunks * chunk, -1)
         return responses[:, : probes.shape[0]]
+
+    def costs(self, weights: MixedWeights) -> Int[np.ndarray, " N"]:
+        """Multiplications of each network's convolutions for one probe, forwards and back.
+
+        Those that are really done, by tiles. What else a network does is little beside them.
+
+        Args:
+          weights: of networks, on the host.
+        """
+        costs_K = [
+            convolution.arithmetic(
+                kind.inputs[:2],
+                kind.kernel,
+                kind.inputs[2],
+                kind.outputs[2],
+                kind.stride,
+                kind.padding,
+            )[0]
+            for kind in self.kinds
+        ]
+        kinds, depths = (np.asarray(weights["programs"][name]) for name in ("kind", "depth"))
+        there = np.arange(kinds.shape[1]) < depths[:, None]
+        return np.where(there, np.array(costs_K, np.int64)[kinds], 0).sum(axis=1)
 
     def with_kinds(self, specs: Sequence[CnnSpec]) -> "MixedCnnSpec":
         """This spec, able to run the architectures `specs` too.

@@ -9,6 +9,7 @@ import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks import NetworkSpec
+from probegen_jax.networks.mixed import MixedCnnSpec
 
 SPLITS = ("train", "val", "test")
 
@@ -74,6 +75,10 @@ class Zoo:
         if isinstance(self.weights, Stored):
             return self.weights.read(rows_N)
         return jax.tree.map(lambda leaf: np.asarray(leaf[rows_N]), self.weights)
+
+    def costs(self) -> np.ndarray | None:
+        """How much work it is to probe each network (N); None where all are of one architecture."""
+        return self.spec.costs(self.weights) if isinstance(self.spec, MixedCnnSpec) else None
 
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
