@@ -42,7 +42,7 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 CASES = ("mnist_inr", "cifar10_gs", "wild_park")
 SIDES = ("ours", "seeds3", "naive", "loop", "lean", "compile", "vmap")
 # Networks to train on: ours of an epoch, and PyTorch's, whose epochs are long.
-NETWORKS = {"mnist_inr": (8192, 512), "cifar10_gs": (256, 64), "wild_park": (64, 32)}
+NETWORKS = {"mnist_inr": (8192, 512), "cifar10_gs": (256, 64), "wild_park": (64, 64)}
 SCALES = {
     "batch_size": (8, 16, 64),
     "num_probes": (32, 64, 256),
@@ -129,17 +129,17 @@ def _steps(name: str, options: Any, case: Any, small: Any) -> dict[str, Any]:
     """Training steps of all sides that there are for a case, of both sizes."""
     from benchmarks import cases, sides
 
-    per_call = sides.STEPS_PER_CALL[name]
+    per_call, theirs = sides.STEPS_PER_CALL[name], sides.TORCH_STEPS_PER_CALL[name]
     wanted = options.sides if options.only == "all" else [options.only]
     naive = cases.naive(small.zoo)
     makers: dict[str, Callable[[], Any]] = {
         "ours": lambda: sides.Ours(case).step(per_call),
         "seeds3": lambda: sides.Ours(case, seeds=3).step(per_call),
         "naive": lambda: sides.Ours(small, zoo=naive).step(max(1, per_call // 4)),
-        "loop": lambda: sides.Torch(small).step(max(1, per_call // 10)),
-        "lean": lambda: sides.Torch(small, lean=True).step(max(1, per_call // 10)),
-        "compile": lambda: sides.Torch(small, "compile").step(max(1, per_call // 10)),
-        "vmap": lambda: sides.Torch(small, "vmap").step(max(1, per_call // 10)),
+        "loop": lambda: sides.Torch(small).step(theirs),
+        "lean": lambda: sides.Torch(small, lean=True).step(theirs),
+        "compile": lambda: sides.Torch(small, "compile").step(theirs),
+        "vmap": lambda: sides.Torch(small, "vmap").step(theirs),
     }
     if naive is None:
         del makers["naive"]
@@ -173,7 +173,7 @@ def _case(name: str, options: Any) -> dict[str, Any]:
     probing = {"ours": sides.probing(case, per_call)}
     torch_side = sides.Torch(small) if "loop" in options.sides else None
     if torch_side is not None:
-        probing["loop"] = torch_side.probing(max(1, per_call // 10))
+        probing["loop"] = torch_side.probing(1)
     if "naive" in options.sides and cases.naive(case.zoo) is not None:
         probing["naive"] = sides.probing(case, max(1, per_call // 4), cases.naive(case.zoo))
     found["probing"] = _time(probing, options.rounds)
