@@ -8,14 +8,11 @@ The loops are written by hand, forwards and back, because what automatic differe
 is unbounded: a `switch` keeps what *every* branch might need. Here the only thing that survives
 from the forward pass is the *tape*: the pre-activations, one network's after the other's, each in
 just the space that it needs. All images are flat in it, in (probe, row, column, channel) order.
-
-XLA copies a buffer that a conditional updates, but not one that a loop updates. So a layer that may
-be of several sizes is a row of loops that run once or not at all.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +21,7 @@ import numpy as np
 
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.convolution import Dtype, convolve, convolve_back
+from probegen_jax.networks.in_place import map_blocks, update_if, write_images
 
 # Values that one step of an activation works on: small enough for the first caches.
 _BLOCK = 32768
@@ -111,7 +109,7 @@ class Interpreter:
 
     def gradients(self) -> tuple[jax.Array, ...]:
         """Buffers for gradients on their way back."""
-        slots = (1, 1, self.max_layers)
+        slots = (1, self.max_layers)
         return tuple(jnp.zeros((many * self.slot,), jnp.float32) for many in slots)
 
     def forward(
@@ -143,35 +141,27 @@ class Interpreter:
             x, tape = carry
             kind, row, source = (program[name][index] for name in ("kind", "row", "residual"))
 
-            def run(number):
-                def branch(x):
-                    image = self._read(x, index * self.slot, self.kinds[number].inputs)
-                    return self._convolve(number, tables, row, image).reshape(-1)
+            def run(number, x):
+                image = self._read(x, index * self.slot, self.kinds[number].inputs)
+                return self._convolve(number, tables, row, image)
 
-                return branch
+            shapes = [kind.outputs for kind in self.kinds]
+            tape = write_images(kind, shapes, run, x, (tape, at[index]))
 
-            for numbers in _groups([math.prod(kind.outputs) for kind in self.kinds]):
-                tape = _if_one_of(
-                    kind,
-                    numbers,
-                    lambda tape, member, numbers=numbers: jax.lax.dynamic_update_slice(
-                        tape,
-                        jax.lax.switch(member, [run(number) for number in numbers], x),
-                        (at[index],),
-                    ),
-                    tape,
-                )
-            tape = self._add_residual(
-                tape, at[index], kind, x, (source + 1) * self.slot, program, source
+            def link(tape, zero):
+                kinds = kind, program["kind"][source + zero]
+                return self._add_image(tape, at[index], x, (source + 1) * self.slot, *kinds)
+
+            tape = update_if(source >= 0, link, tape)
+            x = map_blocks(
+                list(ACTIVATIONS.values()),
+                program["activation"][index],
+                self._blocks(kind),
+                self.block,
+                [(tape, at[index])],
+                (x, (index + 1) * self.slot),
             )
-
-            def activate(block, x):
-                start = block * self.block
-                z = jax.lax.dynamic_slice(tape, (at[index] + start,), (self.block,))
-                y = jax.lax.switch(program["activation"][index], list(ACTIVATIONS.values()), z)
-                return jax.lax.dynamic_update_slice(x, y, ((index + 1) * self.slot + start,))
-
-            return jax.lax.fori_loop(0, self._blocks(kind), activate, x), tape
+            return x, tape
 
         x, tape = jax.lax.fori_loop(0, program["depth"], layer, (x, tape))
 
@@ -194,7 +184,8 @@ class Interpreter:
         tables: Any,
         program: Program,
         g: jax.Array,
-        read: Callable[[jax.Array, jax.Array], jax.Array],
+        tape: jax.Array,
+        at: jax.Array,
         buffers: tuple[jax.Array, ...],
     ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """The gradient with respect to one chunk of probes.
@@ -203,79 +194,63 @@ class Interpreter:
           tables: as in `forward`.
           program: of the network.
           g: gradient with respect to the responses, (chunk, R).
-          read: from a layer and an offset to a block of its pre-activations.
+          tape: with the pre-activations that `forward` wrote.
+          at: as in `forward`.
           buffers: `gradients()`, which go from call to call.
 
         Returns:
           The buffers, and the gradient, flat as the probes are.
         """
         g_last = g @ program["head"]["kernel"].T
-        # `gy` and `gz` are gradients after and before the activation of the layer at hand; `links`
-        # collects, slot by slot, what flows back through residual links.
-        gy, gz, links = buffers
-        linked = jnp.zeros((self.max_layers,), bool)
+        # Gradients after the activation of the layer at hand, and, slot by slot, before the
+        # activation of each layer.
+        gy, gz = buffers
         last = program["kind"][program["depth"] - 1]
         for number, shape in enumerate(self.shapes):
 
             def spread(gy, zero, shape=shape):
                 height, width, channels = shape
-                g_pooled, _ = jax.lax.optimization_barrier((g_last, zero))
-                image = g_pooled[:, None, None, :channels] / np.float32(height * width)
-                image = jnp.broadcast_to(image, (self.chunk, *shape))
+                g_pixel = (g_last / (height * width))[:, None, None, :channels]
+                image = jax.lax.cond(
+                    zero == 0,
+                    lambda: jnp.broadcast_to(g_pixel, (self.chunk, *shape)),
+                    lambda: jnp.zeros((self.chunk, *shape), jnp.float32),
+                )
                 return jax.lax.dynamic_update_slice(gy, image.reshape(-1), (0,))
 
-            gy = _if(jnp.asarray(self.shape_ids)[last] == number, spread, gy)
+            gy = update_if(jnp.asarray(self.shape_ids)[last] == number, spread, gy)
 
         def layer(step, carry):
-            gy, gz, links, linked = carry
+            gy, gz = carry
             index = program["depth"] - 1 - step
-            kind, row, source = (program[name][index] for name in ("kind", "row", "residual"))
+            kind, row = program["kind"][index], program["row"][index]
 
-            def add(block, gy):
-                start = block * self.block
-                more = jax.lax.dynamic_slice(
-                    links, (index * self.slot + start,), (self.block,)
-                ) + jax.lax.dynamic_slice(gy, (start,), (self.block,))
-                return jax.lax.dynamic_update_slice(gy, more, (start,))
+            def link(later, gy):
+                def add(gy, zero):
+                    kinds = kind, program["kind"][later + zero]
+                    return self._add_image(gy, 0, gz, later * self.slot, *kinds)
 
-            blocks = self._blocks(kind)
-            gy = jax.lax.fori_loop(0, jnp.where(linked[index], blocks, 0), add, gy)
+                return update_if(program["residual"][later] == index, add, gy)
 
-            def deactivate(block, gz):
-                start = block * self.block
-                z = read(index, start)
-                g = jax.lax.dynamic_slice(gy, (start,), (self.block,))
-                back = [lambda z, g, f=f: jax.vjp(f, z)[1](g)[0] for f in ACTIVATIONS.values()]
-                g = jax.lax.switch(program["activation"][index], back, z, g)
-                return jax.lax.dynamic_update_slice(gz, g, (start,))
-
-            gz = jax.lax.fori_loop(0, blocks, deactivate, gz)
-            links = self._add_link(links, source, program, gz, kind, linked)
-            linked = linked.at[jnp.maximum(source, 0)].set(
-                linked[jnp.maximum(source, 0)] | (source >= 0)
+            gy = jax.lax.fori_loop(index + 1, program["depth"], link, gy)
+            gz = map_blocks(
+                [lambda z, g, f=f: jax.vjp(f, z)[1](g)[0] for f in ACTIVATIONS.values()],
+                program["activation"][index],
+                self._blocks(kind),
+                self.block,
+                [(tape, at[index]), (gy, 0)],
+                (gz, index * self.slot),
             )
 
-            def run(number):
-                def branch(gz):
-                    image = self._read(gz, 0, self.kinds[number].outputs)
-                    return self._convolve_back(number, tables, row, image).reshape(-1)
+            def run(number, gz):
+                image = self._read(gz, index * self.slot, self.kinds[number].outputs)
+                return self._convolve_back(number, tables, row, image)
 
-                return branch
+            gy = write_images(kind, [kind.inputs for kind in self.kinds], run, gz, (gy, 0))
+            return gy, gz
 
-            for numbers in _groups([math.prod(kind.inputs) for kind in self.kinds]):
-                gy = _if_one_of(
-                    kind,
-                    numbers,
-                    lambda gy, member, numbers=numbers: jax.lax.dynamic_update_slice(
-                        gy, jax.lax.switch(member, [run(number) for number in numbers], gz), (0,)
-                    ),
-                    gy,
-                )
-            return gy, gz, links, linked
-
-        carry = (gy, gz, links, linked)
-        gy, gz, links, _ = jax.lax.fori_loop(0, program["depth"], layer, carry)
-        return (gy, gz, links), gy[: math.prod(self.image_shape) * self.chunk]
+        gy, gz = jax.lax.fori_loop(0, program["depth"], layer, (gy, gz))
+        return (gy, gz), gy[: math.prod(self.image_shape) * self.chunk]
 
     @property
     def _widest(self) -> int:
@@ -301,73 +276,31 @@ class Interpreter:
         kernel = tables[number]["kernel"][row]
         return convolve_back(g, kernel, kind.stride, kind.padding, kind.inputs[:2], self.dtype)
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        """Shapes between which a residual link can be: the same pixels, any channels."""
-        shapes = range(len(self.shapes))
-        return [(a, b) for a in shapes for b in shapes if self.shapes[a][:2] == self.shapes[b][:2]]
-
-    def _add_shared(self, buffer, at, from_, from_at, pair, where, keep):
-        """`buffer` (zeros unless `keep`) plus the channels that both shapes of `pair` have."""
-        to_shape, from_shape = (self.shapes[number] for number in pair)
-        shared = min(to_shape[2], from_shape[2])
-
-        def add(buffer, zero):
-            addend = self._read(from_, from_at + zero, from_shape)[..., :shared]
-            addend = jnp.pad(addend, ((0, 0),) * 3 + ((0, to_shape[2] - shared),))
-            total = jnp.where(keep, self._read(buffer, at, to_shape), 0.0) + addend
-            return jax.lax.dynamic_update_slice(buffer, total.reshape(-1), (at,))
-
-        return _if(where, add, buffer)
-
-    def _add_residual(self, tape, at, kind, x, x_at, program, source):
-        """The output of layer `source`, if there is such a link, added to pre-activations."""
+    def _add_image(
+        self,
+        to: jax.Array,
+        to_at: Any,
+        from_: jax.Array,
+        from_at: Any,
+        to_kind: jax.Array,
+        from_kind: jax.Array,
+    ) -> jax.Array:
+        """One layer's image plus another's of as many pixels, in the channels that both have."""
         ids = jnp.asarray(self.shape_ids)
-        here, there = ids[kind], ids[program["kind"][jnp.maximum(source, 0)]]
-        for pair in self._pairs():
-            where = (source >= 0) & (here == pair[0]) & (there == pair[1])
-            tape = self._add_shared(tape, at, x, x_at, pair, where, keep=True)
-        return tape
+        for shape in self.shapes:
+            others = [other for other in self.shapes if other[:2] == shape[:2]]
+            members = [others.index(s) if s in others else 0 for s in self.shapes]
 
-    def _add_link(self, links, source, program, gz, kind, linked):
-        """The gradient `gz` added to what flows back to layer `source`, if anything did yet."""
-        ids = jnp.asarray(self.shape_ids)
-        here, there = ids[kind], ids[program["kind"][jnp.maximum(source, 0)]]
-        at = jnp.maximum(source, 0) * self.slot
-        keep = linked[jnp.maximum(source, 0)]
-        for pair in self._pairs():
-            where = (source >= 0) & (there == pair[0]) & (here == pair[1])
-            links = self._add_shared(links, at, gz, 0, pair, where, keep=keep)
-        return links
+            def total(other, to, from_, shape=shape):
+                addend = self._read(from_, from_at, other)[..., : shape[2]]
+                padding = ((0, 0),) * 3 + ((0, shape[2] - addend.shape[3]),)
+                return self._read(to, to_at, shape) + jnp.pad(addend, padding)
 
+            def add(to, zero, total=total, others=others, members=members):
+                member = jnp.asarray(np.array(members, np.int32))[ids[from_kind]] + zero
+                branches = [functools.partial(total, other) for other in others]
+                images = jax.lax.switch(member, branches, to, from_)
+                return jax.lax.dynamic_update_slice(to, images.reshape(-1), (to_at,))
 
-def _groups(sizes: list[int]) -> list[list[int]]:
-    """Numbers of the kinds of each size, smallest size first."""
-    return [
-        [number for number, other in enumerate(sizes) if other == size]
-        for size in sorted(set(sizes))
-    ]
-
-
-def _if(
-    where: jax.Array, update: Callable[[jax.Array, jax.Array], jax.Array], buffer: jax.Array
-) -> jax.Array:
-    """`update(buffer, 0)` where true, else `buffer`, in place.
-
-    The zero is the loop's counter. What `update` computes must depend on it, or XLA finds that the
-    loop does not change it and computes it in any case, outside the loop.
-    """
-    return jax.lax.fori_loop(
-        0, where.astype(jnp.int32), lambda zero, buffer: update(buffer, zero), buffer
-    )
-
-
-def _if_one_of(
-    number: jax.Array,
-    numbers: list[int],
-    update: Callable[[jax.Array, jax.Array], jax.Array],
-    buffer: jax.Array,
-) -> jax.Array:
-    """`update(buffer, place of number in numbers)` if it is there, else `buffer`, in place."""
-    found = jnp.asarray(np.array(numbers, np.int32)) == number
-    member = jnp.argmax(found).astype(jnp.int32)
-    return _if(jnp.any(found), lambda buffer, zero: update(buffer, member + zero), buffer)
+            to = update_if(ids[to_kind] == self.shapes.index(shape), add, to)
+        return to

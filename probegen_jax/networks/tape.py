@@ -54,8 +54,10 @@ def _plan(
     volumes_BxL = interpreter.volumes(programs)
     volumes_B = jnp.sum(volumes_BxL, axis=1, dtype=jnp.int32)
     probes = chunks * interpreter.chunk
-    # Positions are int32.
-    capacity = min(batch * tape_size, (2**31 - 1 - interpreter.slot) // probes)
+    # For networks that do not fit: layer after layer of one chunk. Positions are int32.
+    scratch = interpreter.max_layers * interpreter.slot
+    layers = jnp.arange(interpreter.max_layers, dtype=jnp.int32) * interpreter.slot
+    capacity = min(batch * tape_size, (2**31 - 1 - scratch) // probes)
     ends_B = jnp.cumsum(volumes_B, dtype=jnp.int32)
     fits_B = ends_B <= capacity
     plan = {
@@ -65,10 +67,10 @@ def _plan(
         "offsets": jnp.where(
             fits_B[:, None],
             (jnp.cumsum(volumes_BxL, axis=1, dtype=jnp.int32) - volumes_BxL) * interpreter.chunk,
-            0,
+            layers,
         ),
     }
-    return capacity * probes + interpreter.slot, plan
+    return capacity * probes + scratch, plan
 
 
 def _respond_forward(interpreter, tape_size, weights, probes):
@@ -101,42 +103,29 @@ def _respond_backward(interpreter, tape_size, kept, g):
     def run(weights, probes, tape, g_BxCxQxR):
         programs, tables = weights["programs"], weights["tables"]
         _, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
-        # For a network that is not on the tape: layer after layer, for one chunk.
-        layers = jnp.arange(interpreter.max_layers, dtype=jnp.int32) * interpreter.slot
-        block = (interpreter.block,)
 
         def network(carry, each):
             program, plan, g_CxQxR = each
 
             def one_chunk(number, carry):
-                total, spare, buffers = carry
-                spare = jax.lax.fori_loop(
+                total, kept, gradients = carry
+                at = plan["start"] + number * plan["step"] + plan["offsets"]
+                kept = jax.lax.fori_loop(
                     0,
                     1 - plan["fits"].astype(jnp.int32),
-                    lambda zero, spare: interpreter.forward(
-                        tables, program, probes[number + zero], layers, spare
+                    lambda zero, kept: interpreter.forward(
+                        tables, program, probes[number + zero], at, kept
                     )[0],
-                    spare,
+                    kept,
                 )
-                at = plan["start"] + number * plan["step"] + plan["offsets"]
-
-                def read(layer, start):
-                    return jax.lax.cond(
-                        plan["fits"],
-                        lambda: jax.lax.dynamic_slice(tape, (at[layer] + start,), block),
-                        lambda: jax.lax.dynamic_slice(spare[0], (layers[layer] + start,), block),
-                    )
-
-                buffers, gradient = interpreter.backward(
-                    tables, program, g_CxQxR[number], read, buffers
+                gradients, gradient = interpreter.backward(
+                    tables, program, g_CxQxR[number], kept[0], at, gradients
                 )
-                return total.at[number].add(gradient), spare, buffers
+                return total.at[number].add(gradient), kept, gradients
 
             return jax.lax.fori_loop(0, probes.shape[0], one_chunk, carry), None
 
-        spare = jnp.zeros((interpreter.max_layers * interpreter.slot,), jnp.float32)
-        spare = (spare, interpreter.inputs())
-        carry = (jnp.zeros_like(probes), spare, interpreter.gradients())
+        carry = (jnp.zeros_like(probes), (tape, interpreter.inputs()), interpreter.gradients())
         (total, *_), _ = jax.lax.scan(network, carry, (programs, plan_B, g_BxCxQxR))
         return total
 
