@@ -66,9 +66,9 @@ def _forward(layers, activations, weights, probes):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             # Flat: runs of one image, which vector units fill better than its few channels.
-            bias = jnp.tile(affine["bias"], x.shape[1] * x.shape[2])
             flat = x.reshape(x.shape[0], -1)
-            y = _activate(layer, activations, weights, lambda x: x, (flat, bias)).reshape(x.shape)
+            bias = jnp.tile(affine["bias"], x.shape[1] * x.shape[2]).reshape(1, -1)
+            y = _by_activation(layer, activations, weights, _biased, flat, bias).reshape(x.shape)
             outputs.append(y)
         pooled = jnp.mean(y, axis=(1, 2))
         head = weights["head"]
@@ -100,11 +100,11 @@ def _backward(layers, activations, kept, g_BxPxR):
             g = _to_input(layers[index], weights["layers"][index]["kernel"], g, sizes[index - 1])
             if index > 1:
                 g = _in_rows(g, layers[index].stride, sizes[index - 1])
-        y = _first_layer(layers[0], activations, weights, first)
-        g = g.reshape(y.shape) * _slope(layers[0], activations, weights, y)
         kernel = weights["layers"][0]["kernel"]
         kernel_KxO = kernel.reshape(-1, kernel.shape[-1])
-        return total_KxM + kernel_KxO @ g.reshape(-1, kernel.shape[-1]).T, None
+        g_MxO = g.reshape(-1, kernel.shape[-1])
+        g_MxO = _first_layer_back(layers[0], activations, weights, first, g_MxO)
+        return total_KxM + kernel_KxO @ g_MxO.T, None
 
     taps = first.shape[-1]
     total_KxM = jnp.zeros((taps, first.size // taps), jnp.float32)
@@ -115,15 +115,15 @@ def _backward(layers, activations, kept, g_BxPxR):
 respond.defvjp(_forward, _backward)
 
 
-def _activate(layer, activations, weights, before, args):
-    """The layer's activation of `before(args[0]) + args[1]`, all of it in one pass."""
-
-    def after(name):
-        return lambda x, bias: ACTIVATIONS[name](before(x) + bias.reshape(*[1] * (x.ndim - 1), -1))
-
+def _by_activation(layer, activations, weights, function, *args):
+    """`function(name)(*args)` with the name of the layer's activation, in one pass."""
     if layer.activation != PER_NETWORK:
-        return after(layer.activation)(*args)
-    return jax.lax.switch(weights["activation"], [after(name) for name in activations], *args)
+        return function(layer.activation)(*args)
+    return jax.lax.switch(weights["activation"], [function(name) for name in activations], *args)
+
+
+def _biased(name):
+    return lambda x, bias: ACTIVATIONS[name](x + bias)
 
 
 def _slope(layer, activations, weights, y):
@@ -136,21 +136,39 @@ def _slope(layer, activations, weights, y):
     return slope
 
 
+def _sums(weights, first):
+    """The first layer before its activation, (M, O), from its patches (..., K)."""
+    affine, taps = weights["layers"][0], first.shape[-1]
+    first_MxK = first.reshape(-1, taps)
+    kernel_KxO = affine["kernel"].reshape(taps, -1)
+    if taps > _FEW_TAPS:
+        sums = first_MxK @ kernel_KxO
+    else:
+        terms = (first_MxK[:, tap, None] * kernel_KxO[tap][None] for tap in range(taps))
+        sums = functools.reduce(jnp.add, terms)
+    return sums + affine["bias"].reshape(1, -1)
+
+
 def _first_layer(layer, activations, weights, first):
     """The first layer's output (..., O) from its patches (..., K)."""
-    affine = weights["layers"][0]
-    kernel_KxO = affine["kernel"].reshape(-1, layer.out_channels)
-    taps = first.shape[-1]
 
-    def convolve(first_MxK):
-        if taps > _FEW_TAPS:
-            return first_MxK @ kernel_KxO
-        terms = (first_MxK[:, tap, None] * kernel_KxO[tap][None] for tap in range(taps))
-        return functools.reduce(jnp.add, terms)
+    def activate(name):
+        return lambda first: ACTIVATIONS[name](_sums(weights, first))
 
-    flat = first.reshape(-1, taps)
-    y_MxO = _activate(layer, activations, weights, convolve, (flat, affine["bias"]))
-    return y_MxO.reshape(*first.shape[:-1], layer.out_channels)
+    y_MxO = _by_activation(layer, activations, weights, activate, first)
+    return y_MxO.reshape(*first.shape[:-1], -1)
+
+
+def _first_layer_back(layer, activations, weights, first, g_MxO):
+    """The gradient before the first layer's activation, which runs once more for its slope."""
+
+    def deactivate(name):
+        def times_slope(first, g_MxO):
+            return g_MxO * SLOPES[name](ACTIVATIONS[name](_sums(weights, first)))
+
+        return times_slope
+
+    return _by_activation(layer, activations, weights, deactivate, first, g_MxO)
 
 
 def _in_blocks(x: Float[Array, "P H W C"], block: int) -> Float[Array, "P h w b b C"]:
