@@ -8,11 +8,13 @@ each: batches are the same for every D, and no network is ever sent from one dev
 
 Where networks differ in cost, a step takes as long as the device whose networks happen to be the
 most expensive: of the Wild Park's, with 8 devices, half as long again as the mean. Nothing may
-move, so the order within slots has to even it out. A step asks every slot for a network of a
-certain rank by cost, the ranks of eight neighbouring slots being spread evenly over cheap and
-expensive, and the next eight slots are asked for the same ranks. So devices get similar sums, and
-a batch is still a sample of the whole zoo. Which steps ask for which ranks, and which of the eight
-slots for which, is drawn anew in each epoch, and ranks are blurred, so that other networks meet.
+move, so the dealing and the order within slots have to even it out. Networks of about the same cost
+are dealt to all slots at once, so that slots cost the same on the whole. A step asks every slot for
+a network of a certain rank by cost, the ranks of eight neighbouring slots being spread evenly over
+cheap and expensive, and the next eight slots are asked for the same ranks. So devices get similar
+sums, and a batch is still a sample of the whole zoo. Which steps ask for which ranks, and which of
+the eight slots for which, is drawn anew in each epoch, and ranks are blurred, so that other
+networks meet.
 """
 
 import dataclasses
@@ -86,20 +88,44 @@ def lay_out(
       costs_N: of every network of the zoo, in any unit; None where all cost the same.
     """
     # RandomState's stream is frozen, and this order must never change.
-    train = np.random.RandomState(0).permutation(splits["train"])
-    blocks, steps = [], {}
-    for split in SPLITS:
-        rows_N = train if split == "train" else splits[split]
-        padded = np.pad(rows_N, (0, -len(rows_N) % batch_size), constant_values=-1)
-        blocks.append(padded.reshape(-1, batch_size).T)
-        steps[split] = blocks[-1].shape[1]
+    random = np.random.RandomState(0)
+    train = random.permutation(splits["train"])
+    even = costs_N is None or np.ptp(costs_N[train]) == 0
+    rows_BxT = (
+        _deal(train, batch_size) if even else _deal_by_cost(train, batch_size, costs_N, random)
+    )
+    others = [_deal(splits[split], batch_size) for split in SPLITS if split != "train"]
+    blocks = [rows_BxT, *others]
+    steps = {split: block.shape[1] for split, block in zip(SPLITS, blocks, strict=True)}
     rows_BxP = np.concatenate(blocks, axis=1).astype(np.int32)
-    if costs_N is None or np.ptp(costs_N[train]) == 0:
+    if even:
         return Layout(rows_BxP, steps)
-    rows_BxT = rows_BxP[:, : steps["train"]]
     costs_BxT = np.where(rows_BxT >= 0, costs_N[rows_BxT], np.inf)
     order_BxT = np.argsort(costs_BxT, axis=1, kind="stable")
     return Layout(rows_BxP, steps, np.argsort(order_BxT, axis=1).astype(np.int32))
+
+
+def _deal(rows_N: Int[np.ndarray, " N"], slots: int) -> Int[np.ndarray, "B T"]:
+    """One network to each slot after the other."""
+    padded = np.pad(rows_N, (0, -len(rows_N) % slots), constant_values=-1)
+    return padded.reshape(-1, slots).T
+
+
+def _deal_by_cost(
+    rows_N: Int[np.ndarray, " N"],
+    slots: int,
+    costs_N: Real[np.ndarray, " M"],
+    random: np.random.RandomState,
+) -> Int[np.ndarray, "B T"]:
+    """Networks of about the same cost to all slots at once, and neighbours by cost far apart."""
+    dear_first = rows_N[np.argsort(-costs_N[rows_N], kind="stable")]
+    rows_BxT = _deal(dear_first, slots)  # a last, incomplete round is of the cheapest
+    # Halves, quarters and so on of the slots take turns: slots in the order of their bits reversed.
+    bits = max(slots - 1, 1).bit_length()
+    far = sorted(range(slots), key=lambda slot: f"{slot:0{bits}b}"[::-1])
+    for place in range(rows_BxT.shape[1]):
+        rows_BxT[np.roll(far, random.randint(slots)), place] = rows_BxT[:, place].copy()
+    return rows_BxT
 
 
 def epoch_places(

@@ -92,7 +92,8 @@ def test_networks_of_the_same_cost_come_in_the_order_they_always_did(layout):
 def test_ranks_are_by_cost_within_a_slot():
     layout = lay_out(SPLITS, BATCH, np.arange(32) // 8)
     costs_BxT = np.where(layout.rows("train") >= 0, layout.rows("train") // 8, 99)
-    np.testing.assert_array_equal(layout.rows_BxP, lay_out(SPLITS, BATCH).rows_BxP)
+    for dearer_B, cheaper_B in itertools.pairwise(costs_BxT.T[:-1]):  # all slots get about the same
+        assert dearer_B.min() >= cheaper_B.max()
     for costs_T, ranks_T in zip(costs_BxT, layout.ranks_BxT, strict=True):
         assert ranks_T.tolist() == [
             sum((other, at) < (cost, place) for at, other in enumerate(costs_T))
@@ -126,7 +127,7 @@ def test_who_meets_whom_differs_between_epochs(costs, networks):
             for rows_TxB in epochs
         ]
         again = [len(one & other) / len(one) for one, other in itertools.pairwise(pairs)]
-        assert np.mean(again) < 0.5
+        assert np.mean(again) < 0.6  # 0.25 by chance, where a slot has four networks
         # Of any network's partners in 20 epochs there are several.
         assert len(set.union(*pairs)) > 2 * len(pairs[0])
 
