@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks.torch_networks import REPO
 from probegen_jax.networks import mixed
-from probegen_jax.networks.cnn import CnnSpec, small_cnn_zoo
+from probegen_jax.networks.cnn import CnnSpec
 from probegen_jax.networks.conv_layer import ConvLayer
+from probegen_jax.networks.published_cnns import small_cnn_zoo
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import Zoo
 

@@ -18,7 +18,7 @@ import plain_torch
 
 from probegen_jax import build_zoo
 from probegen_jax.errors import UserError
-from probegen_jax.networks import cnn
+from probegen_jax.networks import cnn, published_cnns
 from probegen_jax.zoo import built, cnn_space, digits_cnn, export_cnn, published, train_cnns
 from probegen_jax.zoo.datasets import built as built_data
 from probegen_jax.zoo.datasets.base import Request
@@ -128,7 +128,7 @@ def test_scores_are_those_of_the_stored_networks(park):
     factory_images = digits_test_images(builder)
     for n in (0, 30, 71):
         network = ParkNetwork(columns["layers"][n], columns["weights"][n], 10)
-        spec = cnn.wild_park(network.config(), image_size=(8, 8))
+        spec = published_cnns.wild_park(network.config(), image_size=(8, 8))
         guesses = np.argmax(jax.jit(spec.apply)(network.arrays(), factory_images[0]), -1)
         right = np.mean(guesses == factory_images[1])
         assert right == pytest.approx(columns["score"][n], abs=1e-2)
@@ -173,7 +173,7 @@ def test_the_wild_park_layout_comes_back_bit_for_bit(park):
     images = np.random.default_rng(0).standard_normal((3, 8, 8, 1)).astype(np.float32)
     for n in (2, 50):
         loaded = torch.load(park / "zoo/torch" / own_names[n], weights_only=True)
-        spec = cnn.wild_park(loaded["config"], image_size=(8, 8))
+        spec = published_cnns.wild_park(loaded["config"], image_size=(8, 8))
         model = plain_torch.PlainCnn(spec.layers, 10)
         model.load_state_dict(loaded["model"])
         with torch.no_grad():

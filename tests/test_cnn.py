@@ -8,8 +8,9 @@ import pytest
 from probegen_jax.errors import UserError
 from probegen_jax.networks import NetworkSpec
 from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.cnn import CnnSpec, from_torch, small_cnn_zoo, wild_park
+from probegen_jax.networks.cnn import CnnSpec
 from probegen_jax.networks.conv_layer import ConvLayer
+from probegen_jax.networks.published_cnns import from_torch, small_cnn_zoo, wild_park
 from probegen_jax.respond import respond
 
 SPEC = CnnSpec(

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("probegen_jax.networks.mixed")
 
-from probegen_jax.networks import cnn
+from probegen_jax.networks import published_cnns
 from probegen_jax.zoo import published
 from probegen_jax.zoo.datasets.base import Request
 from probegen_jax.zoo.datasets.cifar10_wild_park import run_of
@@ -63,8 +63,8 @@ def test_wild_park_runs_as_the_checkpoints_say(fidelity, tmp_path):
     for name, given in networks.items():
         (row,) = np.flatnonzero(zoo.targets_N == np.float32(given["last_result"]["test/acc"]))
         runs.setdefault(int(zoo.runs_N[row]), set()).add(run_of(name))
-        spec = cnn.wild_park(given["config"], fidelity)
-        expected = spec.apply(cnn.from_torch(given["model"]), images)
+        spec = published_cnns.wild_park(given["config"], fidelity)
+        expected = spec.apply(published_cnns.from_torch(given["model"]), images)
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-4)
     assert all(len(names) == 1 for names in runs.values())
     assert len(runs) == 4

@@ -16,7 +16,7 @@ from test_golden import fresh_state, relative_error
 from probegen_jax import interop, losses
 from probegen_jax.heads import Head
 from probegen_jax.model import ProbeGen, make_generator
-from probegen_jax.networks import cnn, mixed
+from probegen_jax.networks import mixed, published_cnns
 from probegen_jax.optimizer import adam_cosine
 from probegen_jax.respond import respond
 from probegen_jax.step import Learner
@@ -50,15 +50,15 @@ class Case:
             torch_files.load_cnn(folder / "networks" / f"model_{n}.pth", str(n))
             for n in range(count)
         ]
-        networks = [cnn.from_torch(file.state) for file in files]
+        networks = [published_cnns.from_torch(file.state) for file in files]
         if self.meta["family"] == "cifar10_gs":
-            self.spec = cnn.small_cnn_zoo(fidelity="official")
+            self.spec = published_cnns.small_cnn_zoo(fidelity="official")
             for network, file in zip(networks, files, strict=True):
                 place = self.spec.activations.index(file.config["activation"])
                 network["activation"] = np.int32(place)
             weights = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
         else:
-            specs = [cnn.wild_park(file.config, "official") for file in files]
+            specs = [published_cnns.wild_park(file.config, "official") for file in files]
             self.spec, weights = mixed.build(specs, networks)
         self.weights = jax.tree.map(jnp.asarray, weights)
         self.learner = Learner(

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks import NetworkSpec, cnn, mixed
+from probegen_jax.networks import NetworkSpec, mixed, published_cnns
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import CnnSpec
 from probegen_jax.networks.conv_layer import ConvLayer
@@ -224,9 +224,11 @@ def test_wild_park_checkpoints_answer_as_the_original_sampler_says(shared):
     probes = jnp.asarray(expected.pop("probes").transpose(0, 2, 3, 1))
     files = sorted(folder.glob("run_*/checkpoint_*/checkpoint.pt"))
     loaded = [torch_files.load_cnn(path, str(path)) for path in files]
-    specs = [cnn.wild_park(file.config) for file in loaded]
+    specs = [published_cnns.wild_park(file.config) for file in loaded]
     assert any(layer.residual >= 0 for spec in specs for layer in spec.layers)
-    zoo_spec, weights = mixed.build(specs, [cnn.from_torch(file.state) for file in loaded])
+    zoo_spec, weights = mixed.build(
+        specs, [published_cnns.from_torch(file.state) for file in loaded]
+    )
     responses = jax.jit(zoo_spec.respond)(jax.tree.map(jnp.asarray, weights), probes)
     assert len(files) == len(expected) == 6
     for path, found in zip(files, responses, strict=True):

@@ -16,7 +16,7 @@ import probegen_jax
 from probegen_jax import experiment, predictor, settings, train
 from probegen_jax.errors import UserError
 from probegen_jax.export import main as export
-from probegen_jax.networks import cnn, mixed
+from probegen_jax.networks import cnn, mixed, published_cnns
 from probegen_jax.networks.conv_layer import ConvLayer
 from probegen_jax.predict import main
 from probegen_jax.zoo import inr_files, torch_files, user_files
@@ -274,7 +274,7 @@ def test_cnns_of_architectures_that_the_zoo_has_not(mixed_predictor, tmp_path):
 
 
 def test_small_cnn_zoo_networks_say_their_activation(tmp_path):
-    spec = cnn.small_cnn_zoo()
+    spec = published_cnns.small_cnn_zoo()
     reader = user_files.reader_for(spec, "faithful", InrKeys())
     weights = jax.device_get(spec.init(jax.random.key(0)))
     source = {"model": torch_state(weights), "activation": "tanh"}

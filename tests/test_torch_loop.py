@@ -15,7 +15,7 @@ from test_golden_cnn import CASES, Case  # noqa: E402
 
 from benchmarks import torch_loop, torch_networks  # noqa: E402
 from probegen_jax import errors, settings  # noqa: E402
-from probegen_jax.networks import cnn, mixed  # noqa: E402
+from probegen_jax.networks import mixed, published_cnns  # noqa: E402
 from probegen_jax.networks.siren import SirenSpec  # noqa: E402
 from probegen_jax.zoo import Zoo  # noqa: E402
 
@@ -100,7 +100,7 @@ def sirens():
 
 
 def small_cnns():
-    spec = cnn.small_cnn_zoo()
+    spec = published_cnns.small_cnn_zoo()
     networks = [spec.init(jax.random.key(number)) for number in range(4)]
     for number, network in enumerate(networks):
         network["activation"] = np.int32(number % 2)
@@ -119,7 +119,7 @@ def mixture():
             "activation": ["gelu", "sigmoid", "leaky_relu"][:depth],
             "residual": [-1, 0, -1][:depth],
         }
-        spec = cnn.wild_park(config, "faithful")
+        spec = published_cnns.wild_park(config, "faithful")
         members.append((spec, jax.tree.map(np.asarray, spec.init(jax.random.key(number)))))
     return *mixed.build(*zip(*members, strict=True)), members
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO
 
 from probegen_jax import settings, train, tuning
-from probegen_jax.networks.cnn import small_cnn_zoo
+from probegen_jax.networks.published_cnns import small_cnn_zoo
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.respond import respond
 from probegen_jax.zoo import digits

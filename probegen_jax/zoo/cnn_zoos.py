@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks import cnn, mixed
+from probegen_jax.networks import cnn, mixed, published_cnns
 from probegen_jax.networks.conv_layer import PER_NETWORK
 from probegen_jax.zoo.datasets.cifar10_gs import ACTIVATIONS
 from probegen_jax.zoo.datasets.park_network import ParkNetwork
@@ -17,7 +17,9 @@ from probegen_jax.zoo.datasets.small_cnn_files import SHAPES
 from probegen_jax.zoo.zoo import Zoo
 
 
-def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: cnn.Fidelity) -> Zoo:
+def cifar10_gs(
+    columns: Columns, rows: dict[str, np.ndarray], fidelity: published_cnns.Fidelity
+) -> Zoo:
     """The Small CNN Zoo on grayscale CIFAR-10.
 
     Args:
@@ -41,7 +43,7 @@ def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: cnn.Fide
     }
     return Zoo(
         "cifar10_gs",
-        cnn.small_cnn_zoo(present, fidelity),
+        published_cnns.small_cnn_zoo(present, fidelity),
         weights,
         np.asarray(columns["score"]),
         rows,
@@ -50,7 +52,9 @@ def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: cnn.Fide
     )
 
 
-def cifar10_wild_park(columns: Columns, rows: dict[str, np.ndarray], fidelity: cnn.Fidelity) -> Zoo:
+def cifar10_wild_park(
+    columns: Columns, rows: dict[str, np.ndarray], fidelity: published_cnns.Fidelity
+) -> Zoo:
     """The CNN Wild Park, with the training run of each network.
 
     Args:
@@ -128,7 +132,7 @@ def _mixture(
         key = layers.tobytes() + bytes([int(classes)])
         if key not in specs:
             try:
-                specs[key] = cnn.wild_park(network.config(), fidelity, name, image_size)
+                specs[key] = published_cnns.wild_park(network.config(), fidelity, name, image_size)
             except UserError as error:
                 raise UserError(
                     f"{error}; prepare the zoo again with that network removed"
@@ -152,7 +156,7 @@ def _but_for_activation(specs: list[cnn.CnnSpec], fidelity: str) -> cnn.CnnSpec 
     if len(alike) > 1:
         return None
     (spec,) = alike
-    small = dataclasses.replace(cnn.small_cnn_zoo(present), image_shape=spec.image_shape)
+    small = dataclasses.replace(published_cnns.small_cnn_zoo(present), image_shape=spec.image_shape)
     if fidelity == "official" and spec == dataclasses.replace(small, num_classes=spec.num_classes):
         padded = [dataclasses.replace(layer, padding=1) for layer in spec.layers]
         return dataclasses.replace(spec, layers=tuple(padded))

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks import NetworkSpec, cnn, mixed
+from probegen_jax.networks import NetworkSpec, mixed, published_cnns
 from probegen_jax.networks.cnn import CnnSpec
 from probegen_jax.networks.conv_layer import PER_NETWORK
 from probegen_jax.networks.mixed import MixedCnnSpec
@@ -105,7 +105,7 @@ class CnnReader:
         if chosen not in self.spec.activations:
             raise BadNetworkError(name, f"its activation is {chosen!r}")
         try:
-            weights = cnn.from_torch(file.state)
+            weights = published_cnns.from_torch(file.state)
             weights["activation"] = np.int32(self.spec.activations.index(chosen))
             self.spec.check(weights, name)
         except KeyError as error:
@@ -133,7 +133,7 @@ class MixedReader:
 
     image_shape: tuple[int, int, int]
     num_classes: int
-    fidelity: cnn.Fidelity
+    fidelity: published_cnns.Fidelity
 
     @property
     def expected(self) -> str:
@@ -153,7 +153,7 @@ class MixedReader:
         if network.num_classes != self.num_classes:
             raise BadNetworkError(name, f"has {network.num_classes} classes")
         try:
-            spec = cnn.wild_park(network.config(), self.fidelity, name)
+            spec = published_cnns.wild_park(network.config(), self.fidelity, name)
             spec = dataclasses.replace(spec, image_shape=self.image_shape)
         except UserError as error:
             raise BadNetworkError(name, _fault(error, name)) from error
@@ -239,7 +239,7 @@ def _arrays(state: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     return found
 
 
-def reader_for(spec: NetworkSpec, fidelity: cnn.Fidelity, keys: InrKeys) -> Reader:
+def reader_for(spec: NetworkSpec, fidelity: published_cnns.Fidelity, keys: InrKeys) -> Reader:
     """The reader of networks like a zoo's.
 
     Args:
