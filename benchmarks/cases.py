@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.torch_networks import REPO
-from probegen_jax.networks import mixed
-from probegen_jax.networks.cnn import CnnSpec
-from probegen_jax.networks.conv_layer import ConvLayer
-from probegen_jax.networks.published_cnns import small_cnn_zoo
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.networks.cnn.published import small_cnn_zoo
+from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.zoo import Zoo
+from probegen_jax.zoo.zoo import Zoo
 
 sys.path[:0] = [str(REPO)]
 
-from configs import cifar10_gs, cifar10_wild_park, mnist  # noqa: E402
+from configs import cifar10_gs, cifar10_wild_park, mnist
 
 _BATCH = 32  # networks, as in all configs
 

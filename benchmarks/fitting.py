@@ -87,11 +87,12 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     import torch
 
+    from probegen_jax.factory.images import sources
+    from probegen_jax.factory.inr import fit
     from probegen_jax.networks.siren import SirenSpec
-    from probegen_jax.zoo import fit, images
 
     if options.images:
-        pixels = images.scaled(images.load(options.images).train.images[: options.networks])
+        pixels = sources.scaled(sources.load(options.images).train.images[: options.networks])
     else:
         pixels = drawn_digits(options.networks)
     spec, recipe = SirenSpec(out_dim=pixels.shape[-1]), fit.Recipe()

@@ -83,9 +83,9 @@ def make_gs(folder: pathlib.Path, rows: int) -> None:
 
 def stage(what: str, dataset: str, folder: pathlib.Path) -> None:
     """Runs in a process of its own: prepares, or loads, and prints what that took as JSON."""
-    from probegen_jax.zoo import published
-    from probegen_jax.zoo.datasets.base import Request
-    from probegen_jax.zoo.datasets.reading import read
+    from probegen_jax.zoo.prepared.builders import Request
+    from probegen_jax.zoo.prepared.reading import read
+    from probegen_jax.zoo.published import loading
 
     if what == "prepare" and dataset == "mnist_inr":
         import torch  # noqa: F401  importing it is not what is measured
@@ -93,7 +93,7 @@ def stage(what: str, dataset: str, folder: pathlib.Path) -> None:
     watch.start()
     start = time.perf_counter()
     request = Request(manual_dir=folder) if what == "prepare" else None
-    builder = published.prepared(dataset, folder / "data", request=request)
+    builder = loading.prepared(dataset, folder / "data", request=request)
     if what == "load":
         columns, _ = read(builder)
         number = len(columns["path"])

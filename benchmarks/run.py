@@ -110,8 +110,8 @@ def _start(name: str) -> None:
     """Splits the CPU into devices as the case's config has it; before jax looks for devices."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
     from benchmarks.cases import CONFIGS
-    from probegen_jax.allocator import keep_freed_memory
-    from probegen_jax.mesh import split_cpu
+    from probegen_jax.training.allocator import keep_freed_memory
+    from probegen_jax.training.mesh import split_cpu
 
     keep_freed_memory()  # as train does
     config = CONFIGS[name].get_config()

@@ -15,14 +15,14 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import cases
 from probegen_jax.errors import UserError
-from probegen_jax.experiment import make_learner
-from probegen_jax.layout import epoch_places, lay_out
-from probegen_jax.mesh import BY_SEED, DATA, EVERYWHERE, make_mesh, on_mesh, place
-from probegen_jax.networks.mixed import MixedCnnSpec
-from probegen_jax.pipeline import make_batches
-from probegen_jax.programs import Programs
-from probegen_jax.respond import respond
-from probegen_jax.zoo import Zoo
+from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.respond import respond
+from probegen_jax.runs.experiment import make_learner
+from probegen_jax.training.batch_order import epoch_places, lay_out
+from probegen_jax.training.batches import make_batches
+from probegen_jax.training.mesh import BY_SEED, DATA, EVERYWHERE, make_mesh, on_mesh, place
+from probegen_jax.training.programs import Programs
+from probegen_jax.zoo.zoo import Zoo
 
 # XLA starts every call anew; as many steps as this share that. Batches of the Wild Park differ in
 # cost: for it, a call of either side is an epoch of the same networks.

@@ -20,15 +20,15 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.prepare import status
-from probegen_jax import losses, step
-from probegen_jax.layout import lay_out
-from probegen_jax.mesh import BY_SEED, make_mesh, place
-from probegen_jax.model import make_model
+from probegen_jax.method import learning, losses
+from probegen_jax.method.model import make_model
+from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.optimizer import adam_cosine
-from probegen_jax.pipeline import make_batches
-from probegen_jax.programs import Programs
-from probegen_jax.zoo import vectors
+from probegen_jax.training.batch_order import lay_out
+from probegen_jax.training.batches import make_batches
+from probegen_jax.training.mesh import BY_SEED, make_mesh, place
+from probegen_jax.training.programs import Programs
+from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 SPEC, BATCH, CLASSES = SirenSpec(), 32, 10
@@ -36,7 +36,7 @@ SPEC, BATCH, CLASSES = SirenSpec(), 32, 10
 
 def sparse_zoo(path: pathlib.Path, gigabytes: float) -> Zoo:
     """A zoo of zeros, in a file that takes no space."""
-    width = vectors.size(SPEC.abstract())
+    width = flat_weights.size(SPEC.abstract())
     number = int(gigabytes * 1e9) // (4 * width)
     with path.open("wb") as file:
         file.truncate(4 * width * number)
@@ -47,7 +47,7 @@ def sparse_zoo(path: pathlib.Path, gigabytes: float) -> Zoo:
             for vector, row in zip(found, rows_N.tolist(), strict=True):
                 file.seek(4 * width * row)
                 file.readinto(vector)
-        return vectors.unflatten(found, SPEC.abstract())
+        return flat_weights.unflatten(found, SPEC.abstract())
 
     rows = np.arange(number, dtype=np.int32)
     ends = int(0.9 * number), int(0.95 * number)
@@ -83,7 +83,7 @@ def main() -> None:
         keys_S = jax.random.key(0)[None]
         layout = lay_out(zoo.splits, BATCH)
         batches = make_batches(zoo, layout, mesh, keys_S, "stream")
-        learner = step.Learner(model, SPEC, losses.cross_entropy, adam_cosine(3e-4, 10**6))
+        learner = learning.Learner(model, SPEC, losses.cross_entropy, adam_cosine(3e-4, 10**6))
         programs = Programs(learner, mesh)
         state = programs.init(keys_S)
         losses_SxT = place(mesh, jnp.zeros((1, layout.steps["train"])), BY_SEED)

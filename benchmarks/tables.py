@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from probegen_jax.figures import save
+from probegen_jax.report.figures import save
 
 _NAMES = {
     "ours": "ours",

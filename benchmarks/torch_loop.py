@@ -41,8 +41,8 @@ from benchmarks.torch_networks import (
     respond_loop,
 )
 from probegen_jax import errors, settings
-from probegen_jax.metrics import METRICS
-from probegen_jax.zoo import Zoo
+from probegen_jax.method.metrics import METRICS
+from probegen_jax.zoo.zoo import Zoo
 
 Respond = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -275,8 +275,8 @@ def main(argv: Sequence[str]) -> None:
     config = options.config
     if options.save and not pathlib.Path(options.save).is_dir():
         raise errors.UserError(f"--save={options.save}: there is no such folder")
-    from probegen_jax.experiment import probe_images
-    from probegen_jax.zoo.from_config import from_config
+    from probegen_jax.runs.experiment import probe_images
+    from probegen_jax.runs.zoo_from_config import from_config
 
     limit = options.limit or config.get("max_train_networks")
     zoo = from_config(config).with_fewer_to_train_on(limit)

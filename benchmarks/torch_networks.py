@@ -19,15 +19,15 @@ from torch.func import functional_call, vmap
 REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "tests")]
 
-from plain_torch import PlainCnn  # noqa: E402
+from plain_torch import PlainCnn
 
-from probegen_jax.errors import UserError  # noqa: E402
-from probegen_jax.networks.activations import ACTIVATIONS  # noqa: E402
-from probegen_jax.networks.cnn import CnnSpec  # noqa: E402
-from probegen_jax.networks.conv_layer import PER_NETWORK, ConvLayer  # noqa: E402
-from probegen_jax.networks.mixed import MixedCnnSpec  # noqa: E402
-from probegen_jax.networks.siren import SirenSpec  # noqa: E402
-from probegen_jax.zoo import Zoo  # noqa: E402
+from probegen_jax.errors import UserError
+from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
+from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo.zoo import Zoo
 
 VARIANTS = ("loop", "compile", "vmap")
 

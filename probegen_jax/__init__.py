@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probegen_jax.predictor import Predictor
+    from probegen_jax.runs.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,6 @@ def load(path: str | os.PathLike[str], **options: Any) -> "Predictor":
     Raises:
       UserError: no such folder, or a run that is not finished.
     """
-    from probegen_jax import predictor  # importing this package alone imports no jax
+    from probegen_jax.runs import predictor
 
     return predictor.load(path, **options)

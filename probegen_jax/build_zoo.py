@@ -25,7 +25,9 @@ from typing import NoReturn
 
 from probegen_jax import errors
 from probegen_jax.errors import UserError
-from probegen_jax.zoo import build_arguments, build_cnn, build_inr
+from probegen_jax.factory import arguments
+from probegen_jax.factory.cnn import build_cnn
+from probegen_jax.factory.inr import build_inr
 
 # Each has `HELP`, `add_arguments(parser)` and `build(options)`.
 _FAMILIES = {"inr": build_inr, "cnn": build_cnn}
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        build_arguments.add_common(added)
+        arguments.add_common(added)
         family.add_arguments(added)
     options = parser.parse_args(argv[1:])
     _FAMILIES[options.family].build(options)

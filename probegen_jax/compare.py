@@ -31,10 +31,11 @@ from typing import Any
 
 from absl import flags
 
-from probegen_jax import errors, published_figures, settings
+from probegen_jax import errors, settings
 from probegen_jax.errors import UserError
-from probegen_jax.run_folder import refuse_other
-from probegen_jax.writers import read_json, write_json
+from probegen_jax.files import read_json, write_json
+from probegen_jax.method import published_figures
+from probegen_jax.runs.folder import refuse_other
 
 # Settings of our run that may differ from the comparison's: they change no function and no zoo.
 _FREE = ("seed", "num_seeds", "eval_every", "checkpoint_every", "matmul_precision")
@@ -68,8 +69,8 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
     """
     _check(options)
     # Imports are here so that a mistake on the command line is told at once.
-    from probegen_jax import official
-    from probegen_jax.experiment import load_run, set_up
+    from probegen_jax.official import files
+    from probegen_jax.runs.experiment import load_run, set_up
 
     workdir = None if options.workdir is None else pathlib.Path(options.workdir)
     ours = None if workdir is None else _our_run(workdir, config)
@@ -77,7 +78,7 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
         _check_export(pathlib.Path(options.export))
     experiment = set_up(config)
     logs = [
-        official.read_log(pathlib.Path(path), experiment.metric_name) for path in options.torch_log
+        files.read_log(pathlib.Path(path), experiment.metric_name) for path in options.torch_log
     ]
     result: dict[str, Any] = {
         "dataset": experiment.zoo.name,
@@ -129,7 +130,7 @@ def _check(options: Any) -> None:
 
 def _our_run(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
     """Figures of our run, which must be finished and of the same settings."""
-    from probegen_jax.experiment import run_config
+    from probegen_jax.runs.experiment import run_config
 
     theirs, asked = run_config(workdir).to_dict(), config.to_dict()
     for key in _FREE:
@@ -148,12 +149,12 @@ def _our_run(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
 
 def _torch_runs(experiment: Any, options: Any, config_file: str) -> list[dict[str, Any]]:
     """Evaluates the official checkpoints on our splits."""
-    from probegen_jax import official
+    from probegen_jax.official import files
 
     paths = [pathlib.Path(path) for path in options.torch_checkpoint]
     if not paths:
         return []
-    params = [official.load_checkpoint(path, experiment, config_file) for path in paths]
+    params = [files.load_checkpoint(path, experiment, config_file) for path in paths]
     fixed = "generator" not in params[0]
     if fixed and not (options.torch_seed or options.torch_probes):
         raise UserError(
@@ -166,10 +167,10 @@ def _torch_runs(experiment: Any, options: Any, config_file: str) -> list[dict[st
             f"{paths[0]} holds its probes; leave out --torch_seed and --torch_probes, which are "
             "for uniform and dead_leaves"
         )
-    probes = [official.seeded_probes(experiment, seed) for seed in options.torch_seed] or [
-        official.load_probes(pathlib.Path(path), experiment) for path in options.torch_probes
+    probes = [files.seeded_probes(experiment, seed) for seed in options.torch_seed] or [
+        files.load_probes(pathlib.Path(path), experiment) for path in options.torch_probes
     ]
-    state = official.stacked(params, probes)
+    state = files.stacked(params, probes)
     outputs = {
         split: experiment.outputs(state, experiment.zoo.splits[split]) for split in ("val", "test")
     }
@@ -201,8 +202,8 @@ def _export(run: Any, path: pathlib.Path) -> list[str]:
     import jax
     import numpy as np
 
-    from probegen_jax import interop
-    from probegen_jax.zoo import torch_files
+    from probegen_jax.official import parameters
+    from probegen_jax.zoo.files import torch_files
 
     seeds, written = run.experiment.seeds, []
     for i, seed in enumerate(seeds):
@@ -210,10 +211,10 @@ def _export(run: Any, path: pathlib.Path) -> list[str]:
             lambda leaf, i=i: np.asarray(leaf[i]), (run.state.params, run.state.fixed)
         )
         name = path if len(seeds) == 1 else path.with_name(f"{path.stem}-seed{seed}.pth")
-        torch_files.save_state_dict(name, interop.to_official(params))
+        torch_files.save_state_dict(name, parameters.to_official(params))
         written.append(str(name))
         if fixed:
-            probes = interop.to_official_probes(fixed["generator"]["probes"])
+            probes = parameters.to_official_probes(fixed["generator"]["probes"])
             torch_files.save_state_dict(_probes_path(name), {"input": probes})
             written.append(str(_probes_path(name)))
     return written

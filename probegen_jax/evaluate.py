@@ -42,7 +42,7 @@ def evaluate(folder: pathlib.Path, places: dict[str, str]) -> bool:
     Raises:
       UserError: no such run, or one that is not finished.
     """
-    from probegen_jax.experiment import load_run, run_config  # seconds to import
+    from probegen_jax.runs.experiment import load_run, run_config
 
     run_config(folder, places)
     if not (folder / "result.json").exists():

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     run_folder, out = map(pathlib.Path, names)
     _refuse_existing(out)
 
-    from probegen_jax.experiment import load_run
+    from probegen_jax.runs.experiment import load_run
 
     places = command.places(values)
     export(load_run(run_folder, places), out, values.at)
@@ -68,7 +68,7 @@ def export(run: Any, out: pathlib.Path, which: str = "last") -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from probegen_jax import predictor
+    from probegen_jax.runs import predictor
 
     _refuse_existing(out)
     made = predictor.of_run(run, which)
@@ -116,9 +116,9 @@ def load_model(folder: pathlib.Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    from probegen_jax.predictor import Predictor, inr_keys
-    from probegen_jax.writers import read_json
-    from probegen_jax.zoo.user_files import reader_for
+    from probegen_jax.files import read_json
+    from probegen_jax.runs.predictor import Predictor, inr_keys
+    from probegen_jax.zoo.own.networks import reader_for
 
     content = read_json(folder / CONFIG)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
@@ -231,8 +231,8 @@ def _tree(named: Mapping[str, Any]) -> dict[Any, Any]:
 
 def _network(spec: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """A spec as plain values; of mixed CNNs what any network must share."""
-    from probegen_jax.networks.cnn import CnnSpec
-    from probegen_jax.networks.mixed import MixedCnnSpec
+    from probegen_jax.networks.cnn.cnn import CnnSpec
+    from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
     from probegen_jax.networks.siren import SirenSpec
 
     if isinstance(spec, SirenSpec):
@@ -247,9 +247,9 @@ def _network(spec: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spec(network: Mapping[str, Any]) -> Any:
     """The inverse of `_network`."""
-    from probegen_jax.networks.cnn import CnnSpec
-    from probegen_jax.networks.conv_layer import ConvLayer
-    from probegen_jax.networks.mixed import MixedCnnSpec
+    from probegen_jax.networks.cnn.cnn import CnnSpec
+    from probegen_jax.networks.cnn.layer import ConvLayer
+    from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
     from probegen_jax.networks.siren import SirenSpec
 
     values = dict(network)

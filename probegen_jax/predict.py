@@ -81,8 +81,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[str, str]) -> Any:
-    from probegen_jax.predictor import load
-    from probegen_jax.zoo.user_files import find_files
+    from probegen_jax.runs.predictor import load
+    from probegen_jax.zoo.own.networks import find_files
 
     zoos = [name for name in files if (pathlib.Path(name) / "dataset_info.json").is_file()]
     if zoos and len(files) > 1:
@@ -93,15 +93,16 @@ def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[s
     if not zoos:
         return predictor.predict(files)
     from probegen_jax.networks.siren import SirenSpec
-    from probegen_jax.zoo import built
+    from probegen_jax.zoo.prepared import built_zoos
 
     family = "inr" if isinstance(predictor.spec, SirenSpec) else "cnn"
-    return predictor.predict(built.load(pathlib.Path(zoos[0]), family))
+    return predictor.predict(built_zoos.load(pathlib.Path(zoos[0]), family))
 
 
 def _of_split(run: pathlib.Path, split: str, which: str, places: Mapping[str, str]) -> Any:
-    from probegen_jax import export, predictor
-    from probegen_jax.experiment import load_run
+    from probegen_jax import export
+    from probegen_jax.runs import predictor
+    from probegen_jax.runs.experiment import load_run
 
     if export.is_model(run):
         raise UserError(f"{run} is an exported model, which has no zoo; give files, or the run")

@@ -23,7 +23,8 @@ How a run resumes (the same command on the same folder, on any number of devices
 2. A folder with another config is refused; one without checkpoints starts at step 0.
 3. A checkpoint holds everything that training changes: parameters, optimiser, step, the best on
    validation so far, losses not yet averaged, and the metrics so far, so that it is enough to go on
-   where all else is lost. The order of the networks follows from (seed, epoch) alone; see `layout`.
+   where all else is lost. The order of the networks follows from (seed, epoch) alone; see
+   `training.batch_order`.
 4. Boundaries between stretches of steps lie at fixed steps, and at each the order is: evaluate,
    log, save, go on. Between boundaries a stretch may be cut anywhere, as SIGTERM does. So a resumed
    run makes the same steps with the same values, bit for bit.
@@ -44,11 +45,11 @@ def main(argv: Sequence[str]) -> None:
     values = settings.parse(argv, __doc__, _define)
     name = f"{settings.config_name(argv)}-{values.config.method}-{values.config.num_probes}"
     # Imports are here so that a mistake on the command line is told at once.
-    from probegen_jax import distributed
-    from probegen_jax.allocator import keep_freed_memory
-    from probegen_jax.cluster import find_cluster
-    from probegen_jax.interrupt import Interrupt
-    from probegen_jax.mesh import split_cpu
+    from probegen_jax.training.allocator import keep_freed_memory
+    from probegen_jax.training.job import processes
+    from probegen_jax.training.job.cluster import find_cluster
+    from probegen_jax.training.job.interrupt import Interrupt
+    from probegen_jax.training.mesh import split_cpu
 
     cluster = find_cluster(
         values.distributed, values.coordinator, values.num_processes, values.process_id, os.environ
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     if cluster is None:
         split_cpu(settings.nested(values.config, "mesh.cpu_devices", 1), values.config.batch_size)
     interrupt = Interrupt()
-    with interrupt.listen(), distributed.job(cluster, values.connect_timeout):
+    with interrupt.listen(), processes.job(cluster, values.connect_timeout):
         train(values.config, values.workdir or f"runs/{name}", interrupt=interrupt)
 
 
@@ -94,14 +95,14 @@ def train(
     """
     import pathlib
 
-    from probegen_jax import distributed
-    from probegen_jax.interrupt import Interrupt
-    from probegen_jax.logs import log_files
-    from probegen_jax.run_folder import computed, open_run
+    from probegen_jax.runs.folder import computed, open_run
+    from probegen_jax.training.job import processes
+    from probegen_jax.training.job.interrupt import Interrupt
+    from probegen_jax.training.job.logs import log_files
 
     folder = pathlib.Path(workdir)
-    distributed.agree("command", computed(config.to_dict()) | distributed.code_facts())
-    finished = distributed.from_first("folder", lambda: open_run(folder, config.to_dict()))
+    processes.agree("command", computed(config.to_dict()) | processes.code_facts())
+    finished = processes.from_first("folder", lambda: open_run(folder, config.to_dict()))
     with log_files(folder / "logs"):
         if finished is not None:
             print(f"{folder} is finished: {_summary(finished)}")
@@ -117,29 +118,32 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
     import jax.numpy as jnp
     import numpy as np
 
-    from probegen_jax import distributed, step, tuning
-    from probegen_jax import experiment as experiments
-    from probegen_jax.checkpoint import Checkpoints, folder_of
-    from probegen_jax.environment import environment
-    from probegen_jax.interrupt import Pace
-    from probegen_jax.layout import lay_out
-    from probegen_jax.mesh import BY_SEED, DATA, fetch, make_mesh, place
-    from probegen_jax.pipeline import Resident, make_batches, place_targets
-    from probegen_jax.programs import Programs
+    from probegen_jax.files import write_json
+    from probegen_jax.method import learning
     from probegen_jax.report import write as report
-    from probegen_jax.run_folder import computed, refuse_other
-    from probegen_jax.writers import MetricsLog, Progress, TensorBoard, write_json
+    from probegen_jax.runs import experiment as experiments
+    from probegen_jax.runs.environment import environment
+    from probegen_jax.runs.folder import computed, refuse_other
+    from probegen_jax.training import tuning
+    from probegen_jax.training.batch_order import lay_out
+    from probegen_jax.training.batches import Resident, make_batches, place_targets
+    from probegen_jax.training.checkpoints import Checkpoints, folder_of
+    from probegen_jax.training.job import processes
+    from probegen_jax.training.job.interrupt import Pace
+    from probegen_jax.training.mesh import BY_SEED, DATA, fetch, make_mesh, place
+    from probegen_jax.training.programs import Programs
+    from probegen_jax.training.records import MetricsLog, Progress, TensorBoard
 
     # ---------------------------------------------------------------- devices, zoo, model and step
     groups = settings.nested(config, "mesh.seeds", 1)
     mesh = make_mesh(config.batch_size, config.num_seeds, groups, devices)
-    experiment = distributed.in_turn("zoo", lambda: experiments.set_up(config))
+    experiment = processes.in_turn("zoo", lambda: experiments.set_up(config))
     zoo, seeds, metric_name = experiment.zoo, experiment.seeds, experiment.metric_name
     steps_per_epoch, total_steps = experiment.steps_per_epoch, experiment.total_steps
-    distributed.agree("zoo", experiments.facts(zoo))
+    processes.agree("zoo", experiments.facts(zoo))
     if config.get("block_size") is None and config.method in ("probegen", "vanilla"):
         share = config.batch_size // mesh.shape[DATA]
-        block_size = distributed.from_first(
+        block_size = processes.from_first(
             "block_size",
             lambda: tuning.of_run(folder, zoo, share, config.num_probes, total_steps),
         )
@@ -150,7 +154,7 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
     mode = settings.nested(config, "data.mode", "auto")
     batches = make_batches(zoo, layout, mesh, order_keys_S, mode)
     state = programs.init(init_keys_S)
-    if step.probes_are_fixed(state):
+    if learning.probes_are_fixed(state):
         # Every network answers once, for good; from here on, the responses stand for the networks.
         responses = batches.responses(programs, state)
         batches = Resident(layout, responses, place_targets(zoo, layout, mesh), order_keys_S)
@@ -179,7 +183,7 @@ def _train(config: Any, folder: Any, devices: Any, interrupt: Any) -> dict[str, 
     losses_SxT = np.zeros((len(seeds), steps_per_epoch), np.float32)
     keep = settings.nested(config, "keep_checkpoints", 2)
     checkpoints = Checkpoints(folder_of(folder, config.get("checkpoint_dir")), keep)
-    done = distributed.from_first("step", checkpoints.latest_step) or 0
+    done = processes.from_first("step", checkpoints.latest_step) or 0
     records: list[dict[str, Any]] = []
     if done:
         arrays, facts = checkpoints.restore(done, {"state": state, "best_params": best_params})

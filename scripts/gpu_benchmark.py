@@ -25,12 +25,12 @@ import numpy as np
 REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO)]
 
-from absl import flags  # noqa: E402
+from absl import flags
 
-from probegen_jax import command, errors  # noqa: E402
-from probegen_jax.errors import UserError  # noqa: E402
-from probegen_jax.writers import read_json, write_json  # noqa: E402
-from probegen_jax.zoo.cache import write_arrays  # noqa: E402
+from probegen_jax import command, errors
+from probegen_jax.errors import UserError
+from probegen_jax.files import read_json, write_json
+from probegen_jax.zoo.cache import write_arrays
 
 _SIZE, _CLASSES = 28, 10
 

@@ -36,13 +36,13 @@ from typing import Any
 REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "scripts")]
 
-import results_table  # noqa: E402
-from absl import flags  # noqa: E402
+import results_table
+from absl import flags
 
-from probegen_jax import command, errors, settings  # noqa: E402
-from probegen_jax.errors import UserError  # noqa: E402
-from probegen_jax.run_folder import refuse_other  # noqa: E402
-from probegen_jax.writers import read_json  # noqa: E402
+from probegen_jax import command, errors, settings
+from probegen_jax.errors import UserError
+from probegen_jax.files import read_json
+from probegen_jax.runs.folder import refuse_other
 
 # The synthetic probes of each zoo, by config file; the first four are the paper's.
 ZOOS = {
@@ -259,7 +259,7 @@ def _write(
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(out / name)
     if any(row["status"] == "done" for row in rows):
-        from probegen_jax.figures import draw_grid  # matplotlib is slow to import
+        from probegen_jax.report.figures import draw_grid
 
         draw_grid(out / "results.png", rows)
 

@@ -16,7 +16,8 @@ from typing import Any
 REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from probegen_jax import errors, published_figures  # noqa: E402
+from probegen_jax import errors
+from probegen_jax.method import published_figures
 
 Row = dict[str, str]
 

@@ -43,7 +43,7 @@ def shared() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory) -> pathlib.Path:
     """A cache folder that holds the built-in zoo, fitted once for all tests."""
-    from probegen_jax.zoo import digits
+    from probegen_jax.factory.builtin import digits
 
     folder = tmp_path_factory.mktemp("digits")
     digits.load(folder)

@@ -22,18 +22,18 @@ import jax
 import numpy as np
 from flax import nnx
 
-from probegen_jax import losses, step
-from probegen_jax.layout import lay_out
-from probegen_jax.mesh import BY_SEED, fetch, make_mesh, place
-from probegen_jax.model import make_model
-from probegen_jax.networks import mixed
-from probegen_jax.networks.cnn import CnnSpec
-from probegen_jax.networks.conv_layer import ConvLayer
+from probegen_jax.method import learning, losses
+from probegen_jax.method.model import make_model
+from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.optimizer import adam_cosine
-from probegen_jax.pipeline import make_batches
-from probegen_jax.programs import Programs
-from probegen_jax.zoo import Zoo
+from probegen_jax.training.batch_order import lay_out
+from probegen_jax.training.batches import make_batches
+from probegen_jax.training.mesh import BY_SEED, fetch, make_mesh, place
+from probegen_jax.training.programs import Programs
+from probegen_jax.zoo.zoo import Zoo
 
 NUM_NETWORKS, BATCH = 44, 16
 TRAIN = 36  # the last batch is not full
@@ -69,7 +69,7 @@ def make_zoo(kind: str) -> Zoo:
     return Zoo(kind, spec, weights, targets, splits, "classification", 3)
 
 
-def make_learner(spec) -> step.Learner:
+def make_learner(spec) -> learning.Learner:
     def model(key):
         return make_model(
             spec,
@@ -83,7 +83,7 @@ def make_learner(spec) -> step.Learner:
             rngs=nnx.Rngs(params=key),
         )
 
-    return step.Learner(model, spec, losses.cross_entropy, adam_cosine(1e-2, 300))
+    return learning.Learner(model, spec, losses.cross_entropy, adam_cosine(1e-2, 300))
 
 
 def run(zoo: Zoo, devices: int, groups: int = 1) -> dict:

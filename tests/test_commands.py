@@ -3,7 +3,6 @@
 import fcntl
 import importlib
 import os
-import pathlib
 import pty
 import re
 import struct
@@ -12,10 +11,10 @@ import sys
 import termios
 
 import pytest
+from conftest import REPO
 
 from probegen_jax import errors
 
-REPO = pathlib.Path(__file__).parent.parent
 PACKAGE = REPO / "probegen_jax"
 ENTRY_POINTS = sorted(
     ".".join(path.relative_to(REPO).with_suffix("").parts)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 import pytest
+from conftest import REPO
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
 DOCS = REPO / "docs"
 # Blocks fenced as `console` or `text` are to be read, not run.
 RUN = ("python", "bash")
@@ -71,7 +71,8 @@ def trained(empty, digits_dir):
     """What results.md talks of: two runs in runs/, and a network in a file."""
     pytest.importorskip("torch")
     from probegen_jax import settings, train
-    from probegen_jax.zoo import digits, inr_files, torch_files
+    from probegen_jax.factory.builtin import digits
+    from probegen_jax.zoo.files import inr_files, torch_files
 
     (empty / "cache").mkdir()
     (empty / "cache" / "probegen_jax").symlink_to(digits_dir)
@@ -98,7 +99,7 @@ def test_results(trained, capsys):
 
 
 def test_every_page_with_code_is_run():
-    tests = [path.read_text() for path in pathlib.Path(__file__).parent.glob("test_*.py")]
+    tests = [path.read_text() for path in (REPO / "tests").rglob("test_*.py")]
     for path in DOCS.glob("*.md"):
         if blocks(path):
             assert any(path.name in text for text in tests), path
@@ -131,7 +132,9 @@ def test_the_pages_build_without_a_warning(tmp_path):
     assert process.returncode == 0, process.stderr
     for page in ("index", "method", "settings", "results", "quickstart", "api"):
         assert (tmp_path / f"{page}.html").stat().st_size > 5_000
-    assert 'id="probegen_jax.predictor.Predictor.predict"' in (tmp_path / "api.html").read_text()
+    assert (
+        'id="probegen_jax.runs.predictor.Predictor.predict"' in (tmp_path / "api.html").read_text()
+    )
 
 
 @pytest.mark.slow

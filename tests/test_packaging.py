@@ -1,13 +1,11 @@
 """What the README and the requirements files promise about installing."""
 
-import pathlib
 import re
 import tomllib
 
 import pytest
+from conftest import REPO
 from ml_collections import ConfigDict
-
-REPO = pathlib.Path(__file__).parent.parent
 
 
 def requirements(name):

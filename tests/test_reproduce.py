@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import random
 import signal
 import subprocess
@@ -12,15 +11,15 @@ import time
 
 import numpy as np
 import pytest
+from conftest import REPO
 from PIL import Image
 
-REPO = pathlib.Path(__file__).parent.parent
 sys.path.append(str(REPO / "scripts"))
 
-import reproduce  # noqa: E402
-import results_table  # noqa: E402
+import reproduce
+import results_table
 
-from probegen_jax.errors import UserError  # noqa: E402
+from probegen_jax.errors import UserError
 
 
 def finished(out, name, test, num_seeds=2, **changes):

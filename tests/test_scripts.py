@@ -9,8 +9,9 @@ import sys
 import kubernetes_validate
 import pytest
 import yaml
+from conftest import REPO
 
-SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+SCRIPTS = REPO / "scripts"
 SHELL = sorted(SCRIPTS.glob("*.sh"))
 
 

@@ -1,15 +1,14 @@
 """What a user gets for a mistake on the command line: one line that names it."""
 
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from conftest import REPO
 
 from probegen_jax import settings, train
 from probegen_jax.errors import UserError
 
-REPO = pathlib.Path(__file__).parent.parent
 DIGITS = f"--config={REPO}/configs/digits.py"
 
 

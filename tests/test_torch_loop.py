@@ -10,14 +10,15 @@ import pytest
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
-from test_golden import load, relative_error  # noqa: E402
-from test_golden_cnn import CASES, Case  # noqa: E402
+from test_golden import load, relative_error
+from test_golden_cnn import CASES, Case
 
-from benchmarks import torch_loop, torch_networks  # noqa: E402
-from probegen_jax import errors, settings  # noqa: E402
-from probegen_jax.networks import mixed, published_cnns  # noqa: E402
-from probegen_jax.networks.siren import SirenSpec  # noqa: E402
-from probegen_jax.zoo import Zoo  # noqa: E402
+from benchmarks import torch_loop, torch_networks
+from probegen_jax import errors, settings
+from probegen_jax.networks.cnn import published
+from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo.zoo import Zoo
 
 INR_CASES = ("inr_deep_linear", "inr_vanilla")
 
@@ -100,7 +101,7 @@ def sirens():
 
 
 def small_cnns():
-    spec = published_cnns.small_cnn_zoo()
+    spec = published.small_cnn_zoo()
     networks = [spec.init(jax.random.key(number)) for number in range(4)]
     for number, network in enumerate(networks):
         network["activation"] = np.int32(number % 2)
@@ -119,7 +120,7 @@ def mixture():
             "activation": ["gelu", "sigmoid", "leaky_relu"][:depth],
             "residual": [-1, 0, -1][:depth],
         }
-        spec = published_cnns.wild_park(config, "faithful")
+        spec = published.wild_park(config, "faithful")
         members.append((spec, jax.tree.map(np.asarray, spec.init(jax.random.key(number)))))
     return *mixed.build(*zip(*members, strict=True)), members
 

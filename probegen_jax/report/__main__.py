@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
 
     import pathlib
 
-    from probegen_jax.experiment import load_run, run_config
     from probegen_jax.report.write import page_path, write_report
+    from probegen_jax.runs.experiment import load_run, run_config
 
     paths = [pathlib.Path(folder) for folder in folders]
     places = command.places(values)

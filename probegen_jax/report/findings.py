@@ -13,14 +13,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 from scipy.special import softmax
 
-from probegen_jax import step
-from probegen_jax.experiment import Run
-from probegen_jax.losses import LOSSES
-from probegen_jax.metrics import METRICS
+from probegen_jax.method import learning
+from probegen_jax.method.losses import LOSSES
+from probegen_jax.method.metrics import METRICS
+from probegen_jax.networks.respond import respond
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.respond import respond
-from probegen_jax.zoo import Zoo
-from probegen_jax.zoo.zoo import SPLITS
+from probegen_jax.runs.experiment import Run
+from probegen_jax.zoo.zoo import SPLITS, Zoo
 
 # Validation networks on which probes are left out, one after the other; more say no more.
 _MOST_NETWORKS = 1024
@@ -286,7 +285,7 @@ def _importance(run: Run) -> Importance:
 
         return jax.lax.map(without, jnp.arange(-1, mean_PxR.shape[0]))
 
-    rows_TxB = step.in_batches(rows, experiment.config.batch_size)
+    rows_TxB = learning.in_batches(rows, experiment.config.batch_size)
     losses, outputs = measure(params, fixed, jax.device_put(zoo.weights), rows_TxB)
     _, metric = METRICS[zoo.task]
     scores = np.array([metric(each, zoo.targets_N[rows]) for each in np.asarray(outputs)])

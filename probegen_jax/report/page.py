@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from probegen_jax import published_figures
+from probegen_jax.method import published_figures
 from probegen_jax.report import charts, sections
 from probegen_jax.report.findings import Findings
 from probegen_jax.report.text import plural, score, table

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from probegen_jax import published_figures
-from probegen_jax.metrics import METRICS
+from probegen_jax.method import published_figures
+from probegen_jax.method.metrics import METRICS
 from probegen_jax.report import charts, pictures
 from probegen_jax.report.findings import Drawing, Findings, shown
 from probegen_jax.report.text import percent, plural, score, table

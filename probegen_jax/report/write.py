@@ -6,12 +6,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from probegen_jax import figures
 from probegen_jax.errors import UserError
-from probegen_jax.experiment import Run
-from probegen_jax.report import charts, page, pictures, sections
+from probegen_jax.report import charts, figures, page, pictures, sections
 from probegen_jax.report.findings import Findings, find
-from probegen_jax.writers import TensorBoard
+from probegen_jax.runs.experiment import Run
+from probegen_jax.training.records import TensorBoard
 
 PAGE = "report.html"
 PICTURES = "pictures"

@@ -1,5 +1,1 @@
-"""What a zoo is (`zoo.zoo`) and where zoos come from."""
-
-from probegen_jax.zoo.zoo import Zoo
-
-__all__ = ["Zoo"]
+"""What a zoo is, and where it is read from."""

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks import NetworkSpec
-from probegen_jax.networks.mixed import MixedCnnSpec
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 
 SPLITS = ("train", "val", "test")
 

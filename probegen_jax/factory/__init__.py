@@ -1,0 +1,1 @@
+"""Makes zoos from images."""

@@ -1,0 +1,1 @@
+"""The zoos that are made on first use, from images that scikit-learn carries."""

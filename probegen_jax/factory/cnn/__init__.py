@@ -1,0 +1,1 @@
+"""Trains CNNs drawn from a search space."""

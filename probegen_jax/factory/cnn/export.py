@@ -1,0 +1,184 @@
+"""Built CNN zoos in the layouts of the published ones, for code that reads those.
+
+A zoo of the Small CNN Zoo's one architecture becomes `weights.npy`, `metrics.csv.gz` and
+`layout.csv`; any other becomes the Wild Park's checkpoints and splits file.
+"""
+
+import csv
+import gzip
+import io
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.files import write_json
+from probegen_jax.zoo.files import small_cnn_files, torch_files
+from probegen_jax.zoo.prepared import build_folder, layer_table
+from probegen_jax.zoo.prepared.layer_table import ParkNetwork
+from probegen_jax.zoo.prepared.reading import Columns, read
+from probegen_jax.zoo.published.cifar10_gs import ACTIVATIONS
+from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
+
+FOLDER = "torch"
+# Columns of `metrics.csv.gz` in the published order; the first, without a name, is the index.
+_COLUMNS = (
+    "",
+    *(f"config.{name}" for name in ("activation", "b_init", "dataset", "dnn_architecture")),
+    *(f"config.{name}" for name in ("dropout", "epochs", "epochs_between_checkpoints")),
+    *(f"config.{name}" for name in ("init_std", "l2reg", "learning_rate", "num_layers")),
+    *(f"config.{name}" for name in ("num_units", "optimizer", "random_seed", "train_fraction")),
+    "config.w_init",
+    "modeldir",
+    "step",
+    *("test_accuracy", "test_loss", "train_accuracy", "train_loss"),
+)
+
+
+def export(out: pathlib.Path, images: str) -> None:
+    """Writes a built zoo's networks to `out/torch`: all of them, or nothing.
+
+    Args:
+      out: folder of the build.
+      images: name of the images, for the metrics.
+
+    Raises:
+      UserError: torch is not installed, or no space left.
+    """
+    if (out / FOLDER).exists():
+        return
+    builder = build_folder.opened(out)
+    columns, rows = read(builder)
+    seed = int(builder.info.metadata["plan"]["seed"])
+    temporary = out / f".{FOLDER}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        if is_small_cnn_zoo(columns["layers"]):
+            _small_cnn_zoo(temporary, columns, images, seed)
+        else:
+            _wild_park(temporary, columns, rows)
+        temporary.rename(out / FOLDER)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"cannot write {out / FOLDER} ({error.strerror or error}); free some space and run the "
+            "same command again"
+        ) from error
+    print(f"torch files in {out / FOLDER}; read them with --config.manual_dir={out / FOLDER}")
+
+
+def is_small_cnn_zoo(layers: Any) -> bool:
+    """Whether all networks are of the Small CNN Zoo's architecture.
+
+    Args:
+      layers: of each network, a table with columns `park_network.COLUMNS`.
+    """
+    activation = layer_table.COLUMNS.index("activation")
+    for table in layers:
+        inputs = [1, 16, 16]
+        expected = [(m, 16, 3, 2, 0, table[0, activation], -1) for m in inputs]
+        if table.tolist() != [list(map(int, row)) for row in expected]:
+            return False
+        if layer_table.ACTIVATIONS[int(table[0, activation])] not in ACTIVATIONS:
+            return False
+    return True
+
+
+def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: int) -> None:
+    # Networks in the order of their runs and epochs, as published; the split is the reader's.
+    order = np.lexsort((columns["iteration"], columns["run"])).tolist()
+    weights = np.lib.format.open_memmap(
+        folder / small_cnn_files.WEIGHTS,
+        mode="w+",
+        dtype=np.float32,
+        shape=(len(order), small_cnn_files.NUM_WEIGHTS),
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for place, n in enumerate(order):
+        network = ParkNetwork(columns["layers"][n], columns["weights"][n], 10)
+        arrays = network.arrays()
+        parts = (*arrays["layers"], arrays["head"])
+        # The published order has each bias before its kernel.
+        weights[place] = np.concatenate(
+            [part[name].ravel() for part in parts for name in ("bias", "kernel")]
+        )
+        run, epoch = f"run_{columns['run'][n]:05}", int(columns["iteration"][n])
+        row = {
+            "": f"{images}/{run}/permanent_ckpt-{epoch}",
+            "config.activation": network.config()["activation"][0],
+            "config.b_init": "uniform" if _text(columns, "w_init", n) == "torch" else "zeros",
+            "config.dataset": images,
+            "config.dnn_architecture": "cnn",
+            "config.epochs": int(columns["epochs"][n]),
+            "config.epochs_between_checkpoints": int(columns["epochs"][n]),
+            "config.num_layers": 3,
+            "config.num_units": 16,
+            "config.random_seed": seed,
+            "modeldir": f"{images}/{run}",
+            "step": epoch,
+            "test_accuracy": columns["score"][n],
+        }
+        row |= {f"config.{name}": _text(columns, name, n) for name in ("optimizer", "w_init")}
+        numbers = ("dropout", "init_std", "l2reg", "learning_rate", "train_fraction")
+        row |= {f"config.{name}": columns[name][n] for name in numbers}
+        row |= {name: columns[name][n] for name in ("test_loss", "train_accuracy", "train_loss")}
+        writer.writerow({name: _exact(value) for name, value in row.items()})
+    weights.flush()
+    with (folder / small_cnn_files.METRICS).open("wb") as file:
+        file.write(gzip.compress(text.getvalue().encode(), mtime=0))
+    lines, start = ["varname,start_idx,end_idx,size,shape"], 0
+    for name, shape in small_cnn_files.SHAPES.items():
+        size = int(np.prod(shape))
+        lines.append(f'{name},{start},{start + size},{size},"{shape}"')
+        start += size
+    (folder / small_cnn_files.LAYOUT).write_text("\n".join(lines) + "\n")
+
+
+def _wild_park(folder: pathlib.Path, columns: Columns, rows: dict[str, np.ndarray]) -> None:
+    listed: dict[str, dict[str, list[Any]]] = {}
+    for split, members in rows.items():
+        listed[split] = {"path": [], "score": [], "step": []}
+        for n in members:
+            network = ParkNetwork(
+                columns["layers"][n], columns["weights"][n], int(columns["num_classes"][n])
+            )
+            score, step = float(columns["score"][n]), int(columns["iteration"][n])
+            name = (
+                f"{Cifar10WildPark.TOP}/run_{columns['run'][n]:05}/checkpoint_{step:06}/"
+                "checkpoint.pt"
+            )
+            path = folder / name
+            os.makedirs(path.parent, exist_ok=True)
+            file = torch_files.CnnFile(_state(network), network.config(), score, step)
+            torch_files.save_cnn(path, file)
+            for key, value in (("path", name), ("score", score), ("step", step)):
+                listed[split][key].append(value)
+    write_json(folder / Cifar10WildPark.SPLITS_FILE, listed)
+
+
+def _state(network: ParkNetwork) -> dict[str, np.ndarray]:
+    """A PyTorch state dict: kernels (out, in, k, k), `fc.weight` (classes, channels)."""
+    arrays = network.arrays()
+    state = {}
+    for index, affine in enumerate(arrays["layers"]):
+        state[f"layers.{index}.weight"] = affine["kernel"].transpose(3, 2, 0, 1)
+        state[f"layers.{index}.bias"] = affine["bias"]
+    state["fc.weight"] = arrays["head"]["kernel"].T
+    state["fc.bias"] = arrays["head"]["bias"]
+    return state
+
+
+def _text(columns: Columns, name: str, n: int) -> str:
+    value = columns[name][n]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _exact(value: Any) -> Any:
+    """A float32 with as many digits as it takes to read it back: 0.1, not 0.10000000149."""
+    return str(value) if isinstance(value, np.floating) else value

@@ -1,0 +1,332 @@
+"""Search spaces for zoos of CNNs: what the networks of a zoo may be, and drawing from it.
+
+A space is a config file with `get_space()`. A value is fixed, or a tuple of which one is drawn
+evenly, or `{"uniform": (a, b)}`, `{"log_uniform": (a, b)}`, or `{"choice": (…), "shares": (…)}`.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.factory.cnn.fit import Run
+from probegen_jax.factory.cnn.initial_weights import INITIALIZERS
+from probegen_jax.factory.cnn.optimizers import OPTIMIZERS
+from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer import ConvLayer
+
+PRESETS = ("small_cnn_zoo", "wild_park", "digits_cnn")
+_PADDINGS, _PIXELS, _RESIDUALS = ("same", "valid"), ("signed", "standard"), ("none", "not_adjacent")
+_PER_LAYER = ("channels", "kernel", "stride", "padding", "activation")
+
+Space = dict[str, Any]
+
+
+def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: _is_number(v) and v == int(v) and v >= least), f"a whole number from {least}"
+
+
+def _number(low: float | int, high: float | int, what: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: _is_number(v) and low <= v <= high), what
+
+
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: v in names), f"one of {', '.join(names)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_TINY, _BELOW_1, _HUGE = 1e-30, 1 - 1e-6, 1e30
+# Default, and what a drawn value must be.
+_DRAWN: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
+    "layers": (3, _whole(1)),
+    "channels": (16, _whole(1)),
+    "kernel": (3, _whole(1)),
+    "stride": (1, _whole(1)),
+    "padding": (
+        "same",
+        (lambda v: v in _PADDINGS or _whole(0)[0](v), "same, valid or a number of pixels"),
+    ),
+    "activation": ("relu", _one_of(*ACTIVATIONS)),
+    "optimizer": ("adam", _one_of(*OPTIMIZERS)),
+    "learning_rate": (1e-3, _number(_TINY, _HUGE, "above 0")),
+    "momentum": (0.9, _number(0, _BELOW_1, "from 0 to below 1")),
+    "w_init": ("torch", _one_of(*INITIALIZERS)),
+    "init_std": (0.05, _number(0, _HUGE, "at least 0")),
+    "init_scale": (1.0, _number(0, _HUGE, "at least 0")),
+    "l2reg": (0.0, _number(0, _HUGE, "at least 0")),
+    "dropout": (0.0, _number(0, _BELOW_1, "from 0 to below 1")),
+    "train_fraction": (1.0, _number(_TINY, 1, "above 0 and at most 1")),
+    "epochs": (5, _whole(0)),
+    "steps": (0, _whole(0)),
+}
+_FIXED: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
+    "per_layer": (
+        (),
+        (
+            lambda v: isinstance(v, tuple | list) and set(v) <= set(_PER_LAYER),
+            f"a tuple of {', '.join(_PER_LAYER)}",
+        ),
+    ),
+    "residual": (
+        "none",
+        (
+            lambda v: v in _RESIDUALS or _number(0, 1, "")[0](v),
+            "none, not_adjacent (as the Wild Park) or the share of layers that have a link",
+        ),
+    ),
+    "networks_per_architecture": (1, _whole(1)),
+    "batch_size": (64, _whole(1)),
+    "checkpoints": (
+        (),
+        (
+            lambda v: isinstance(v, tuple | list) and all(_whole(0)[0](each) for each in v),
+            "a tuple of epochs (or steps, where length is in steps) to keep besides the last",
+        ),
+    ),
+    "train_images": (0, _whole(0)),
+    "test_images": (0, _whole(0)),
+    "pixels": ("signed", _one_of(*_PIXELS)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One network to be trained.
+
+    Attributes:
+      spec: its architecture.
+      run: how it is trained.
+      train_fraction: share of the images that it sees.
+      units: epochs (or steps) at which it is kept, in step with `run.kept`.
+    """
+
+    spec: CnnSpec
+    run: Run
+    train_fraction: float
+    units: tuple[int, ...]
+
+
+def read(where: str) -> Space:
+    """The space in a file, or a preset, every key of it checked and present.
+
+    Args:
+      where: name of a preset, or path of a file with `get_space()`.
+
+    Raises:
+      UserError: no such file, an unknown key, or a value that cannot be.
+    """
+    path = pathlib.Path(where).expanduser()
+    if where in PRESETS:
+        path = pathlib.Path(__file__).parent.parent / "spaces" / f"{where}.py"
+    elif not path.is_file():
+        raise UserError(
+            f"no search space at {where!r}; give a file with get_space(), or {', '.join(PRESETS)}"
+        )
+    module_spec = importlib.util.spec_from_file_location("_probegen_space", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{where}: is not a Python file; a search space ends in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        space = module.get_space()
+    except Exception as error:  # the file is a program and can raise anything
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    return check(space, where)
+
+
+def check(space: Any, where: str) -> Space:
+    """Plain values of a space, with defaults for the keys that it leaves out.
+
+    Raises:
+      UserError: an unknown key, or a value that cannot be.
+    """
+    if not isinstance(space, Mapping) and not hasattr(space, "to_dict"):
+        raise UserError(f"{where}: get_space() must return a ConfigDict")
+    given = space.to_dict() if hasattr(space, "to_dict") else dict(space)
+    known = _DRAWN | _FIXED
+    for key in given:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
+    plain = {key: given.get(key, default) for key, (default, _) in known.items()}
+    for key, (_, (right, what)) in _FIXED.items():
+        if not right(plain[key]):
+            raise UserError(f"{where}: {key} is {plain[key]!r}; it must be {what}")
+    for key, (_, (right, what)) in _DRAWN.items():
+        for value in _ends(plain[key], f"{where}: {key}"):
+            if not right(value):
+                raise UserError(f"{where}: {key} is {value!r}; it must be {what}")
+    if ("epochs" in given) and any(_ends(plain["steps"], "")):
+        raise UserError(f"{where}: gives epochs and steps; give one of them")
+    return plain
+
+
+def _ends(value: Any, where: str) -> tuple[Any, ...]:
+    """The values that can be drawn, or the two ends of their range."""
+    if isinstance(value, Mapping):
+        kind = next(iter(value), None)
+        if set(value) == {"choice", "shares"}:
+            values, shares = value["choice"], value["shares"]
+            total = sum(shares) if all(_is_number(share) for share in shares) else math.nan
+            if len(values) != len(shares) or not abs(total - 1) < 1e-6 or min(shares) < 0:
+                raise UserError(f"{where}: needs a share for each choice, which add up to 1")
+            return tuple(values)
+        if len(value) != 1 or kind not in ("uniform", "log_uniform"):
+            raise UserError(
+                f"{where} is {dict(value)!r}; give a value, a tuple of values, "
+                '{"uniform": (low, high)}, {"log_uniform": (low, high)} or '
+                '{"choice": (…), "shares": (…)}'
+            )
+        ends = value[kind]
+        if not isinstance(ends, tuple | list) or len(ends) != 2 or not all(map(_is_number, ends)):
+            raise UserError(f"{where}: {kind} needs two numbers, not {ends!r}")
+        if ends[0] > ends[1] or (kind == "log_uniform" and ends[0] <= 0):
+            raise UserError(f"{where}: {kind} from {ends[0]} to {ends[1]} is no range")
+        return tuple(ends)
+    if isinstance(value, tuple | list):
+        if not value:
+            raise UserError(f"{where} is empty; give at least one value")
+        return tuple(value)
+    return (value,)
+
+
+def draw(value: Any, rng: np.random.Generator) -> Any:
+    """One value: drawn, or the only one there is."""
+    if isinstance(value, Mapping):
+        if "choice" in value:
+            return value["choice"][int(rng.choice(len(value["choice"]), p=value["shares"]))]
+        ((kind, (low, high)),) = value.items()
+        if kind == "uniform":
+            return float(rng.uniform(low, high))
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    if isinstance(value, tuple | list):
+        return value[int(rng.integers(len(value)))]
+    return value
+
+
+def plan(
+    space: Space,
+    number: int,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    train_images: int,
+    seed: int,
+    where: str = "space",
+) -> list[Planned]:
+    """The networks of a zoo, each drawn from the space by (seed, its number) alone.
+
+    Args:
+      space: as from `read`.
+      number: of networks.
+      image_shape: height, width and channels of the images.
+      num_classes: of the images.
+      train_images: how many there are to train on.
+      seed: of all choices.
+      where: names the space in messages.
+
+    Raises:
+      UserError: an architecture that cannot be, or too few different ones.
+    """
+    each = space["networks_per_architecture"]
+    specs = _specs(space, -(-number // each), image_shape, num_classes, seed, where)
+    planned = []
+    for index in range(number):
+        rng = np.random.default_rng([seed, 1, index])
+        drawn = {key: draw(space[key], rng) for key in _DRAWN if key not in (*_PER_LAYER, "layers")}
+        images = max(1, int(drawn["train_fraction"] * train_images))
+        in_steps = round(drawn["steps"])
+        unit = 1 if in_steps else max(1, images // space["batch_size"])
+        length = in_steps or round(drawn["epochs"])
+        units = tuple(sorted({int(u) for u in space["checkpoints"] if u < length} | {length}))
+        of_run = {field.name for field in dataclasses.fields(Run)} & drawn.keys()
+        values = {
+            name: drawn[name] if isinstance(drawn[name], str) else float(drawn[name])
+            for name in of_run
+        }
+        run = Run(
+            index,
+            **values,
+            train_images=images,
+            kept=tuple(unit * u for u in units),
+        )
+        planned.append(Planned(specs[index // each], run, float(drawn["train_fraction"]), units))
+    return planned
+
+
+def _specs(
+    space: Space,
+    number: int,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+    where: str,
+) -> list[CnnSpec]:
+    """Architectures; all different where several networks share each."""
+    rng = np.random.default_rng([seed, 0])
+    specs: list[CnnSpec] = []
+    distinct = space["networks_per_architecture"] > 1
+    tries = 0
+    while len(specs) < number:
+        spec = _spec(space, image_shape, num_classes, rng, where)
+        tries += 1
+        if not distinct or spec not in specs:
+            specs.append(spec)
+            tries = 0
+        elif tries > 1000:
+            raise UserError(
+                f"{where}: has only {len(specs)} architectures, but {number} are wanted; widen it, "
+                "or let more networks share one with networks_per_architecture"
+            )
+    return specs
+
+
+def _spec(
+    space: Space,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    rng: np.random.Generator,
+    where: str,
+) -> CnnSpec:
+    depth = round(draw(space["layers"], rng))
+    shared = {key: draw(space[key], rng) for key in _PER_LAYER}
+    channels = image_shape[2]
+    layers: list[ConvLayer] = []
+    for index in range(depth):
+        own = {key: draw(space[key], rng) for key in _PER_LAYER if key in space["per_layer"]}
+        has = shared | own
+        kernel = round(has["kernel"])
+        padding = {"same": kernel // 2, "valid": 0}.get(has["padding"], has["padding"])
+        layers.append(
+            ConvLayer(
+                channels,
+                channels := round(has["channels"]),
+                kernel,
+                round(has["stride"]),
+                int(padding),
+                has["activation"],
+                _residual(space["residual"], index, rng),
+            )
+        )
+    try:
+        return CnnSpec(tuple(layers), num_classes, image_shape)
+    except UserError as error:
+        raise UserError(
+            f"{where}: draws an architecture that cannot be: {error}; change the space, or the "
+            "images' size with --resize"
+        ) from error
+
+
+def _residual(kind: str | float | int, index: int, rng: np.random.Generator) -> int:
+    if kind == "none" or not index:
+        return -1
+    if kind == "not_adjacent":  # none, or any layer before the one before
+        return int(rng.integers(-1, index - 1))
+    return int(rng.integers(index)) if rng.random() < kind else -1

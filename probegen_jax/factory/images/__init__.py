@@ -1,0 +1,1 @@
+"""Labelled images to make zoos from."""

@@ -1,0 +1,179 @@
+"""Sources of labelled images for zoos: built in, public, prepared by TFDS, or the user's files."""
+
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from probegen_jax.errors import UserError
+from probegen_jax.factory.images import downloads, files
+from probegen_jax.factory.images.files import Found, Part
+from probegen_jax.zoo import cache
+
+SOURCES = (
+    "digits, mnist, fashion_mnist, cifar10, tfds:NAME, idx:DIR, FILE.npz, or a folder with a "
+    "subfolder of images for each class"
+)
+# Of sources that keep no test images apart, the share that is drawn for test: as of MNIST's.
+_TEST_SHARE, _SPLIT_SEED = 1 / 7, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Labelled images in two parts.
+
+    Attributes:
+      name: short, as in `mnist`.
+      train: images to train on.
+      test: images that are kept apart.
+      num_classes: classes.
+      class_names: a name for each.
+      digest: SHA-256 of all pixels and labels.
+    """
+
+    name: str
+    train: Part
+    test: Part
+    num_classes: int
+    class_names: tuple[str, ...]
+    digest: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.train.images.shape[1:]
+
+
+def scaled(images: Num[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
+    """The pixels of a `Part` as float32 in [0, 1]; of as many images as are needed at a time."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return images
+
+
+def load(
+    source: str,
+    *,
+    grayscale: bool = False,
+    resize: tuple[int, int] | None = None,
+    data_dir: pathlib.Path | None = None,
+) -> ImageSet:
+    """The images of a source.
+
+    Args:
+      source: one of `SOURCES`.
+      grayscale: replace channels by their mean, as the Small CNN Zoo does.
+      resize: height and width to bring every image to, bilinear, with antialiasing.
+      data_dir: where downloads are kept, and the first place to look for TFDS's data sets; the
+        user's cache folder if None.
+
+    Returns:
+      The images. Where the source keeps none apart for test, a seventh is drawn by seed.
+
+    Raises:
+      UserError: no such source, or anything wrong with its files.
+    """
+    found, name = _find(source, resize, data_dir)
+    parts = _with_test(found, source)
+    shapes = [part.images.shape[1:] for part in parts]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{source}: images to train on are {_shown(shapes[0])}, to test on {_shown(shapes[1])}"
+        )
+    largest = max(int(part.labels.max()) for part in parts)
+    names = found.class_names or tuple(str(label) for label in range(largest + 1))
+    if len(np.unique(parts[0].labels)) < 2:
+        raise UserError(
+            f"{source}: all images to train on are of one class; a zoo needs at least two"
+        )
+    if largest >= len(names):
+        raise UserError(f"{source}: has label {largest}, but only {len(names)} classes")
+    if grayscale:
+        parts = [Part(_gray(part.images), part.labels) for part in parts]
+    if resize is not None:
+        parts = [Part(_resized(part.images, resize), part.labels) for part in parts]
+    return ImageSet(name, *parts, len(names), names, digest(parts))
+
+
+def _find(
+    source: str, resize: tuple[int, int] | None, data_dir: pathlib.Path | None
+) -> tuple[Found, str]:
+    """The source's images and its short name."""
+    scheme, _, rest = source.partition(":")
+    if source == "digits":
+        return _digits(), source
+    if source in downloads.PUBLIC:
+        return downloads.public(source, data_dir or cache.default_dir()), source
+    if scheme == "tfds" and rest:
+        return downloads.from_tfds(rest, data_dir), rest.replace("/", "_")
+    path = pathlib.Path(rest if scheme in ("idx", "folder") and rest else source).expanduser()
+    name = path.resolve().name.removesuffix(".npz") or "images"
+    if scheme == "idx" and rest:
+        return files.from_idx(path), name
+    if path.suffix == ".npz":
+        return files.from_npz(path), name
+    if scheme == "folder" or path.is_dir():
+        return files.from_folder(path, resize), name
+    raise UserError(f"no images at {source!r}; give {SOURCES}")
+
+
+def _digits() -> Found:
+    from sklearn.datasets import load_digits  # a second to import, and only this source needs it
+
+    digits = load_digits()
+    images = (digits.images[..., None] / 16).astype(np.float32)
+    return Found(files.part(images, digits.target, "digits"))
+
+
+def _with_test(found: Found, source: str) -> list[Part]:
+    if found.test is not None:
+        return [found.train, found.test]
+    number = len(found.train)
+    tests = max(1, round(number * _TEST_SHARE))
+    if number < 3:
+        raise UserError(f"{source}: has {number} images; a zoo needs at least 3")
+    order = np.random.default_rng(_SPLIT_SEED).permutation(number)
+    rows = np.sort(order[tests:]), np.sort(order[:tests])
+    return [Part(found.train.images[each], found.train.labels[each]) for each in rows]
+
+
+def _gray(images: Num[np.ndarray, "N H W C"]) -> Num[np.ndarray, "N H W 1"]:
+    if images.shape[-1] == 1:
+        return images
+    out = np.empty((*images.shape[:-1], 1), images.dtype)
+    for index, image in enumerate(images):  # one at a time: a float copy of all may not fit
+        mean = image.mean(-1, keepdims=True, dtype=np.float32)
+        out[index] = np.rint(mean) if images.dtype == np.uint8 else mean
+    return out
+
+
+def _resized(
+    images: Num[np.ndarray, "N H W C"], size: tuple[int, int]
+) -> Num[np.ndarray, "N H2 W2 C"]:
+    if images.shape[1:3] == size:
+        return images
+    from PIL import Image
+
+    out = np.empty((len(images), *size, images.shape[-1]), images.dtype)
+    for index, image in enumerate(images):
+        for channel in range(images.shape[-1]):
+            plane = Image.fromarray(np.ascontiguousarray(image[..., channel]))
+            out[index, ..., channel] = plane.resize(size[::-1], Image.Resampling.BILINEAR)
+    # Interpolated floats may leave the range by a rounding.
+    return out if out.dtype == np.uint8 else np.clip(out, 0, 1)
+
+
+def digest(parts: list[Part]) -> str:
+    """SHA-256 of all pixels and labels."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        for array in (part.images, part.labels):
+            hashed.update(f"{array.dtype} {array.shape}".encode())
+            hashed.update(np.ascontiguousarray(array))
+    return hashed.hexdigest()
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,1 @@
+"""Fits SIRENs to images."""

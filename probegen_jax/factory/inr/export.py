@@ -1,0 +1,126 @@
+"""A built INR zoo as the published ones are laid out, for PyTorch code of others."""
+
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from probegen_jax.factory import parts
+from probegen_jax.files import write_json
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo import flat_weights
+from probegen_jax.zoo.files import inr_files, torch_files
+from probegen_jax.zoo.prepared.reading import Columns
+
+# The published zoos whose layout can be written, and the splits file of each.
+LAYOUTS = {"mnist": "mnist_splits.json", "fmnist": "fmnist_splits.json"}
+
+
+def layout_for(images_name: str) -> str:
+    """The layout that fits the name of an image source best."""
+    fashion = "fashion" in images_name or "fmnist" in images_name
+    return "fmnist" if fashion else "mnist"
+
+
+def export(
+    folder: pathlib.Path,
+    layout: str,
+    columns: Columns,
+    rows: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Writes a torch file for each network, the splits JSON, and a CSV of targets.
+
+    What an earlier call left is kept, so that a killed export goes on. The JSON comes last.
+
+    Args:
+      folder: where to; `--config.manual_dir=` of a config then.
+      layout: a key of `LAYOUTS`.
+      columns: of the built zoo.
+      rows: of its splits.
+      metadata: of the built zoo.
+
+    Raises:
+      UserError: torch is not installed, or no space is left.
+    """
+    settings = dict(metadata["spec"])
+    spec = SirenSpec(**settings | {"hidden": tuple(settings["hidden"])})
+    labels = np.asarray(columns["label"]).tolist()
+    names = [
+        _name(layout, label, image, copy, metadata["train_images"], metadata["copies"])
+        for label, image, copy in zip(
+            labels,
+            np.asarray(columns["image"]).tolist(),
+            np.asarray(columns["copy"]).tolist(),
+            strict=True,
+        )
+    ]
+    try:
+        present = _present(folder)
+        missing = [row for row, name in enumerate(names) if name not in present]
+        stacked = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
+        made: set[str] = set()
+        for row in tqdm(missing, desc="exporting", unit="net", disable=None):
+            network = tuple({key: leaf[row] for key, leaf in layer.items()} for layer in stacked)
+            state = inr_files.to_state(network, inr_files.InrKeys())
+            label = labels[row] if layout == "fmnist" else None
+            path = folder / names[row]
+            parent = os.path.dirname(path)
+            if parent not in made:
+                os.makedirs(parent, exist_ok=True)
+                made.add(parent)
+            _write(path, torch_files.inr_bytes(state, label))
+        # MNIST's published labels are strings, FMNIST's are numbers.
+        shown = [str(label) for label in labels] if layout == "mnist" else labels
+        _write_targets(folder / "targets.csv", names, labels, rows)
+        listed = {
+            split: {"path": [names[i] for i in of], "label": [shown[i] for i in of]}
+            for split, of in rows.items()
+        }
+        write_json(folder / LAYOUTS[layout], listed)
+    except OSError as error:
+        raise parts.unwritable(folder, error) from error
+
+
+def _name(layout: str, label: int, image: int, copy: int, train_images: int, copies: int) -> str:
+    """Path of a network's file; `image` counts through images to train on, then to test on."""
+    test = image >= train_images
+    number = image - train_images if test else image
+    if layout == "fmnist":
+        return f"fmnist_inrs/{'test' if test else 'train'}/model_{number * copies + copy}.pth"
+    part = "testing" if test else "training"
+    ending = f"_augmented_{copy}" if copies > 1 else ""
+    folder = f"mnist_png_{part}_{label}_{number}{ending}"
+    return f"mnist-inrs/{folder}/checkpoints/model_final.pth"
+
+
+def _present(folder: pathlib.Path) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(top, file), folder)
+        for top, _, files in os.walk(folder)
+        for file in files
+    }
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _write_targets(
+    path: pathlib.Path, names: list[str], labels: list[int], rows: Mapping[str, np.ndarray]
+) -> None:
+    """What `configs/own_inr.py` reads, for networks that are not of the published shape."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["path", "target", "split"])
+    lines.writerows(
+        [names[row], labels[row], split] for split, of in rows.items() for row in of.tolist()
+    )
+    _write(path, text.getvalue().encode())

@@ -1,0 +1,1 @@
+"""The paper: generators, responses, heads, and how they learn."""

@@ -1,0 +1,68 @@
+"""Where the probes of INRs come from: ProbeGen's deep linear generator and the baselines beside it.
+
+A generator is called without arguments and returns the probes. What it trains is an `nnx.Param`;
+what it holds fixed is a `Fixed` variable, which no optimiser sees.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from probegen_jax.method.layers import dense
+
+
+class Fixed(nnx.Variable):
+    """State of a generator that training does not touch."""
+
+
+class DeepLinear(nnx.Module):
+    """ProbeGen for vectors: free latents through linear layers with no activation between them.
+
+    (P, latent) → Dense → … → Dense → (P, D); Kahana et al. 2025, section 4: the depth biases the
+    probes towards structure, though the map from latents to probes stays linear.
+    """
+
+    def __init__(
+        self, num_probes: int, latent_dim: int, out_dim: int, depth: int, *, rngs: nnx.Rngs
+    ):
+        """Args:
+        num_probes: P.
+        latent_dim: width of the latents and of the hidden layers (32 in the paper).
+        out_dim: D, coordinates of a probe.
+        depth: linear layers, at least 1 (2 in the paper).
+        rngs: its `params` stream draws latents and layers.
+        """
+        self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, latent_dim)))
+        widths = [latent_dim] * depth + [out_dim]
+        self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
+
+    def __call__(self) -> Float[Array, "P D"]:
+        probes = self.latents[...]
+        for layer in self.layers:
+            probes = layer(probes)
+        return probes
+
+
+class Vanilla(nnx.Module):
+    """Vanilla probing: every value of every probe is a free parameter, N(0, 1) at the start."""
+
+    def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.probes = nnx.Param(jax.random.normal(rngs.params(), (num_probes, *probe_shape)))
+
+    def __call__(self) -> Float[Array, "P ..."]:
+        return self.probes[...]
+
+
+class Uniform(nnx.Module):
+    """Synthetic probes for INRs: fixed coordinates, U(-1, 1) on the image plane."""
+
+    def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.probes = Fixed(
+            jax.random.uniform(rngs.params(), (num_probes, *probe_shape), jnp.float32, -1.0, 1.0)
+        )
+
+    def __call__(self) -> Float[Array, "P ..."]:
+        return self.probes[...]

@@ -1,0 +1,148 @@
+"""Where image probes come from: deep linear generators, free pixels, and fixed images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from probegen_jax.errors import UserError
+from probegen_jax.method.generators import Fixed
+from probegen_jax.method.layers import ConvTranspose
+
+_SIZES = "4, 5, 6 or 7 times a power of two: 8, 16, 28, 32, 64, …"
+
+
+class DeepLinearImage(nnx.Module):
+    """ProbeGen for images: free latents through transposed convolutions, no activation between.
+
+    (P, 1, 1, latent) → k4 s1 p0 → 4×4 pixels → k4 s2 p1, doubling the size each time → k3 s1 p1
+    → C channels → tanh (Kahana et al. 2025, section 4). Channels are 8w after the first layer and
+    halve with each doubling, down to w. At 32×32 with depth 5 this is the official
+    `deep_linear_5`; depth 6 inserts one k3 s1 p1 layer before the last doubling, the official
+    `deep_linear_6`.
+
+    The same family serves other sizes, s·2ⁿ with s from 4 to 7: the first layer then makes s×s
+    pixels, n doublings follow, and the least depth is n + 2 (3 for 8×8: 32→8w, 8w→4w, 4w→C).
+    Depth beyond it is k3 s1 p1 layers before the last doubling.
+    """
+
+    def __init__(
+        self,
+        num_probes: int,
+        image_shape: tuple[int, int, int],
+        latent_dim: int = 32,
+        width: int = 16,
+        depth: int | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """Args:
+        num_probes: P.
+        image_shape: height, width and channels of a probe.
+        latent_dim: values of a latent (32 in the paper).
+        width: w, channels before the last layer at 32×32 (16 in the paper).
+        depth: transposed convolutions; by default as few as the size needs (5 at 32×32).
+        rngs: its `params` stream draws latents and layers.
+
+        Raises:
+          UserError: a size outside the family, or a depth too small for the size.
+        """
+        start, doublings = _start_and_doublings(image_shape)
+        least = doublings + 2
+        depth = least if depth is None else depth
+        if depth < least or (doublings == 0 and depth > least):
+            raise UserError(
+                f"a deep linear generator of {image_shape[0]}×{image_shape[1]} images needs "
+                f"{'exactly' if doublings == 0 else 'at least'} {least} layers, got {depth}"
+            )
+        self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, 1, 1, latent_dim)))
+        widths = [max(8 * width >> doubling, width) for doubling in range(doublings + 1)]
+        layers = [ConvTranspose(latent_dim, widths[0], start, rngs=rngs)]
+        for doubling in range(doublings):
+            m, n = widths[doubling : doubling + 2]
+            if doubling == doublings - 1:
+                layers += [ConvTranspose(m, m, 3, 1, 1, rngs=rngs) for _ in range(depth - least)]
+            layers.append(ConvTranspose(m, n, 4, 2, 1, rngs=rngs))
+        layers.append(ConvTranspose(widths[-1], image_shape[2], 3, 1, 1, rngs=rngs))
+        self.layers = nnx.List(layers)
+
+    def __call__(self) -> Float[Array, "P H W C"]:
+        latents_PxD = self.latents[...].reshape(self.latents.shape[0], -1)
+        number, dim = latents_PxD.shape
+        if number <= dim + 1:
+            return jnp.tanh(self._run(self.latents[...], jnp.ones((number,))))
+        # Before the tanh the generator is affine: what it makes of the latents' unit vectors, with
+        # biases left out, and of nothing but its biases, tells all it makes. So its cost does not
+        # grow with the number of probes.
+        basis = jnp.eye(dim + 1, dim).reshape(dim + 1, 1, 1, dim)
+        made = self._run(basis, (jnp.arange(dim + 1) == dim).astype(jnp.float32))
+        linear_DxM, constant_M = made[:dim].reshape(dim, -1), made[dim].reshape(-1)
+        probes_PxM = latents_PxD @ linear_DxM + constant_M[None]
+        return jnp.tanh(probes_PxM.reshape(number, *made.shape[1:]))
+
+    def _run(
+        self, latents: Float[Array, "P 1 1 D"], bias_scale_P: Float[Array, " P"]
+    ) -> Float[Array, "P H W C"]:
+        for layer in self.layers:
+            latents = layer(latents, bias_scale_P)
+        return latents
+
+
+class VanillaImage(nnx.Module):
+    """Vanilla probing with images: tanh of free pixels, which are N(0, 1) at the start."""
+
+    def __init__(self, num_probes: int, image_shape: tuple[int, int, int], *, rngs: nnx.Rngs):
+        """Args:
+        num_probes: P.
+        image_shape: height, width and channels of a probe.
+        rngs: its `params` stream draws the pixels.
+        """
+        self.probes = nnx.Param(jax.random.normal(rngs.params(), (num_probes, *image_shape)))
+
+    def __call__(self) -> Float[Array, "P H W C"]:
+        return jnp.tanh(self.probes[...])
+
+
+class FixedImages(nnx.Module):
+    """Synthetic probes for image networks: images out of a bank (dead leaves), never trained."""
+
+    def __init__(
+        self,
+        num_probes: int,
+        images: Float[Array, "M H W C"] | Float[np.ndarray, "M H W C"],
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """Args:
+        num_probes: P; each seed takes as many different images out of the bank.
+        images: the bank of M ≥ P images, on the scale that the zoo's networks read.
+        rngs: its `params` stream chooses.
+
+        Raises:
+          UserError: fewer images than probes.
+        """
+        if len(images) < num_probes:
+            raise UserError(
+                f"{num_probes} probes, but only {len(images)} images to take them from; give more "
+                "images or set num_probes lower"
+            )
+        chosen = jax.random.choice(rngs.params(), len(images), (num_probes,), replace=False)
+        self.probes = Fixed(jnp.asarray(images)[chosen])
+
+    def __call__(self) -> Float[Array, "P H W C"]:
+        return self.probes[...]
+
+
+def _start_and_doublings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Finds s and n with height = width = s·2ⁿ, 4 ≤ s ≤ 7."""
+    height, width, _ = image_shape
+    start, doublings = height, 0
+    while start > 7 and start % 2 == 0:
+        start, doublings = start // 2, doublings + 1
+    if height != width or not 4 <= start <= 7:
+        raise UserError(
+            f"a deep linear generator cannot make {height}×{width} images; they must be square, "
+            f"with a side of {_SIZES}"
+        )
+    return start, doublings

@@ -1,0 +1,269 @@
+"""Training and evaluation as pure functions; several seeds are one more leading axis S.
+
+Everything here is traced: configs, files and progress live in `train`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from probegen_jax.method.losses import Loss
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.respond import respond
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes, and the fixed state that it needs beside.
+
+    Attributes:
+      params: what is trained, as a pure dict; leaves have a leading seed axis S outside `vmap`.
+      fixed: variables of the model that are not trained (synthetic probes).
+      opt_state: of the optax transformation.
+      step: updates made so far, int32.
+    """
+
+    params: Any
+    fixed: Any
+    opt_state: Any
+    step: Any  # an array; but transformations build this class around other leaves, too
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Over the networks of a batch: their losses' gradient, their losses, how many they are."""
+
+    gradient: Any
+    loss: Any
+    count: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """The static side of training: how to make a model, run it and improve it.
+
+    Attributes:
+      make_model: from a key to a fresh Flax model, called with stacked zoo weights.
+      spec: the zoo networks' spec.
+      loss: per-network loss.
+      optimizer: an optax transformation.
+      data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
+        over more than one device.
+      from_responses: whether what stands for the zoo's weights is each seed's `responses`, computed
+        once because the probes are fixed, so that only the head runs.
+    """
+
+    make_model: Callable[[Key[Array, ""]], nnx.Module]
+    spec: NetworkSpec
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    data_axis: str | None = None
+    from_responses: bool = False
+
+    def init(self, keys_S: Key[Array, " S"]) -> TrainState:
+        """A fresh state for every seed."""
+
+        def one(key):
+            _, params, fixed = nnx.split(self.make_model(key), nnx.Param, ...)
+            params, fixed = nnx.to_pure_dict(params), nnx.to_pure_dict(fixed)
+            return TrainState(params, fixed, self.optimizer.init(params), jnp.zeros((), jnp.int32))
+
+        return jax.vmap(one)(keys_S)
+
+    @property
+    def graphdef(self) -> Any:
+        """The model's structure, to be merged with a state's `params` and `fixed`."""
+        model = nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
+        return nnx.split(model, nnx.Param, ...)[0]
+
+    def outputs(self, params: Any, fixed: Any, weights_B: Any) -> Float[Array, "B O"]:
+        """The model's outputs for a batch of zoo networks, or of their responses."""
+        model = nnx.merge(self.graphdef, params, fixed)
+        return model.head(weights_B) if self.from_responses else model(weights_B)
+
+    def take(self, zoo_weights: Any, rows_B: Int[Array, " B"]) -> Any:
+        """The networks of a batch, or their responses; any where the row is -1."""
+        rows_B = jnp.maximum(rows_B, 0)
+        if self.from_responses:
+            return zoo_weights[rows_B]
+        return self.spec.take(zoo_weights, rows_B)
+
+    def over_seeds(self, function: Callable[..., Any], zoo_weights: Any, *args_S: Any) -> Any:
+        """Calls `function(zoo_weights, *args)` for every seed and stacks what it returns.
+
+        Seeds share the networks, but each has responses of its own. They run side by side, unless
+        the spec's `vmap_seeds` says that its networks cannot gain from it.
+        """
+        if self.from_responses:
+            return jax.vmap(function)(zoo_weights, *args_S)
+        if getattr(self.spec, "vmap_seeds", True):
+            return jax.vmap(functools.partial(function, zoo_weights))(*args_S)
+        return jax.lax.map(lambda args: function(zoo_weights, *args), args_S)
+
+    def probes(self, state_S: TrainState) -> Float[Array, "S P ..."]:
+        """The probes that each seed's generator makes now."""
+
+        def one(params, fixed):
+            return nnx.merge(self.graphdef, params, fixed).generator()
+
+        return jax.jit(jax.vmap(one))(state_S.params, state_S.fixed)
+
+    def update(
+        self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        """One optimiser step on one batch.
+
+        Args:
+          state: of one seed.
+          weights_B: the batch's networks.
+          targets_B: their targets.
+          valid_B: False where the batch is padding, which neither counts nor moves anything.
+
+        Returns:
+          The new state, and the mean loss of the valid networks.
+        """
+        return self.improve(state, self.sums(state, weights_B, targets_B, valid_B))
+
+    def sums(
+        self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
+    ) -> Sums:
+        """What a batch, or a device's part of one, has to say; arguments as of `update`."""
+
+        def total_loss(params):
+            losses_B = self.loss(self.outputs(params, state.fixed, weights_B), targets_B)
+            return jnp.sum(jnp.where(valid_B, losses_B, 0))
+
+        loss, gradient = jax.value_and_grad(total_loss)(state.params)
+        return Sums(gradient, loss, jnp.sum(valid_B, dtype=jnp.float32))
+
+    def improve(self, state: TrainState, sums: Sums) -> tuple[TrainState, Float[Array, ""]]:
+        """One optimiser step with the sums of a whole batch; returns as `update`."""
+        gradient = jax.tree.map(lambda leaf: leaf / sums.count, sums.gradient)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
+            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(params, state.fixed, opt_state, state.step + 1)
+        return state, sums.loss / sums.count
+
+    def over_devices(self, sums_S: Sums) -> Sums:
+        """Adds up what the devices' parts of a batch say: the one exchange of a step."""
+        if self.data_axis is None:
+            return sums_S
+        # As one vector: a sum for each array would be as many exchanges.
+        vectors_SxK = jax.vmap(lambda sums: ravel_pytree(sums)[0])(sums_S)
+        split = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], sums_S))[1]
+        return jax.vmap(split)(jax.lax.psum(vectors_SxK, self.data_axis))
+
+
+def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T B"]:
+    """Rows in their order, the last batch filled up with -1."""
+    padded = np.pad(rows_N, (0, -len(rows_N) % batch_size), constant_values=-1)
+    return jnp.asarray(padded.reshape(-1, batch_size), jnp.int32)
+
+
+def train_steps(
+    learner: Learner,
+    state_S: TrainState,
+    losses_SxT: Float[Array, "S T"],
+    zoo_weights: Any,
+    targets_N: Array,
+    rows_SxKxB: Int[Array, "S K B"],
+    first: Int[Array, ""],
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+) -> tuple[TrainState, Float[Array, "S T"]]:
+    """Steps `start` to `stop` of an epoch, for all seeds at once and without the host.
+
+    The bounds are traced, so that one compilation serves any stretch of an epoch: a resumed run
+    goes through the very same program.
+
+    Args:
+      learner: the static side.
+      state_S: of every seed.
+      losses_SxT: of the epoch's steps so far.
+      zoo_weights: stacked networks, at least those of the batches.
+      targets_N: theirs.
+      rows_SxKxB: the batches of K steps of the epoch, -1 for padding; inside a `shard_map`, this
+        device's part of them.
+      first: the step that the first of those batches is for.
+      start: the first step to make.
+      stop: one after the last.
+
+    Returns:
+      The state after them, and the losses with those of these steps filled in.
+    """
+
+    def one_seed(zoo_weights, state, rows_B):
+        targets_B = targets_N[jnp.maximum(rows_B, 0)]
+        return learner.sums(state, learner.take(zoo_weights, rows_B), targets_B, rows_B >= 0)
+
+    def body(t, carry):
+        state_S, losses_SxT = carry
+        rows_SxB = rows_SxKxB[:, t - first]
+        sums_S = learner.over_seeds(one_seed, zoo_weights, state_S, rows_SxB)
+        state_S, losses_S = jax.vmap(learner.improve)(state_S, learner.over_devices(sums_S))
+        return state_S, losses_SxT.at[:, t].set(losses_S)
+
+    return jax.lax.fori_loop(start, stop, body, (state_S, losses_SxT))
+
+
+def predict(
+    learner: Learner, params_S: Any, fixed_S: Any, zoo_weights: Any, rows_TxB: Int[Array, "T B"]
+) -> Float[Array, "S TB O"]:
+    """Outputs of every seed's model for the networks at `rows_TxB`, batch by batch.
+
+    Rows of -1 are padding; what comes out for them means nothing.
+    """
+
+    def one_batch(rows_B):
+        def one_seed(zoo_weights, params, fixed):
+            return learner.outputs(params, fixed, learner.take(zoo_weights, rows_B))
+
+        return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
+
+    outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
+    outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
+    return outputs_SxTxBxO.reshape(outputs_SxTxBxO.shape[0], -1, outputs_SxTxBxO.shape[-1])
+
+
+def choose_per_seed(first_S: Bool[Array, " S"], ours: Any, theirs: Any) -> Any:
+    """Leaf by leaf, `ours` for the seeds where `first_S` is true, else `theirs`."""
+
+    def choose(a, b):
+        return jnp.where(first_S.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, ours, theirs)
+
+
+def probes_are_fixed(state_S: TrainState) -> bool:
+    """Whether the generator trains nothing, so that responses never change."""
+    return not jax.tree.leaves(state_S.params.get("generator", {}))
+
+
+def responses(
+    learner: Learner, state_S: TrainState, zoo_weights: Any, rows_TxB: Int[Array, "T B"]
+) -> Float[Array, "S TB P R"]:
+    """Every seed's responses of the networks at `rows_TxB`, batch by batch, to its probes now."""
+
+    def one_batch(rows_B):
+        def one_seed(zoo_weights, params, fixed):
+            model = nnx.merge(learner.graphdef, params, fixed)
+            return respond(learner.spec, learner.take(zoo_weights, rows_B), model.generator())
+
+        return learner.over_seeds(one_seed, zoo_weights, state_S.params, state_S.fixed)
+
+    responses_TxSxBxPxR = jax.lax.map(one_batch, rows_TxB)
+    responses_SxTxBxPxR = jnp.moveaxis(responses_TxSxBxPxR, 1, 0)
+    seeds, _, _, *probe_and_response = responses_SxTxBxPxR.shape
+    return responses_SxTxBxPxR.reshape(seeds, -1, *probe_and_response)

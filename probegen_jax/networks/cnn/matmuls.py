@@ -1,0 +1,77 @@
+"""A CNN with matmuls over patches in place of convolutions, for one network at a time.
+
+On a CPU a convolution over the weights of many networks becomes a grouped convolution, which XLA
+runs far below the speed of its matmuls, and one inside a loop runs on a single thread. One network
+after the other, as matmuls, keeps the activations in the cache.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
+
+
+def patches(images: Float[Array, "P H W C"], layer: ConvLayer) -> Float[Array, "P h w K"]:
+    """The K = kernel²·C values under a layer's kernel at each output pixel.
+
+    Args:
+      images: what the layer reads.
+      layer: its kernel, stride and padding.
+
+    Returns:
+      Patches in the order of a kernel (k, k, in, out) reshaped to (K, out).
+    """
+    pad, stride = (layer.padding, layer.padding), layer.stride
+    x = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
+    height, width = (layer.out_size(side) for side in images.shape[1:3])
+    # Columns first, then rows: the second step copies longer runs.
+    columns = [x[:, :, v : v + stride * (width - 1) + 1 : stride] for v in range(layer.kernel)]
+    x = jnp.concatenate(columns, axis=-1)
+    rows = [x[:, u : u + stride * (height - 1) + 1 : stride] for u in range(layer.kernel)]
+    return jnp.concatenate(rows, axis=-1)
+
+
+def apply(
+    layers: tuple[ConvLayer, ...],
+    activations: tuple[str, ...],
+    weights: dict[str, Any],
+    first: Float[Array, "P h w K"],
+    dropout: Callable[[jax.Array, int], jax.Array] | None = None,
+) -> Float[Array, "P R"]:
+    """What `CnnSpec.apply` computes, for images of which the first layer's patches are given.
+
+    Args:
+      layers: of the spec.
+      activations: of the spec.
+      weights: one network.
+      first: `patches` of the images for the first layer, which all networks can share.
+      dropout: in training, what becomes of a layer's output; it is given the layer's number too.
+
+    Returns:
+      The logits.
+    """
+    outputs: list[jax.Array] = []
+    for layer, affine in zip(layers, weights["layers"], strict=True):
+        under_kernel = patches(outputs[-1], layer) if outputs else first
+        x = under_kernel @ affine["kernel"].reshape(-1, layer.out_channels)
+        x = x + affine["bias"].reshape(1, 1, 1, -1)
+        if layer.residual >= 0:
+            source = outputs[layer.residual]
+            shared = min(source.shape[-1], layer.out_channels)
+            added = x[..., :shared] + source[..., :shared]
+            x = jnp.concatenate([added, x[..., shared:]], axis=-1)
+        if layer.activation == PER_NETWORK:
+            choices = [ACTIVATIONS[name] for name in activations]
+            x = jax.lax.switch(weights["activation"], choices, x)
+        else:
+            x = ACTIVATIONS[layer.activation](x)
+        if dropout is not None:
+            x = dropout(x, len(outputs))
+        outputs.append(x)
+    pooled = jnp.mean(outputs[-1], axis=(1, 2))
+    return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)

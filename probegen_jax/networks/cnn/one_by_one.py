@@ -1,0 +1,217 @@
+"""CNNs of one architecture, one network after the other on a CPU, forwards and back by hand.
+
+Automatic differentiation would keep, or compute again, every patch and pre-activation. What the way
+back needs is less: the outputs of all layers but the first, which is cheap to run once more, for
+the slopes of the activations; and as the weights are data, gradients of the images alone.
+
+XLA's convolutions use all cores while they have few output channels; elsewhere matmuls over patches
+do better. Gradients come in *blocks*: the stride² pixels of a layer's input that lie under one step
+of its kernel are computed side by side, as if they were channels, and the first layer's are never
+put back in rows: its patches are laid out in blocks instead, once for all networks.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probegen_jax.networks.activations import ACTIVATIONS, SLOPES
+from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
+from probegen_jax.networks.cnn.matmuls import patches
+
+Layers = tuple[ConvLayer, ...]
+Names = tuple[str, ...]
+
+# A first layer with so few values under its kernel is sums of products that fuse with the
+# activation; with more, a matmul.
+_FEW_TAPS = 32
+
+
+def suits(layers: Layers, activations: Names) -> bool:
+    """Whether `respond` can run these networks: no residual links, slopes known from outputs."""
+    names = {*activations, *(layer.activation for layer in layers)} - {PER_NETWORK}
+    return names <= SLOPES.keys() and all(layer.residual < 0 for layer in layers)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def respond(
+    layers: Layers, activations: Names, weights: Any, probes: Float[Array, "P H W C"]
+) -> Float[Array, "B P R"]:
+    """Responses of every network to every probe; differentiable in the probes only.
+
+    Args:
+      layers: of the spec, such that `suits` says yes.
+      activations: of the spec.
+      weights: stacked, with a leading network axis B.
+      probes: images.
+    """
+    return _forward(layers, activations, weights, probes)[0]
+
+
+def _forward(layers, activations, weights, probes):
+    first_PxhxwxK = patches(probes, layers[0])
+
+    def network(weights):
+        y = _first_layer(layers[0], activations, weights, first_PxhxwxK)
+        outputs = []
+        for layer, affine in zip(layers[1:], weights["layers"][1:], strict=True):
+            x = jax.lax.conv_general_dilated(
+                y,
+                affine["kernel"],
+                (layer.stride, layer.stride),
+                [(layer.padding, layer.padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            # Flat: runs of one image, which vector units fill better than its few channels.
+            flat = x.reshape(x.shape[0], -1)
+            bias = jnp.tile(affine["bias"], x.shape[1] * x.shape[2]).reshape(1, -1)
+            y = _by_activation(layer, activations, weights, _biased, flat, bias).reshape(x.shape)
+            outputs.append(y)
+        pooled = jnp.mean(y, axis=(1, 2))
+        head = weights["head"]
+        responses = pooled @ head["kernel"] + head["bias"].reshape(1, -1)
+        return responses, tuple(outputs)
+
+    responses_BxPxR, outputs = jax.lax.map(network, weights)
+    return responses_BxPxR, (weights, probes, outputs)
+
+
+def _backward(layers, activations, kept, g_BxPxR):
+    weights, probes, outputs = kept
+    height, width = (layers[0].out_size(side) for side in probes.shape[1:3])
+    sizes = [(height, width), *(y.shape[2:4] for y in outputs)]
+    block = layers[1].stride if len(layers) > 1 else 1
+
+    def first_patches(probes):
+        return _in_blocks(patches(probes, layers[0]), block)
+
+    first, back_to_probes = jax.vjp(first_patches, probes)
+
+    def network(total_KxM, each):
+        weights, outputs, g_PxR = each
+        last = sizes[-1]
+        g = (g_PxR @ weights["head"]["kernel"].T) / np.float32(last[0] * last[1])
+        g = jnp.broadcast_to(g[:, None, None], (g.shape[0], *last, g.shape[1]))
+        for index in range(len(layers) - 1, 0, -1):
+            g = g * _slope(layers[index], activations, weights, outputs[index - 1])
+            g = _to_input(layers[index], weights["layers"][index]["kernel"], g, sizes[index - 1])
+            if index > 1:
+                g = _in_rows(g, layers[index].stride, sizes[index - 1])
+        kernel = weights["layers"][0]["kernel"]
+        kernel_KxO = kernel.reshape(-1, kernel.shape[-1])
+        g_MxO = g.reshape(-1, kernel.shape[-1])
+        g_MxO = _first_layer_back(layers[0], activations, weights, first, g_MxO)
+        return total_KxM + kernel_KxO @ g_MxO.T, None
+
+    taps = first.shape[-1]
+    total_KxM = jnp.zeros((taps, first.size // taps), jnp.float32)
+    total_KxM, _ = jax.lax.scan(network, total_KxM, (weights, outputs, g_BxPxR))
+    return None, back_to_probes(total_KxM.T.reshape(first.shape))[0]
+
+
+respond.defvjp(_forward, _backward)
+
+
+def _by_activation(layer, activations, weights, function, *args):
+    """`function(name)(*args)` with the name of the layer's activation, in one pass."""
+    if layer.activation != PER_NETWORK:
+        return function(layer.activation)(*args)
+    return jax.lax.switch(weights["activation"], [function(name) for name in activations], *args)
+
+
+def _biased(name):
+    return lambda x, bias: ACTIVATIONS[name](x + bias)
+
+
+def _slope(layer, activations, weights, y):
+    """The slope of the layer's activation where its output is `y`."""
+    if layer.activation != PER_NETWORK:
+        return SLOPES[layer.activation](y)
+    slope = SLOPES[activations[0]](y)
+    for place, name in enumerate(activations[1:], 1):
+        slope = jnp.where(weights["activation"] == place, SLOPES[name](y), slope)
+    return slope
+
+
+def _sums(weights, first):
+    """The first layer before its activation, (M, O), from its patches (..., K)."""
+    affine, taps = weights["layers"][0], first.shape[-1]
+    first_MxK = first.reshape(-1, taps)
+    kernel_KxO = affine["kernel"].reshape(taps, -1)
+    if taps > _FEW_TAPS:
+        sums = first_MxK @ kernel_KxO
+    else:
+        terms = (first_MxK[:, tap, None] * kernel_KxO[tap][None] for tap in range(taps))
+        sums = functools.reduce(jnp.add, terms)
+    return sums + affine["bias"].reshape(1, -1)
+
+
+def _first_layer(layer, activations, weights, first):
+    """The first layer's output (..., O) from its patches (..., K)."""
+
+    def activate(name):
+        return lambda first: ACTIVATIONS[name](_sums(weights, first))
+
+    y_MxO = _by_activation(layer, activations, weights, activate, first)
+    return y_MxO.reshape(*first.shape[:-1], -1)
+
+
+def _first_layer_back(layer, activations, weights, first, g_MxO):
+    """The gradient before the first layer's activation, which runs once more for its slope."""
+
+    def deactivate(name):
+        def times_slope(first, g_MxO):
+            return g_MxO * SLOPES[name](ACTIVATIONS[name](_sums(weights, first)))
+
+        return times_slope
+
+    return _by_activation(layer, activations, weights, deactivate, first, g_MxO)
+
+
+def _in_blocks(x: Float[Array, "P H W C"], block: int) -> Float[Array, "P h w b b C"]:
+    """Pixels by blocks; zeros fill the last ones."""
+    number, height, width, channels = x.shape
+    down, right = (-(-side // block) for side in (height, width))
+    x = jnp.pad(x, ((0, 0), (0, down * block - height), (0, right * block - width), (0, 0)))
+    return x.reshape(number, down, block, right, block, channels).transpose(0, 1, 3, 2, 4, 5)
+
+
+def _in_rows(x: Float[Array, "P h w bbC"], block: int, size: tuple[int, int]) -> jax.Array:
+    """The inverse of `_in_blocks`."""
+    number, down, right, _ = x.shape
+    x = x.reshape(number, down, right, block, block, -1).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(number, down * block, right * block, -1)
+    return x[:, : size[0], : size[1]]
+
+
+def _to_input(
+    layer: ConvLayer, kernel: Float[Array, "K K I O"], g: jax.Array, size: tuple[int, int]
+) -> Float[Array, "P h w ssI"]:
+    """The gradient of a layer's input, in blocks of stride².
+
+    Pixel a of block t met output o through row a + stride·(t − o) + padding of the kernel: which
+    rows there are depends on t − o alone, so this is a convolution with stride 1, whose window
+    holds the outputs that any pixel of a block met.
+    """
+    stride, padding, side = layer.stride, layer.padding, layer.kernel
+    first = -((side - 1 - padding) // stride)
+    last = (stride - 1 + padding) // stride
+    window = np.arange(first, last + 1)
+    taps = np.arange(stride) + padding - stride * window[:, None]
+    taps = np.where((taps >= 0) & (taps < side), taps, side)  # row `side` is zeros
+    kernel = jnp.pad(kernel.swapaxes(2, 3), ((0, 1), (0, 1), (0, 0), (0, 0)))
+    kernel = kernel[taps][:, :, taps]  # window, block, window, block, out, in
+    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(len(window) ** 2 * g.shape[-1], -1)
+    down, right = (-(-length // stride) for length in size)
+    pads = [
+        (-first, max(blocks + last - given, 0))
+        for blocks, given in zip((down, right), g.shape[1:3], strict=True)
+    ]
+    g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
+    windows = [
+        g[:, u : u + down, v : v + right] for u in range(len(window)) for v in range(len(window))
+    ]
+    return jnp.concatenate(windows, axis=-1) @ kernel

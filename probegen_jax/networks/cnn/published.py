@@ -1,0 +1,118 @@
+"""Specs and weights of CNNs from what published zoos say of them.
+
+The Small CNN Zoo (Unterthiner et al., 2020), the CNN Wild Park (Kofinas et al., 2024), and state
+dicts of PyTorch.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
+from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
+
+Fidelity = Literal["faithful", "official"]
+
+
+def small_cnn_zoo(
+    activation: str | tuple[str, ...] = ("relu", "tanh"),
+    fidelity: Fidelity = "faithful",
+    in_channels: int = 1,
+) -> CnnSpec:
+    """The networks of the Small CNN Zoo: three 3×3 convolutions of 16 channels with stride 2.
+
+    Args:
+      activation: of every network, or the choices where each network has its own.
+      fidelity: "faithful" runs valid convolutions, as the networks were trained; "official" pads
+        by one pixel, as ProbeGen's published code does, which is another function.
+      in_channels: 1; the zoo's images are the mean over channels, in [-1, 1].
+    """
+    padding = {"faithful": 0, "official": 1}[_checked(fidelity)]
+    choices = () if isinstance(activation, str) else activation
+    name = activation if isinstance(activation, str) else PER_NETWORK
+    return CnnSpec(
+        layers=tuple(
+            ConvLayer(channels, 16, kernel=3, stride=2, padding=padding, activation=name)
+            for channels in (in_channels, 16, 16)
+        ),
+        image_shape=(32, 32, in_channels),
+        activations=choices,
+    )
+
+
+def wild_park(
+    config: Mapping[str, Any],
+    fidelity: Fidelity = "faithful",
+    network: str = "?",
+    image_size: tuple[int, int] = (32, 32),
+) -> CnnSpec:
+    """The architecture of a CNN Wild Park network.
+
+    Args:
+      config: the checkpoint's: `channels` (one more than layers), and per layer `kernel_size`,
+        `stride`, `padding`, `activation`, `residual` (`residual` may be absent); `n_classes`.
+      fidelity: "faithful" keeps residual links; "official" drops them, as ProbeGen's published
+        code does, which is another function.
+      network: names the network in error messages.
+      image_size: height and width of the images that it was trained on.
+
+    Raises:
+      UserError: lists of different lengths, or an architecture that cannot be.
+    """
+    channels: Sequence[int] = config["channels"]
+    depth = len(channels) - 1
+    residual = config.get("residual") or [-1] * depth
+    if _checked(fidelity) == "official":
+        residual = [-1] * depth
+    per_layer = {name: config[name] for name in ("kernel_size", "stride", "padding", "activation")}
+    per_layer["residual"] = residual
+    for name, values in per_layer.items():
+        if len(values) != depth:
+            raise UserError(
+                f"network {network}: {name} has {len(values)} entries for {depth} layers"
+            )
+    try:
+        return CnnSpec(
+            layers=tuple(
+                ConvLayer(m, n, *(values[index] for values in per_layer.values()))
+                for index, (m, n) in enumerate(itertools.pairwise(channels))
+            ),
+            num_classes=config.get("n_classes", 10),
+            image_shape=(*image_size, channels[0]),
+        )
+    except UserError as error:
+        raise UserError(f"network {network}: {error}") from error
+
+
+def from_torch(state: Mapping[str, Any], prefix: str = "") -> CnnWeights:
+    """Weights from a PyTorch state dict with `layers.i.{weight,bias}` and `fc.{weight,bias}`.
+
+    Args:
+      state: name to array or tensor; kernels (out, in, k, k), `fc.weight` (classes, C).
+      prefix: what comes before each name.
+
+    Returns:
+      The same numbers as `CnnSpec` describes them, as float32 NumPy arrays.
+    """
+
+    def array(name: str) -> np.ndarray:
+        return np.asarray(state[prefix + name], np.float32)
+
+    layers = []
+    while f"{prefix}layers.{len(layers)}.weight" in state:
+        name = f"layers.{len(layers)}"
+        kernel = array(f"{name}.weight").transpose(2, 3, 1, 0)
+        layers.append({"kernel": kernel, "bias": array(f"{name}.bias")})
+    return {
+        "layers": tuple(layers),
+        "head": {"kernel": array("fc.weight").T, "bias": array("fc.bias")},
+    }
+
+
+def _checked(fidelity: str) -> str:
+    if fidelity not in ("faithful", "official"):
+        raise UserError(f"fidelity is {fidelity!r}; it must be 'faithful' or 'official'")
+    return fidelity

@@ -1,0 +1,1 @@
+"""CNNs of any mixture of architectures, in one compilation."""

@@ -1,0 +1,1 @@
+"""What mixed CNNs need on a CPU only: an interpreter written by hand."""

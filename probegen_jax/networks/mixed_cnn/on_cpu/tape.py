@@ -1,0 +1,136 @@
+"""Mixed batches forwards and back: which pre-activations are kept, and where."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def respond(
+    interpreter: Interpreter, tape_size: int, weights: Any, probes: Float[Array, "C K"]
+) -> Float[Array, "B C Q R"]:
+    """Responses of every network of a batch to every probe; differentiable in the probes only.
+
+    Args:
+      interpreter: for chunks of Q probes.
+      tape_size: floats per probe and network that may be kept for the way back, on average; what
+        does not fit is run once more then.
+      weights: tables and programs of a mixed zoo.
+      probes: C chunks, each flat: K = Q·height·width·channels.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def run(weights, probes):
+        programs = weights["programs"]
+        at = jnp.zeros((interpreter.max_layers,), jnp.int32)
+
+        def network(buffers, program):
+            def one_chunk(buffers, probes):
+                return interpreter.forward(weights["tables"], program, probes, at, buffers)
+
+            return jax.lax.scan(one_chunk, buffers, probes)
+
+        tape = jnp.zeros((interpreter.slot,), jnp.float32)  # one layer at a time
+        return jax.lax.scan(network, (tape, interpreter.inputs()), programs)[1]
+
+    return run(weights, probes)
+
+
+def _plan(
+    interpreter: Interpreter, tape_size: int, programs: Any, chunks: int
+) -> tuple[int, dict[str, jax.Array]]:
+    """Where on the tape networks, chunks and layers lie.
+
+    Returns:
+      The tape's length; `fits` (B,), whether a network is on it; `start` (B,); `step` (B,) from one
+      chunk to the next; `offsets` (B, L) of layers.
+    """
+    batch = programs["depth"].shape[0]
+    volumes_BxL = interpreter.volumes(programs)
+    volumes_B = jnp.sum(volumes_BxL, axis=1, dtype=jnp.int32)
+    probes = chunks * interpreter.chunk
+    # For networks that do not fit: layer after layer of one chunk. Positions are int32.
+    scratch = interpreter.max_layers * interpreter.slot
+    layers = jnp.arange(interpreter.max_layers, dtype=jnp.int32) * interpreter.slot
+    capacity = min(batch * tape_size, (2**31 - 1 - scratch) // probes)
+    ends_B = jnp.cumsum(volumes_B, dtype=jnp.int32)
+    fits_B = ends_B <= capacity
+    plan = {
+        "fits": fits_B,
+        "start": jnp.where(fits_B, (ends_B - volumes_B) * probes, capacity * probes),
+        "step": jnp.where(fits_B, volumes_B * interpreter.chunk, 0),
+        "offsets": jnp.where(
+            fits_B[:, None],
+            (jnp.cumsum(volumes_BxL, axis=1, dtype=jnp.int32) - volumes_BxL) * interpreter.chunk,
+            layers,
+        ),
+    }
+    return capacity * probes + scratch, plan
+
+
+def _respond_forward(interpreter, tape_size, weights, probes):
+    @jax.custom_batching.sequential_vmap
+    def run(weights, probes):
+        programs = weights["programs"]
+        length, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
+
+        def network(buffers, each):
+            program, plan = each
+
+            def one_chunk(buffers, each):
+                number, probes = each
+                at = plan["start"] + number * plan["step"] + plan["offsets"]
+                return interpreter.forward(weights["tables"], program, probes, at, buffers)
+
+            numbers = jnp.arange(probes.shape[0], dtype=jnp.int32)
+            return jax.lax.scan(one_chunk, buffers, (numbers, probes))
+
+        buffers = (jnp.zeros((length,), jnp.float32), interpreter.inputs())
+        (tape, _), responses = jax.lax.scan(network, buffers, (programs, plan_B))
+        return responses, tape
+
+    responses, tape = run(weights, probes)
+    return responses, (weights, probes, tape)
+
+
+def _respond_backward(interpreter, tape_size, kept, g):
+    @jax.custom_batching.sequential_vmap
+    def run(weights, probes, tape, g_BxCxQxR):
+        programs, tables = weights["programs"], weights["tables"]
+        _, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
+
+        def network(carry, each):
+            program, plan, g_CxQxR = each
+
+            def one_chunk(number, carry):
+                total, kept, gradients = carry
+                at = plan["start"] + number * plan["step"] + plan["offsets"]
+                kept = jax.lax.fori_loop(
+                    0,
+                    1 - plan["fits"].astype(jnp.int32),
+                    lambda zero, kept: interpreter.forward(
+                        tables, program, probes[number + zero], at, kept
+                    )[0],
+                    kept,
+                )
+                gradients, gradient = interpreter.backward(
+                    tables, program, g_CxQxR[number], kept[0], at, gradients
+                )
+                return total.at[number].add(gradient), kept, gradients
+
+            return jax.lax.fori_loop(0, probes.shape[0], one_chunk, carry), None
+
+        carry = (jnp.zeros_like(probes), (tape, interpreter.inputs()), interpreter.gradients())
+        (total, *_), _ = jax.lax.scan(network, carry, (programs, plan_B, g_BxCxQxR))
+        return total
+
+    weights, probes, tape = kept
+    return None, run(weights, probes, tape, g)
+
+
+respond.defvjp(_respond_forward, _respond_backward)

@@ -1,0 +1,1 @@
+"""The official PyTorch code's files and parameters."""

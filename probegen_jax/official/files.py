@@ -1,0 +1,225 @@
+"""What the official PyTorch code leaves behind: checkpoints, logs, probes that follow a seed."""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.method import dead_leaves_files
+from probegen_jax.method.learning import TrainState
+from probegen_jax.official import parameters
+from probegen_jax.runs.experiment import Experiment
+from probegen_jax.zoo import cache
+from probegen_jax.zoo.files import torch_files
+
+# Columns of `log.csv`; the metric's are empty in rows of the other task.
+_COLUMNS = (
+    "exp_name",
+    "epoch",
+    "global_step",
+    "train_loss",
+    "val_loss",
+    "test_loss",
+    "val_acc",
+    "test_acc",
+    "val_kendalltau",
+    "test_kendalltau",
+)
+_METRIC_COLUMNS = {"accuracy": "acc", "kendall_tau": "kendalltau"}
+
+
+def load_checkpoint(path: pathlib.Path, experiment: Experiment, config_file: str) -> dict[str, Any]:
+    """The parameters of an official checkpoint, for the model of an experiment.
+
+    Args:
+      path: of `epoch_last.pth` or `intermediate_checkpoint.pth`.
+      experiment: whose model it must fit.
+      config_file: the config file's path, for the remedy in a message.
+
+    Returns:
+      Parameters of one seed.
+
+    Raises:
+      UserError: another method, sizes or kind of data set: what differs, with both shapes.
+    """
+    state = torch_files.load_state_dict(path)
+    try:
+        found = parameters.sizes(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; give a checkpoint of the official code") from error
+    expected = _official_shapes(experiment)
+    differing = parameters.differences(state, {name: a.shape for name, a in expected.items()})
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise UserError(
+            f"{path} holds {found}, but the config asks for {parameters.sizes(expected)}: "
+            f"{'; '.join(differing[:4])}{more}; "
+            f"{_remedy(found, parameters.sizes(expected), experiment, config_file)}"
+        )
+    return parameters.from_official(state)
+
+
+def stacked(params: Sequence[Any], probes: Sequence[np.ndarray]) -> TrainState:
+    """Parameters of several checkpoints as seeds of one state, to be run and not trained.
+
+    Args:
+      params: as `load_checkpoint` gives them.
+      probes: of each, in our layout, where they are no part of the checkpoints; else empty.
+    """
+    together = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *params)
+    fixed = {"generator": {"probes": jnp.stack([jnp.asarray(x) for x in probes])}} if probes else {}
+    return TrainState(together, fixed, None, None)
+
+
+def seeded_probes(experiment: Experiment, seed: int) -> np.ndarray:
+    """The fixed probes that the official code draws when it is started with `--seed`.
+
+    Args:
+      experiment: of the method uniform or dead_leaves.
+      seed: that the official code was started with.
+
+    Raises:
+      UserError: dead leaves that are not the published images.
+    """
+    config = experiment.config
+    shape = experiment.zoo.spec.probe_shape
+    if config.method == "uniform":
+        return 2 * torch_files.uniform(seed, (config.num_probes, *shape)) - 1
+    if config.dead_leaves == "generated":
+        raise UserError(
+            "the official code takes its probes from the published dead leaves; add "
+            "--config.dead_leaves=published, or the path of their zip or folder"
+        )
+    path = (
+        dead_leaves_files.fetch(cache.folder(config.data_dir))
+        if config.dead_leaves == "published"
+        else pathlib.Path(config.dead_leaves).expanduser()
+    )
+    return dead_leaves_files.read(
+        path,
+        config.num_probes,
+        shape,
+        seed,
+        config.get("fidelity", "faithful"),
+        official_choice=True,
+    )
+
+
+def load_probes(path: pathlib.Path, experiment: Experiment) -> np.ndarray:
+    """Fixed probes from a torch file with the tensor `input`, as `compare --export` writes it.
+
+    Raises:
+      UserError: no such tensor, or probes of another shape.
+    """
+    state = torch_files.load_state_dict(path)
+    if list(state) != ["input"]:
+        raise UserError(f"{path} holds {', '.join(state)}; it should hold one tensor named 'input'")
+    probes = parameters.from_official_probes(state["input"])
+    expected = (experiment.config.num_probes, *experiment.zoo.spec.probe_shape)
+    if probes.shape != expected:
+        raise UserError(
+            f"{path}: the probes are {state['input'].shape}, expected "
+            f"{parameters.to_official_probes(np.zeros(expected, np.float32)).shape}"
+        )
+    return probes
+
+
+@dataclasses.dataclass(frozen=True)
+class LogRow:
+    """A row of `log.csv`, made after `step` + 1 updates: the official code counts from 0."""
+
+    step: int
+    val: float
+    test: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What matters of an official `log.csv`: the last row and the best on validation."""
+
+    last: LogRow
+    best: LogRow
+
+
+def read_log(path: pathlib.Path, metric_name: str) -> Log:
+    """Reads the `log.csv` of an official run.
+
+    Args:
+      path: of the file.
+      metric_name: "accuracy" or "kendall_tau", as the config's zoo has it.
+
+    Raises:
+      UserError: other columns, figures of the other task, or no rows.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {path} ({error}); give the log.csv of a run") from error
+    suffix = _METRIC_COLUMNS[metric_name]
+    needed = ("global_step", f"val_{suffix}", f"test_{suffix}")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise UserError(
+            f"{path}: its columns are {', '.join(columns) or 'none'}; missing "
+            f"{', '.join(missing)}. A log of the official code has {', '.join(_COLUMNS)}"
+        )
+    if not rows:
+        raise UserError(f"{path} has no rows; the official code writes one every 500 steps")
+    found = []
+    for line, row in enumerate(rows, 2):
+        try:
+            found.append(LogRow(int(float(row[needed[0]])), *(float(row[n]) for n in needed[1:])))
+        except (TypeError, ValueError) as error:
+            shown = ", ".join(f"{name}={row[name]!r}" for name in needed)
+            raise UserError(
+                f"{path}, line {line}: {shown}; expected numbers. An empty metric is that of "
+                "another kind of data set"
+            ) from error
+    return Log(found[-1], max(found, key=lambda row: row.val))
+
+
+def _official_shapes(experiment: Experiment) -> dict[str, np.ndarray]:
+    """A state dict of zeros, of the experiment's shapes."""
+    abstract = jax.eval_shape(experiment.learner.init, experiment.keys[0])
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), abstract.params)
+    return parameters.to_official(zeros)
+
+
+def _remedy(
+    found: parameters.Sizes, ours: parameters.Sizes, experiment: Experiment, config_file: str
+) -> str:
+    """What to do about a checkpoint that does not fit."""
+    spec = experiment.zoo.spec
+    num_probes, remainder = divmod(found.num_responses, spec.response_dim)
+    channels = spec.probe_shape[-1]
+    strange = [
+        f"{what} {theirs}, here {here}"
+        for what, theirs, here in (
+            ("outputs", found.num_outputs, ours.num_outputs),
+            ("values or channels of a probe", found.probe_dims or channels, channels),
+            ("responses per probe", _per_probe(found, num_probes), spec.response_dim),
+        )
+        if theirs != here
+    ]
+    if strange or remainder:
+        return f"it is for another kind of data set ({'; '.join(strange)}): choose its config"
+    method = found.method or ("dead_leaves" if len(spec.probe_shape) == 3 else "uniform")
+    asked: Mapping[str, Any] = experiment.config
+    changes = [
+        f" --config.{key}={getattr(found, key)}"
+        for key in ("latent_dim", "generator_depth", "generator_width", "head_width", "head_depth")
+        if getattr(found, key) not in (None, asked[key])
+    ]
+    return f"use --config={config_file}:{method},{num_probes}{''.join(changes)}"
+
+
+def _per_probe(found: parameters.Sizes, num_probes: int) -> int:
+    return found.num_responses // (found.num_probes or num_probes or 1)

@@ -1,0 +1,216 @@
+"""The pictures of a run folder. The only module that imports matplotlib."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from probegen_jax.networks.siren import SirenSpec, SirenWeights
+from probegen_jax.zoo.zoo import Zoo
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a PNG under a temporary name, then renames it."""
+    FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+    temporary.replace(path)
+
+
+def draw_probes(
+    path: pathlib.Path, zoo: Zoo, probes: Float[Array, "P ..."] | Float[np.ndarray, "P ..."]
+) -> None:
+    """The probes: images as such, coordinates over what a few of the zoo's test networks draw.
+
+    Args:
+      path: of the PNG.
+      zoo: that the probes are for.
+      probes: of one seed.
+    """
+    if probes.ndim == 4:
+        draw_image_probes(path, probes)
+        return
+    if probes.shape[1] != 2:
+        draw_coordinates(path, probes)
+        return
+    rows = zoo.splits["test"]
+    _, first = np.unique(zoo.targets_N[rows], return_index=True)
+    shown = rows[np.sort(first)[:5]]  # of different targets
+    draw_inr_probes(
+        path,
+        zoo.spec,
+        zoo.read(shown),
+        probes,
+        [f"a network of target {zoo.targets_N[row]:.4g}" for row in shown],
+        zoo.image_shape or (64, 64),
+    )
+
+
+def draw_inr_probes(
+    path: pathlib.Path,
+    spec: SirenSpec,
+    weights: SirenWeights,
+    probes: Float[Array, "P 2"] | Float[np.ndarray, "P 2"],
+    titles: Sequence[str],
+    image_shape: tuple[int, int],
+) -> None:
+    """Where the probes lie on the image plane, over what a few networks draw there.
+
+    Args:
+      path: of the PNG.
+      spec: of the networks.
+      weights: of the few networks, stacked; one panel each.
+      probes: coordinates in the spec's order.
+      titles: of the panels.
+      image_shape: height and width to draw the networks at, best those that they were fitted to.
+    """
+    probes = np.asarray(probes)
+    columns, rows = (probes[:, 0], probes[:, 1]) if spec.grid == "xy" else probes.T[::-1]
+    # A probe outside the image is seen too, but a stray one must not shrink the picture.
+    reach = float(np.clip(np.abs(probes).max() * 1.05, 1.2, 1.8))
+    height, width = image_shape
+    coordinates = jnp.asarray(spec.pixel_coordinates(height, width))
+    # Coordinates -1 and 1 are the centres of the outer pixels.
+    right, bottom = 1 + 1 / max(width - 1, 1), 1 + 1 / max(height - 1, 1)
+    figure = Figure(figsize=(2.1 * len(titles), 2.4))
+    for panel, title in enumerate(titles):
+        axes = figure.add_subplot(1, len(titles), panel + 1)
+        network = jax.tree.map(lambda leaf, n=panel: leaf[n], weights)
+        image = np.asarray(spec.apply(network, coordinates)).reshape(height, width, -1)
+        axes.imshow(
+            np.clip(image.squeeze(), 0, 1), cmap="gray", extent=(-right, right, bottom, -bottom)
+        )
+        axes.scatter(columns, rows, s=9, c="#ff5a36", edgecolors="white", linewidths=0.4)
+        axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=6, length=2)
+        axes.set_facecolor("#e8e8ec")
+    save(figure, path)
+
+
+def draw_coordinates(
+    path: pathlib.Path, probes: Float[Array, "P D"] | Float[np.ndarray, "P D"]
+) -> None:
+    """How the probes are spread along each coordinate, where these are not those of a plane.
+
+    Args:
+      path: of the PNG.
+      probes: of one seed.
+    """
+    probes = np.asarray(probes)
+    number = probes.shape[1]
+    figure = Figure(figsize=(2.6 * number, 2.4))
+    for d in range(number):
+        axes = figure.add_subplot(1, number, d + 1)
+        axes.hist(probes[:, d], bins=24, color="#ff5a36")
+        axes.set_title(f"coordinate {d}", fontsize=9)
+    save(figure, path)
+
+
+def draw_image_probes(
+    path: pathlib.Path, probes: Float[Array, "P H W C"] | Float[np.ndarray, "P H W C"]
+) -> None:
+    """The probes as a sheet of images, sixteen in a row, at most eight rows.
+
+    Args:
+      path: of the PNG.
+      probes: on any scale; all are drawn with the same one, their least value dark.
+    """
+    images = np.asarray(probes)[:128]
+    least, most = images.min(), images.max()
+    images = (images - least) / max(most - least, np.finfo(np.float32).tiny)
+    images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
+    framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    columns = min(16, len(framed))
+    framed = np.pad(framed, ((0, -len(framed) % columns), *[(0, 0)] * 3), constant_values=1)
+    _, height, width, _ = framed.shape
+    sheet = framed.reshape(-1, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    sheet = sheet.reshape(-1, columns * width, 3)
+    figure = Figure(figsize=(10, 10 * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_axis_off()
+    save(figure, path)
+
+
+def draw_curves(path: pathlib.Path, records: Sequence[dict[str, Any]], metric: str) -> None:
+    """Training loss and validation metric against the step, a line per seed.
+
+    Args:
+      path: of the PNG.
+      records: of `metrics.jsonl`.
+      metric: name of the validation metric.
+    """
+    figure = Figure(figsize=(8, 3))
+    colors = matplotlib.colormaps["tab10"].colors
+    for panel, (key, label) in enumerate(
+        (("train_loss", "training loss"), (f"val_{metric}", f"validation {metric}"))
+    ):
+        axes = figure.add_subplot(1, 2, panel + 1)
+        steps = [record["step"] for record in records if key in record]
+        values = np.array([record[key] for record in records if key in record])
+        for seed in range(values.shape[1] if values.ndim == 2 else 0):
+            axes.plot(steps, values[:, seed], lw=1, color=colors[seed % 10], label=f"seed {seed}")
+        if key == "train_loss":
+            axes.set_yscale("log")
+        axes.set(xlabel="step", title=label)
+        axes.grid(alpha=0.3)
+        if 1 < values.shape[-1] <= 10:
+            axes.legend(fontsize=7)
+    save(figure, path)
+
+
+def draw_grid(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Bars of the reproduction grid, a panel for each zoo, the published figures beside.
+
+    Args:
+      path: of the PNG.
+      rows: of `results.csv`, with text as there; those that are not done make no bar.
+    """
+    done = [row for row in rows if row["status"] == "done"]
+    zoos = list(dict.fromkeys(row["zoo"] for row in done))
+    colors = {"probegen": "#e4572e", "vanilla": "#7a8b99", "uniform": "#c9b458"}
+    figure = Figure(figsize=(3.4 * len(zoos), 3.2))
+    for panel, zoo in enumerate(zoos):
+        axes = figure.add_subplot(1, len(zoos), panel + 1)
+        shown = [row for row in done if row["zoo"] == zoo]
+        means = [float(row["test_mean"]) for row in shown]
+        deviations = [float(row["test_std"]) for row in shown]
+        places = range(len(shown))
+        axes.bar(
+            places,
+            means,
+            yerr=deviations if any(deviations) else None,
+            capsize=3,
+            color=[colors.get(row["method"], "#8a6fb0") for row in shown],
+        )
+        published = [float(row["published"] or "nan") for row in shown]
+        axes.scatter(places, published, marker="D", s=30, c="black", zorder=3, label="published")
+        for place, mean, deviation in zip(places, means, deviations, strict=True):
+            axes.annotate(
+                f"{mean:.3f}",
+                (place, mean + deviation),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+        names = [f"{row['method']}\n{row['num_probes']}".replace("_", "\n") for row in shown]
+        axes.set_xticks(places, names, fontsize=7)
+        # Zoomed in on the bars' ends, for all are much alike.
+        values = [v for v in (*means, *published) if np.isfinite(v)]
+        room = max(max(values) - min(values), 0.02)
+        axes.set_ylim(min(values) - room / 2 - max(deviations), max(values) + room / 3)
+        axes.set_title(f"{zoo}: test {shown[0]['metric'].replace('_', ' ')}", fontsize=9)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+        if np.isfinite(published).any():
+            axes.legend(fontsize=7)
+    save(figure, path)

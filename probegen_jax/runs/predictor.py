@@ -1,0 +1,306 @@
+"""What is needed of a run to predict for new networks: its probes and its head.
+
+A predictor comes from a run folder or from an exported model, and needs no zoo in the latter case.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from probegen_jax.errors import UserError
+from probegen_jax.method import learning
+from probegen_jax.method.head import Head
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.respond import respond
+from probegen_jax.zoo.bad_networks import BadNetworkError
+from probegen_jax.zoo.files.inr_files import InrKeys
+from probegen_jax.zoo.own.networks import Reader, find_files, reader_for
+from probegen_jax.zoo.zoo import Zoo
+
+_CHUNK = 2048  # networks that are read before they are predicted for
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What was predicted, a row per network, in the order they were given.
+
+    Attributes:
+      names: of the networks: paths, or places in what was given.
+      faults: why there is no prediction; None where there is one.
+      values_SxNxO: of each seed: probabilities of classes, or the value; nan where there is none.
+      classes: whether classes are predicted.
+    """
+
+    names: list[str]
+    faults: list[str | None]
+    values_SxNxO: Float[np.ndarray, "S N O"]
+    classes: bool
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def values(self) -> Float[np.ndarray, "N O"]:
+        """The mean over seeds."""
+        return self.values_SxNxO.mean(axis=0)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The class of each network, -1 where there is none; or its value, nan where none."""
+        if not self.classes:
+            return self.values[:, 0]
+        found = np.array([fault is None for fault in self.faults], bool)
+        return np.where(found, np.argmax(np.nan_to_num(self.values), axis=1), -1)
+
+    def to_csv(self) -> str:
+        """A line per network: its name, what was predicted, how sure, and what is wrong with it.
+
+        Classes come with a probability each, values with the standard deviation over seeds if there
+        are several.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        outputs = self.values_SxNxO.shape[2]
+        spread = not self.classes and len(self.values_SxNxO) > 1
+        columns = [f"p_{label}" for label in range(outputs)] if self.classes else []
+        writer.writerow(["network", "predicted", *columns, *["std"] * spread, "error"])
+        values, predicted = self.values, self.predicted
+        stds = self.values_SxNxO[:, :, 0].std(axis=0, ddof=1) if spread else None
+        for n, (name, fault) in enumerate(zip(self.names, self.faults, strict=True)):
+            cells: list[str] = [""] * (1 + len(columns) + spread)
+            if fault is None and self.classes:
+                cells = [str(predicted[n]), *(f"{value:.9g}" for value in values[n])]
+            elif fault is None:
+                cells = [f"{predicted[n]:.9g}", *([f"{stds[n]:.9g}"] if stds is not None else [])]
+            writer.writerow([name, *cells, fault or ""])
+        return text.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A trained probe generator and head, for every seed.
+
+    Attributes:
+      spec: of the zoo that it was trained on.
+      reader: of networks like the zoo's.
+      classes: whether classes are predicted, and not values.
+      seeds: that were trained.
+      probes_SxP: of each seed (S, P, *spec.probe_shape).
+      head_params: of each seed, as a pure dict with a leading seed axis on every leaf.
+      head_shape: inputs, width, linear layers and outputs of the head.
+      batch_size: networks that run together.
+    """
+
+    spec: NetworkSpec
+    reader: Reader
+    classes: bool
+    seeds: list[int]
+    probes_SxP: Float[np.ndarray, "S P ..."]
+    head_params: Any
+    head_shape: tuple[int, int, int, int]
+    batch_size: int
+
+    def predict(self, networks: Any) -> Predictions:
+        """Predicts for networks of the kind that the run was trained on.
+
+        Args:
+          networks: a path or several, of files and folders; state dicts (for CNNs, dicts with
+            `model` and `config`); a zoo; or stacked weights, as the run's zoo has them.
+
+        Returns:
+          Predictions in the order given. A network that cannot be used has a fault instead.
+
+        Raises:
+          UserError: nothing to predict for, or weights that are not those of such networks.
+        """
+        if isinstance(networks, Zoo):
+            return self.predict_rows(networks, np.arange(len(networks)))
+        # Stacked weights of CNNs are a dict, too.
+        stacked = isinstance(networks, Mapping) and {"layers", "tables"} & networks.keys()
+        if isinstance(networks, str | pathlib.Path) or (
+            isinstance(networks, Mapping) and not stacked
+        ):
+            networks = [networks]
+        if stacked or not isinstance(networks, Sequence):
+            return self._stacked(networks)
+        if not networks:
+            raise UserError("no networks given")
+        if all(isinstance(each, str | pathlib.Path) for each in networks):
+            files = find_files(networks)
+            return self._one_by_one(files, [str(path) for path in files])
+        if all(isinstance(each, Mapping) and "kernel" not in each for each in networks):
+            return self._one_by_one(networks, [str(n) for n in range(len(networks))])
+        return self._stacked(networks)
+
+    def predict_rows(self, zoo: Zoo, rows_N: Int[np.ndarray, " N"]) -> Predictions:
+        """Predicts for some networks of a zoo.
+
+        Args:
+          zoo: of networks of the kind that the run was trained on.
+          rows_N: of the zoo.
+
+        Raises:
+          UserError: a zoo of another kind of networks.
+        """
+        theirs = (zoo.spec.probe_shape, zoo.spec.response_dim)
+        ours = (self.spec.probe_shape, self.spec.response_dim)
+        if theirs != ours:
+            raise UserError(
+                f"networks of {zoo.name} answer probes of shape {theirs[0]} with {theirs[1]} "
+                f"values, but this run was trained on networks that answer {ours[0]} with {ours[1]}"
+            )
+        names = [f"{zoo.name}/{row}" for row in rows_N]
+        outputs = self._outputs(zoo.spec, zoo.weights, rows_N)
+        return Predictions(names, [None] * len(names), outputs, self.classes)
+
+    def _stacked(self, weights: Any) -> Predictions:
+        # Of mixed zoos the programs are stacked, and not the tables.
+        mixed = isinstance(self.spec, MixedCnnSpec)
+        leaves = jax.tree.leaves(weights["programs"] if mixed else weights)
+        numbers = {np.shape(leaf)[:1] for leaf in leaves}
+        if len(numbers) != 1 or not all(np.ndim(leaf) for leaf in leaves):
+            raise UserError(
+                "stacked weights need the same number of networks along the first axis of every "
+                f"array; found {sorted(numbers)}"
+            )
+        number = int(np.shape(leaves[0])[0])
+        outputs = self._outputs(self.spec, weights, np.arange(number))
+        names = [str(n) for n in range(number)]
+        return Predictions(names, [None] * number, outputs, self.classes)
+
+    def _one_by_one(self, sources: Sequence[Any], names: list[str]) -> Predictions:
+        faults: list[str | None] = [None] * len(sources)
+        values = np.full((len(self.seeds), len(sources), self.head_shape[3]), np.nan, np.float32)
+        for start in range(0, len(sources), _CHUNK):
+            good, networks = [], []
+            for n in range(start, min(start + _CHUNK, len(sources))):
+                try:
+                    networks.append(self.reader.read(sources[n], names[n]))
+                    good.append(n)
+                except BadNetworkError as error:
+                    faults[n] = f"{error.fault}; this run expects {self.reader.expected}"
+            if good:
+                spec, weights = self.reader.stack(networks)
+                values[:, good] = self._outputs(spec, weights, np.arange(len(good)))
+        return Predictions(names, faults, values, self.classes)
+
+    def _outputs(
+        self, spec: NetworkSpec, weights: Any, rows_N: Int[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "S N O"]:
+        """Probabilities or values for the networks at rows of stacked weights."""
+        rows_TxB = learning.in_batches(rows_N, min(self.batch_size, len(rows_N)))
+        outputs = _run(
+            spec,
+            self.head_shape,
+            self.classes,
+            self.head_params,
+            jnp.asarray(self.probes_SxP),
+            jax.tree.map(jnp.asarray, weights),
+            rows_TxB,
+        )
+        return np.asarray(outputs)[:, : len(rows_N)]
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "head_shape", "classes"))
+def _run(
+    spec: NetworkSpec,
+    head_shape: tuple[int, int, int, int],
+    classes: bool,
+    head_params: Any,
+    probes_SxP: Float[Array, "S P ..."],
+    weights: Any,
+    rows_TxB: Int[Array, "T B"],
+) -> Float[Array, "S TB O"]:
+    inputs, width, depth, outputs = head_shape
+    graph, _ = nnx.split(
+        nnx.eval_shape(lambda: Head(inputs, width, depth, outputs, rngs=nnx.Rngs(0)))
+    )
+
+    def one_batch(rows_B: Array) -> Array:
+        networks = spec.take(weights, jnp.maximum(rows_B, 0))
+
+        def one_seed(args: tuple[Any, Array]) -> Array:
+            params, probes = args
+            return nnx.merge(graph, params)(respond(spec, networks, probes))
+
+        return jax.lax.map(one_seed, (head_params, probes_SxP))
+
+    outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
+    outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
+    outputs_SxNxO = outputs_SxTxBxO.reshape(outputs_SxTxBxO.shape[0], -1, outputs)
+    return jax.nn.softmax(outputs_SxNxO, axis=-1) if classes else outputs_SxNxO
+
+
+def of_run(run: Any, which: str = "last") -> Predictor:
+    """The predictor of a finished run.
+
+    Args:
+      run: as `experiment.load_run` gives it.
+      which: parameters at the "last" step, or at the "best" on validation.
+
+    Raises:
+      UserError: the run is not finished.
+    """
+    experiment = run.experiment
+    if run.result is None:
+        raise UserError(
+            f"{run.folder} is at step {run.step} of {experiment.total_steps}, not finished; train "
+            "it to its end with the command that started it"
+        )
+    state = dataclasses.replace(run.state, params=run.params(which))
+    config, zoo = experiment.config, experiment.zoo
+    return Predictor(
+        spec=zoo.spec,
+        reader=reader_for(zoo.spec, config.get("fidelity", "faithful"), inr_keys(config)),
+        classes=zoo.task == "classification",
+        seeds=experiment.seeds,
+        probes_SxP=np.asarray(experiment.learner.probes(state)),
+        head_params=state.params["head"],
+        head_shape=(
+            config.num_probes * zoo.spec.response_dim,
+            config.head_width,
+            config.head_depth,
+            zoo.num_outputs,
+        ),
+        batch_size=config.batch_size,
+    )
+
+
+def inr_keys(config: Any) -> InrKeys:
+    """How the arrays of a zoo's INR files are named, by its config or a dict of it."""
+    return InrKeys(config.get("layer_key", "seq.{}"), config.get("last_layer_key"))
+
+
+def load(
+    path: str | os.PathLike[str], *, which: str = "last", places: Mapping[str, str] | None = None
+) -> Predictor:
+    """The predictor of a run folder, or of a model that `probegen_jax.export` wrote.
+
+    Args:
+      path: of the folder.
+      which: of a run's parameters, the "last" or the "best" on validation.
+      places: of a run: where its zoo lies now, if it has moved, as `{"data_dir": "..."}`.
+
+    Raises:
+      UserError: no such folder, or a run that is not finished.
+    """
+    from probegen_jax import export
+
+    folder = pathlib.Path(path)
+    if export.is_model(folder):
+        return export.load_model(folder)
+    from probegen_jax.runs.experiment import load_run
+
+    return of_run(load_run(folder, places), which)

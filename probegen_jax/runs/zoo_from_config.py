@@ -1,0 +1,115 @@
+"""The zoo that a config asks for: built in, published, or the user's own."""
+
+import pathlib
+from typing import Any
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo.zoo import Zoo
+
+BUILT_IN = ("digits", "digits_cnn")
+PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park")
+OWN = "own_inr"
+# What kind of networks a data set's config is for.
+_FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | dict.fromkeys(
+    ("digits_cnn", "cifar10_gs", "cifar10_wild_park"), "cnn"
+)
+
+
+def from_config(config: Any) -> Zoo:
+    """The zoo of a config, with weights on the host; downloaded and prepared if need be.
+
+    Args:
+      config: parsed, or a dict: its `dataset`, and the keys of that data set's config file.
+
+    Raises:
+      UserError: no such zoo, or anything wrong with its files.
+    """
+    dataset = config["dataset"]
+    data_dir = _path(config.get("data_dir"))
+    zoo_dir = _path(config.get("zoo_dir"))
+    if zoo_dir is not None and dataset in _FAMILIES:
+        return _built(config, zoo_dir, _FAMILIES[dataset])
+    if dataset in PUBLISHED:
+        # Half a second to import, and only these zoos need it.
+        from probegen_jax.zoo.prepared.builders import Request
+        from probegen_jax.zoo.published import loading
+
+        request = Request(
+            manual_dir=_path(config.get("manual_dir")),
+            splits_file=_path(config.get("splits_file")),
+            skip_bad=config.get("skip_bad", False),
+            url=config.get("download_url"),
+            sha256=config.get("download_sha256"),
+        )
+        mirror = request.url or request.sha256
+        if request.manual_dir is not None and mirror:
+            raise UserError(
+                f"manual_dir is {request.manual_dir} and nothing is downloaded then, but "
+                f"download_url or download_sha256 is {mirror}; leave out one of them"
+            )
+        options = {"fidelity": config["fidelity"]} if "fidelity" in config else {}
+        return loading.load(
+            dataset, data_dir, split=config.get("split", "auto"), request=request, **options
+        )
+    if dataset == OWN:
+        return _own(config, data_dir)
+    if dataset in BUILT_IN:
+        from probegen_jax.factory.builtin import digits, digits_cnn
+
+        return {"digits": digits, "digits_cnn": digits_cnn}[dataset].load(data_dir)
+    names = ", ".join((*BUILT_IN, *PUBLISHED))
+    raise UserError(f"dataset is {dataset!r}; choose {names} or {OWN}")
+
+
+def _built(config: Any, zoo_dir: pathlib.Path, family: str) -> Zoo:
+    elsewhere = [key for key in ("manual_dir", "networks_dir") if config.get(key)]
+    if elsewhere:
+        raise UserError(
+            f"zoo_dir is {zoo_dir} and {elsewhere[0]} is {config[elsewhere[0]]}; leave out one of "
+            "them"
+        )
+    from probegen_jax.zoo.prepared import built_zoos
+
+    return built_zoos.load(zoo_dir, family, config.get("fidelity", "faithful"))
+
+
+def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
+    from probegen_jax.zoo.files.inr_files import InrKeys
+    from probegen_jax.zoo.own import files_and_targets
+
+    folder, targets = _path(config["networks_dir"]), _path(config["targets_csv"])
+    if folder is None or targets is None:
+        raise UserError(
+            "a zoo of your own needs --config.networks_dir=DIR and --config.targets_csv=FILE"
+        )
+    if config["task"] not in ("classification", "regression"):
+        raise UserError(f"task is {config['task']!r}; choose classification or regression")
+    if config["grid"] not in ("xy", "ij"):
+        raise UserError(f"grid is {config['grid']!r}; choose xy or ij")
+    spec = SirenSpec(
+        hidden=tuple(config["hidden"]),
+        in_dim=config["in_dim"],
+        out_dim=config["channels"],
+        w0=config["w0"],
+        output_shift=config["output_shift"],
+        grid=config["grid"],
+    )
+    if min(spec.sizes) < 1 or not spec.hidden:
+        raise UserError(f"the networks' widths are {spec.sizes}; each must be at least 1")
+    return files_and_targets.from_folder(
+        folder,
+        targets,
+        spec,
+        InrKeys(config["layer_key"], config["last_layer_key"]),
+        task=config["task"],
+        num_outputs=config["num_classes"] or None,
+        val_share=config["val_share"],
+        test_share=config["test_share"],
+        skip_bad=config["skip_bad"],
+        data_dir=data_dir,
+    )
+
+
+def _path(value: str | None) -> pathlib.Path | None:
+    return pathlib.Path(value).expanduser() if value else None

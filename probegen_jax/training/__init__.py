@@ -1,0 +1,1 @@
+"""Training on devices: batches, the loop, checkpoints."""

@@ -1,0 +1,112 @@
+"""What training runs on the devices, each function compiled once for the whole job."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key
+
+from probegen_jax.method import learning
+from probegen_jax.training.batch_order import Layout, epoch_places, local_rows
+from probegen_jax.training.mesh import (
+    BATCHES,
+    BY_NETWORK,
+    BY_SEED,
+    DATA,
+    EVERYWHERE,
+    SEEDS,
+    on_mesh,
+)
+
+
+class Programs:
+    """The compiled functions of a job; the networks are laid out by slot, see `batch_order`.
+
+    Attributes:
+      mesh: of all devices.
+      learner: the static side of training.
+      run_steps: `learning.train_steps` on a device's networks, with places of slots in lieu of rows:
+        (state_S, losses_SxT, weights, targets_N, places_SxKxB, first, start, stop).
+      predict: each seed's outputs (S, T, B, O) for batches of places:
+        (params_S, fixed_S, weights, targets_N, places_TxB).
+      keep_better: `step.choose_per_seed`.
+    """
+
+    def __init__(self, learner: learning.Learner, mesh: Mesh):
+        """Args:
+        learner: the static side of training.
+        mesh: of all devices.
+        """
+        self.mesh = mesh
+        learner = dataclasses.replace(learner, data_axis=DATA if mesh.shape[DATA] > 1 else None)
+        self.learner = learner
+        networks = P(SEEDS, DATA) if learner.from_responses else BY_NETWORK
+
+        def run_steps(state_S, losses_SxT, weights, targets_N, places_SxKxB, first, start, stop):
+            rows_SxKxB = local_rows(places_SxKxB, targets_N.shape[0] // places_SxKxB.shape[-1])
+            return learning.train_steps(
+                learner, state_S, losses_SxT, weights, targets_N, rows_SxKxB, first, start, stop
+            )
+
+        def predict(params_S, fixed_S, weights, targets_N, places_TxB):
+            rows_TxB = local_rows(places_TxB, targets_N.shape[0] // places_TxB.shape[-1])
+            outputs = learning.predict(learner, params_S, fixed_S, weights, rows_TxB)
+            return outputs.reshape(outputs.shape[0], *rows_TxB.shape, outputs.shape[-1])
+
+        bounds = (EVERYWHERE,) * 3
+        self.run_steps = on_mesh(
+            mesh,
+            run_steps,
+            (BY_SEED, BY_SEED, networks, BY_NETWORK, BATCHES, *bounds),
+            (BY_SEED, BY_SEED),
+        )
+        self.predict = on_mesh(
+            mesh,
+            predict,
+            (BY_SEED, BY_SEED, networks, BY_NETWORK, P(None, DATA)),
+            BATCHES,
+        )
+        self.keep_better = jax.jit(
+            learning.choose_per_seed, out_shardings=NamedSharding(mesh, BY_SEED)
+        )
+
+    def init(self, keys_S: Key[Array, " S"]) -> learning.TrainState:
+        """A fresh state for every seed."""
+        return jax.jit(self.learner.init, out_shardings=NamedSharding(self.mesh, BY_SEED))(keys_S)
+
+    def epoch(self, keys_S: Key[Array, " S"], epoch: int, layout: Layout) -> Int[Array, "S T B"]:
+        """Every seed's batches of an epoch, as `layout.epoch_places` makes them."""
+        with jax.transfer_guard("allow"):  # keys lie on one device, and go to all once an epoch
+            places_BxT = layout.places("train")
+            return self._epoch(keys_S, np.int32(epoch), places_BxT, layout.ranks_BxT)
+
+    @functools.cached_property
+    def _epoch(self) -> Any:
+        return jax.jit(
+            jax.vmap(epoch_places, in_axes=(0, None, None, None)),
+            out_shardings=NamedSharding(self.mesh, BATCHES),
+        )
+
+    def responses(
+        self, state_S: learning.TrainState, weights: Any, layout: Layout
+    ) -> Float[Array, "S N P R"]:
+        """Every seed's responses of all networks, laid out as they are.
+
+        Args:
+          state_S: its probes are asked.
+          weights: of all networks.
+          layout: theirs.
+        """
+        slots, places = layout.rows_BxP.shape
+        mine = slots // self.mesh.shape[DATA]
+        rows_TxB = np.arange(places * mine, dtype=np.int32).reshape(-1, mine)
+
+        def ask(state_S, weights):
+            return learning.responses(self.learner, state_S, weights, jnp.asarray(rows_TxB))
+
+        return on_mesh(self.mesh, ask, (BY_SEED, BY_NETWORK), P(SEEDS, DATA))(state_S, weights)

@@ -1,0 +1,144 @@
+"""How many networks run side by side: measured once for a device, a zoo and its sizes.
+
+What is fastest differs between devices, and a wrong choice can cost several times the time. So a
+long training measures a few at its start, in seconds, and the answer is remembered in the user's
+cache folder. The default stands unless another choice is clearly faster, so that noise does not
+change a run's rounding; and a run keeps what it began with.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probegen_jax.files import read_json, write_json
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.respond import respond
+from probegen_jax.user_cache import cpu, default_dir
+from probegen_jax.zoo.zoo import Zoo
+
+# Trainings of fewer steps end before the measuring has paid.
+WORTHWHILE = 5000
+
+_ROUNDS = 5
+_CALL_SECONDS = 0.05
+# Another choice must take less than this share of the default's time.
+_CLEARLY = 0.85
+
+
+def of_run(
+    folder: pathlib.Path, zoo: Zoo, networks: int, num_probes: int, total_steps: int
+) -> int | None:
+    """The `block_size` that a run began with, or shall begin with.
+
+    Args:
+      folder: of the run; keeps the answer, for a run that goes on with another would not end with
+        the same bits.
+      zoo: with the spec's default.
+      networks: of a batch that one device gets.
+      num_probes: P.
+      total_steps: of the run.
+    """
+    kept = folder / "tuning.json"
+    if kept.exists():
+        return read_json(kept)["block_size"]
+    if isinstance(zoo.spec, MixedCnnSpec) or total_steps < WORTHWHILE:
+        return None
+    weights_B = zoo.read(zoo.splits["train"][:networks])
+    found = block_size(zoo.spec, weights_B, num_probes, default_dir() / "tuning.json")
+    write_json(kept, {"block_size": found})
+    return found
+
+
+def block_size(
+    spec: NetworkSpec, weights_B: Any, num_probes: int, memory: pathlib.Path
+) -> int | None:
+    """The `block_size` for a spec that is fastest here, forwards and back to the probes.
+
+    Args:
+      spec: of the zoo; not of mixed CNNs, where compiling the choices would take minutes.
+      weights_B: the networks of a batch, as one device gets them.
+      num_probes: P.
+      memory: a JSON file of earlier answers; one that cannot be read or written is done without.
+
+    Returns:
+      None where the spec's default is best.
+    """
+    size = len(jax.tree.leaves(weights_B)[0])
+    key = _key(spec, size, num_probes)
+    answers = _read(memory)
+    if key not in answers:
+        choices = [None, *(block for block in (1, 4, 16) if block < size)]
+        answers[key] = _fastest(spec, weights_B, num_probes, choices)
+        _write(memory, _read(memory) | {key: answers[key]})
+    return answers[key]
+
+
+def _fastest(
+    spec: NetworkSpec, weights_B: Any, num_probes: int, choices: list[int | None]
+) -> int | None:
+    """Times all choices in turn."""
+    weights_B = jax.device_put(weights_B)
+    probes = jax.random.uniform(jax.random.key(0), (num_probes, *spec.probe_shape), minval=-1.0)
+
+    def gradient(choice: int | None) -> Any:
+        chosen = dataclasses.replace(spec, block_size=choice)
+        return jax.jit(jax.grad(lambda probes: jnp.sum(respond(chosen, weights_B, probes))))
+
+    gradients = {choice: gradient(choice) for choice in choices}
+
+    def seconds_of(choice: int | None, repeats: int) -> float:
+        started = time.perf_counter()
+        for _ in range(repeats):
+            found = gradients[choice](probes)
+        jax.block_until_ready(found)
+        return (time.perf_counter() - started) / repeats
+
+    for choice in choices:
+        seconds_of(choice, 1)  # compiles
+    repeats = max(1, int(_CALL_SECONDS / seconds_of(None, 1)))
+    seconds = [[seconds_of(choice, repeats) for choice in choices] for _ in range(_ROUNDS)]
+    return _clearly_best(dict(zip(choices, np.median(seconds, axis=0).tolist(), strict=True)))
+
+
+def _clearly_best(seconds: dict[int | None, float]) -> int | None:
+    """The choice that takes least, if it is no matter of chance; else the default, None."""
+    best = min(seconds, key=lambda choice: seconds[choice])
+    return best if seconds[best] < _CLEARLY * seconds[None] else None
+
+
+def _key(spec: NetworkSpec, size: int, num_probes: int) -> str:
+    """What the answer depends on."""
+    device = jax.devices()[0]
+    facts = {
+        "device": device.device_kind,
+        "cpu": cpu() if device.platform == "cpu" else "",
+        "jax": jax.__version__,
+        "precision": str(jax.config.jax_default_matmul_precision),
+        "spec": repr(dataclasses.replace(spec, block_size=None)),
+        "networks": size,
+        "probes": num_probes,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(memory: pathlib.Path) -> dict[str, int | None]:
+    try:
+        answers = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        return {}
+    return answers if isinstance(answers, dict) else {}
+
+
+def _write(memory: pathlib.Path, answers: dict[str, int | None]) -> None:
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memory, answers)

@@ -1,0 +1,90 @@
+"""Where the files of a published zoo are: a folder, or the zip archive as it was downloaded."""
+
+import functools
+import os
+import pathlib
+import zipfile
+import zlib
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo.bad_networks import BadNetworkError
+
+
+class Folder:
+    """Files below `root/top`, named by their path from `root`."""
+
+    def __init__(self, root: pathlib.Path, top: str):
+        self.where = root.resolve()
+        self._top = top
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """Of all files, as `top/...`."""
+        found = []
+        for folder, _, files in os.walk(self.where / self._top, followlinks=True):
+            prefix = pathlib.Path(folder).relative_to(self.where).as_posix()
+            found += [f"{prefix}/{file}" for file in files]
+        return frozenset(found)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        try:
+            return (self.where / name).read_bytes()
+        except OSError as error:
+            raise BadNetworkError(
+                str(self.where / name), f"cannot be read ({error.strerror})"
+            ) from error
+
+
+class Zip:
+    """Files below `top` in a zip archive, which is read in place."""
+
+    def __init__(self, path: pathlib.Path, top: str):
+        self.where = path.resolve()
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{path}: is not a complete zip archive ({error}); delete it and fetch it again"
+            ) from error
+        self._members = {
+            from_top(name, top): name
+            for name in self._archive.namelist()
+            if not name.endswith("/") and f"/{top}/" in f"/{name}"
+        }
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """Of all files, as `top/...`."""
+        return frozenset(self._members)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; the archive's own checksum is checked."""
+        try:
+            return self._archive.read(self._members[name])
+        # RuntimeError: encrypted, or packed by an unknown method.
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise BadNetworkError(
+                f"{self.where}: {name}",
+                f"cannot be unpacked ({error})",
+                "delete the archive and fetch it again",
+            ) from error
+
+
+Source = Folder | Zip
+
+
+def from_top(name: str, top: str) -> str:
+    """A path from its folder `top` on, which is where all listings agree."""
+    return name[f"/{name}".rindex(f"/{top}/") :] if f"/{top}/" in f"/{name}" else name
+
+
+def find(manual_dir: pathlib.Path, top: str, archive: str) -> Source | None:
+    """The zoo in a folder of the user: `top/`, its archive, or None if neither is there."""
+    if (manual_dir / top).is_dir():
+        return Folder(manual_dir, top)
+    if manual_dir.name == top and manual_dir.is_dir():
+        return Folder(manual_dir.parent, top)
+    if (manual_dir / archive).is_file():
+        return Zip(manual_dir / archive, top)
+    return None

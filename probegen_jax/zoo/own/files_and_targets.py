@@ -1,0 +1,302 @@
+"""A zoo of the user's own: INR files with a CSV of targets, or stacked arrays."""
+
+import csv
+import dataclasses
+import hashlib
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Num
+from tqdm import tqdm
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
+from probegen_jax.zoo.files import inr_files
+from probegen_jax.zoo.zoo import SPLITS, Zoo
+
+Task = Literal["classification", "regression"]
+
+# Classes there can be, so that a wrong column is told.
+_MOST = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What the CSV of targets says, a row per network.
+
+    Attributes:
+      paths: of the files, from the folder of networks.
+      targets: class (int32) or value (float32).
+      splits: "train", "val" or "test" of each network; None if the CSV does not say.
+    """
+
+    paths: list[str]
+    targets: np.ndarray
+    splits: list[str] | None
+
+
+def from_arrays(
+    name: str,
+    spec: NetworkSpec,
+    weights: Any,
+    targets: Num[np.ndarray, " N"],
+    *,
+    task: Task,
+    num_outputs: int | None = None,
+    splits_of: Mapping[str, Any] | None = None,
+    val_share: float = 0.1,
+    test_share: float = 0.2,
+) -> Zoo:
+    """A zoo from stacked arrays.
+
+    Args:
+      name: of the zoo, for messages and results.
+      spec: the static part of the networks, as `SirenSpec(hidden=(64, 64, 64))`.
+      weights: the pytree of `spec.abstract()` with a leading network axis on each leaf; kernels are
+        (N, in, out). Or one array (N, W) of such networks flattened by `vectors.flatten`.
+      targets: of each network: class, or value.
+      task: what kind of target it is.
+      num_outputs: number of classes; one more than the largest target if None.
+      splits_of: rows of "train", "val" and "test"; drawn by our seed if None.
+      val_share: of validation, if drawn.
+      test_share: of test, if drawn.
+
+    Returns:
+      The zoo.
+
+    Raises:
+      UserError: shapes that do not fit, weights or targets that are not finite, or classes outside
+        their range.
+    """
+    shapes = spec.abstract()
+    if isinstance(weights, np.ndarray):
+        weights = flat_weights.unflatten(weights, shapes)
+    number = len(targets)
+    if jax.tree.structure(weights) != jax.tree.structure(shapes):
+        raise UserError(
+            f"zoo {name}: weights are {jax.tree.structure(weights)}, the spec says "
+            f"{jax.tree.structure(shapes)}"
+        )
+    found = jax.tree.leaves_with_path(weights)
+    for (path, leaf), shape in zip(found, jax.tree.leaves(shapes), strict=True):
+        where = f"zoo {name}: {jax.tree_util.keystr(path, simple=True, separator='.')}"
+        if leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype:
+            raise UserError(
+                f"{where} is {leaf.dtype} {leaf.shape}, expected {shape.dtype} "
+                f"{(number, *shape.shape)}: one row per target"
+            )
+        if not np.isfinite(leaf).all():
+            raise UserError(f"{where} holds NaN or infinite weights; leave those networks out")
+    targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
+    if splits_of is None:
+        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise UserError(
+                f"zoo {name}: val_share is {val_share} and test_share {test_share}; give shares of "
+                "at least 0 that leave some for training"
+            )
+        splits_of = splits.seeded(list(range(number)), val_share, test_share, where=f"zoo {name}")
+        print(f"{name}: split into train, val and test by our own seed {splits.SEED}")
+    for split, rows in splits_of.items():
+        if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < number):
+            raise UserError(f"zoo {name}: split {split!r} names a row outside 0 to {number - 1}")
+    parts = {split: np.asarray(splits_of[split], np.int32) for split in SPLITS}
+    return Zoo(name, spec, weights, targets, parts, task, num_outputs)
+
+
+def from_folder(
+    folder: pathlib.Path,
+    targets_csv: pathlib.Path,
+    spec: SirenSpec,
+    keys: inr_files.InrKeys,
+    *,
+    task: Task,
+    num_outputs: int | None = None,
+    val_share: float = 0.1,
+    test_share: float = 0.2,
+    skip_bad: bool = False,
+    data_dir: pathlib.Path | None = None,
+) -> Zoo:
+    """A zoo from a folder of `.pth` or `.safetensors` INRs; read once, then kept as arrays.
+
+    Args:
+      folder: of the networks.
+      targets_csv: with columns `path` (from `folder`) and `target`, maybe `split`.
+      spec: width, depth, w0, output shift, grid order and channels of the networks.
+      keys: how their arrays are named.
+      task: what kind of target it is.
+      num_outputs: number of classes; one more than the largest target if None.
+      val_share: of validation, where the CSV has no `split`.
+      test_share: of test, likewise.
+      skip_bad: leave bad networks out, and list them, instead of stopping.
+      data_dir: where the arrays are kept; the user's cache folder if None.
+
+    Returns:
+      The zoo, named after the folder.
+
+    Raises:
+      UserError: anything wrong with the CSV or the networks.
+    """
+    listing = read_csv(targets_csv, task, num_outputs)
+    stats = {}
+    for path in listing.paths:
+        try:
+            stat = (folder / path).stat()
+        except OSError:
+            stat = None  # told below, network by network
+        stats[path] = stat and (stat.st_size, stat.st_mtime_ns)
+    key = {
+        "files": hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest(),
+        "spec": repr(spec),
+        "keys": repr(keys),
+        "skip_bad": skip_bad,
+        "code": cache.source_hash(inr_files, flat_weights),
+    }
+
+    def build() -> cache.Arrays:
+        return _read_networks(folder, listing.paths, spec, keys, skip_bad)
+
+    data_dir = data_dir or cache.default_dir()
+    arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
+    kept = arrays["kept"]
+    if len(arrays["faults"]):
+        file = data_dir / f"own-{folder.name}.skipped.tsv"
+        file.write_text("".join(f"{fault}\n" for fault in arrays["faults"]), encoding="utf-8")
+        number = len(arrays["faults"])
+        print(f"{folder.name}: {number} bad networks were left out, listed in {file}")
+    splits_of = None
+    if listing.splits is not None:
+        names = np.asarray(listing.splits)[kept]
+        splits_of = {split: np.flatnonzero(names == split) for split in SPLITS}
+    return from_arrays(
+        folder.name,
+        spec,
+        arrays["vectors"],
+        listing.targets[kept],
+        task=task,
+        num_outputs=num_outputs,
+        splits_of=splits_of,
+        val_share=val_share,
+        test_share=test_share,
+    )
+
+
+def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> Listing:
+    """Reads a CSV of targets.
+
+    Args:
+      path: of the CSV, with columns `path` and `target`, maybe `split`.
+      task: decides whether targets are whole numbers.
+      num_outputs: number of classes, if known.
+
+    Raises:
+      UserError: a column is missing, a network comes twice, or a value is not what it should be.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a CSV of targets") from error
+    for column in ("path", "target"):
+        if column not in columns:
+            raise UserError(f"{path}: has no column {column!r}; it needs path,target[,split]")
+    if not rows:
+        raise UserError(f"{path}: lists no networks; give one a line, as path,target")
+    if task == "classification":
+        parse, low, high = int, 0, (num_outputs or _MOST) - 1
+        kind = f"a class number from 0 to {high}"
+    else:
+        parse, high, kind = float, float(np.finfo(np.float32).max), "a finite number"
+        low = -high
+    seen: dict[str, int] = {}
+    targets = []
+    for line, row in enumerate(rows, 2):
+        name = row["path"]
+        if not name or "\0" in name:
+            raise UserError(f"{path}: line {line}: {name!r} is no path; give a file's")
+        if name in seen:
+            raise UserError(
+                f"{path}: {name} is in line {seen[name]} and in line {line}; list it once"
+            )
+        seen[name] = line
+        try:
+            target = parse(row["target"])
+        except (TypeError, ValueError):
+            target = math.nan  # told below
+        if not low <= target <= high:
+            raise UserError(
+                f"{path}: line {line}: target {row['target']!r} of {name} is not {kind}; correct "
+                "it, or delete the line"
+            )
+        targets.append(target)
+        if "split" in columns and row["split"] not in SPLITS:
+            raise UserError(
+                f"{path}: line {line}: split is {row['split']!r}; use {', '.join(SPLITS)}"
+            )
+    dtype = np.int32 if task == "classification" else np.float32
+    return Listing(
+        list(seen),
+        np.asarray(targets, dtype),
+        [row["split"] for row in rows] if "split" in columns else None,
+    )
+
+
+def _read_networks(
+    folder: pathlib.Path,
+    paths: list[str],
+    spec: SirenSpec,
+    keys: inr_files.InrKeys,
+    skip_bad: bool,
+) -> cache.Arrays:
+    skipped = bad_networks.Skipped(skip_bad)
+    found = np.empty((len(paths), flat_weights.size(spec.abstract())), np.float32)
+    kept = []
+    for index, path in enumerate(tqdm(paths, desc="reading networks", unit="net", disable=None)):
+        where = str(folder / path)
+        try:
+            if not path.endswith(inr_files.SUFFIXES):
+                raise bad_networks.BadNetworkError(
+                    where, "is no network file", f"give {', '.join(inr_files.SUFFIXES)} files"
+                )
+            file = inr_files.read(folder / path, where)
+            found[len(kept)] = inr_files.to_vector(file.state, where, spec, keys)
+        except bad_networks.BadNetworkError as error:
+            skipped.add(error)
+            continue
+        kept.append(index)
+    faults = [f"{name}\t{fault}" for name, fault in skipped.faults.items()]
+    return {
+        "vectors": found[: len(kept)],
+        "kept": np.asarray(kept, np.int64),
+        "faults": np.asarray(faults, np.str_),
+    }
+
+
+def _checked_targets(
+    name: str, targets: np.ndarray, task: Task, num_outputs: int | None
+) -> tuple[np.ndarray, int]:
+    if task == "regression":
+        if not np.isfinite(targets).all():
+            raise UserError(
+                f"zoo {name}: target {int(np.flatnonzero(~np.isfinite(targets))[0])} is not finite"
+            )
+        return targets.astype(np.float32), 1
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise UserError(f"zoo {name}: targets are {targets.dtype}; classes are whole numbers")
+    classes = num_outputs or int(targets.max(initial=0)) + 1
+    wrong = np.flatnonzero((targets < 0) | (targets >= classes))
+    if len(wrong):
+        raise UserError(
+            f"zoo {name}: target {int(wrong[0])} is class {int(targets[wrong[0]])}, outside 0 to "
+            f"{classes - 1}"
+        )
+    if classes < 2:
+        raise UserError(f"zoo {name}: there is one class only; nothing to tell apart")
+    return targets.astype(np.int32), classes

@@ -1,0 +1,1 @@
+"""Zoos as TFDS data sets: written once, read ever after."""

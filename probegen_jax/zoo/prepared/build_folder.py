@@ -1,0 +1,130 @@
+"""Zoos that `build_zoo` made, as TFDS data sets of their own folder."""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
+from tensorflow_datasets.proto import tf_example_pb2
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo.bad_networks import Skipped
+from probegen_jax.zoo.prepared import builders
+from probegen_jax.zoo.zoo import SPLITS
+
+Example = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a built zoo is made of.
+
+    Attributes:
+      family: "inr" or "cnn": which configs can train on it.
+      features: TFDS features of one network.
+      splits: of each split, a call that gives its networks in order.
+      metadata: JSON-like: whatever else reading it back needs.
+      description: a sentence.
+    """
+
+    family: str
+    features: Mapping[str, Any]
+    splits: Mapping[str, Callable[[], Iterator[Example]]]
+    metadata: Mapping[str, Any]
+    description: str
+
+
+class _SameBytes(tfds.core.ExampleWriter):
+    """Writes features in one order; protobuf's own differs from process to process."""
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
+        parse = tf_example_pb2.Example.FromString
+        return super().write(
+            path,
+            ((key, parse(each).SerializeToString(deterministic=True)) for key, each in examples),
+        )
+
+
+class BuiltZoo(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A zoo of networks that were trained here."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    DATA_DIR_FLAG = "--out=DIR"
+
+    def __init__(self, contents: Contents, **kwargs: Any):
+        """A builder of `contents`; `data_dir` is the folder of the build."""
+        self.contents = contents
+        self.skipped = Skipped(False)
+        super().__init__(**{"file_format": "array_record"} | kwargs)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Of the prepared zoo."""
+        return pathlib.Path(self.data_dir)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        metadata = {"family": self.contents.family, **self.contents.metadata}
+        return builders.LocalInfo(
+            builder=self,
+            description=self.contents.description,
+            features=tfds.features.FeaturesDict(self.contents.features),
+            metadata=tfds.core.MetadataDict(metadata),
+            disable_shuffling=True,  # networks stay in the order of the build
+        )
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+        return _SameBytes(file_format=self.info.file_format)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {split: self._generate_examples(self.contents.splits[split]) for split in SPLITS}
+
+    def _generate_examples(
+        self, examples: Callable[[], Iterator[Example]]
+    ) -> Iterator[tuple[int, Example]]:
+        yield from enumerate(examples())
+
+
+def is_written(out: pathlib.Path) -> bool:
+    """Whether the folder of a build holds its finished data set."""
+    return (_place(out) / "dataset_info.json").exists()
+
+
+def write(out: pathlib.Path, contents: Contents) -> None:
+    """Writes the data set into the folder of a build: all of it, or nothing that later loads.
+
+    Raises:
+      UserError: no space left.
+    """
+    builders.prepare(BuiltZoo(contents, data_dir=out))
+    shutil.rmtree(out / "downloads", ignore_errors=True)  # which TFDS makes and leaves empty
+
+
+def opened(out: pathlib.Path) -> tfds.core.DatasetBuilder:
+    """The data set in the folder of a build, for `reading.read`.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    if not is_written(out):
+        if (out / "plan.json").exists():
+            raise UserError(
+                f"the zoo in {out} is not finished; run the command that builds it again, it goes "
+                "on where it stopped"
+            )
+        raise UserError(
+            f"no zoo in {out}; build one with python -m probegen_jax.build_zoo … --out={out}"
+        )
+    try:
+        builder = tfds.builder_from_directory(_place(out))
+        if "family" not in (builder.info.metadata or {}):
+            raise ValueError("its metadata.json is incomplete")
+    except (OSError, ValueError, KeyError, ParseError) as error:
+        raise builders.damaged(_place(out), error) from error
+    return builder
+
+
+def _place(out: pathlib.Path) -> pathlib.Path:
+    return out / "built_zoo" / str(BuiltZoo.VERSION)

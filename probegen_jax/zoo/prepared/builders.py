@@ -1,0 +1,290 @@
+"""What the builders share: the request, bad networks, and preparing all or nothing."""
+
+import abc
+import contextlib
+import dataclasses
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo import splits
+from probegen_jax.zoo.bad_networks import BadNetworkError, Skipped
+from probegen_jax.zoo.files import archives
+from probegen_jax.zoo.files.download import Address, fetch
+from probegen_jax.zoo.zoo import SPLITS
+
+SKIPPED_FILE = "skipped.tsv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user asked for when a zoo is prepared.
+
+    Attributes:
+      manual_dir: folder with the published files; they are downloaded if None.
+      splits_file: the official split; looked for in `manual_dir` if None.
+      skip_bad: leave bad networks out, and list them, instead of stopping.
+      url: another address of the archive.
+      sha256: what the archive's SHA-256 must be.
+    """
+
+    manual_dir: pathlib.Path | None = None
+    splits_file: pathlib.Path | None = None
+    skip_bad: bool = False
+    url: str | None = None
+    sha256: str | None = None
+
+
+class LocalInfo(tfds.core.DatasetInfo):
+    """Of a data set that TFDS's own bucket does not have."""
+
+    def initialize_from_bucket(self) -> None:
+        """Looks nowhere; TFDS would leave an empty temporary folder behind each time."""
+
+
+class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A published zoo as a TFDS data set, with one TFDS config for each way to split it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    DATA_DIR_FLAG = "--config.data_dir=DIR"
+    # The zoo's top folder, its archive, and the official splits file beside them.
+    TOP: ClassVar[str]
+    ADDRESS: ClassVar[Address]
+    SPLITS_FILE: ClassVar[str]
+    NEEDS: ClassVar[str]
+
+    def __init__(self, *, request: Request | None = None, **kwargs: Any):
+        """A builder for one way to split the zoo.
+
+        Args:
+          request: what the user asked for.
+          **kwargs: of TFDS: `config`, a name in `BUILDER_CONFIGS`, and `data_dir` above all.
+        """
+        self.request = request or Request()
+        self.skipped = Skipped(self.request.skip_bad)
+        super().__init__(**{"file_format": "array_record"} | kwargs)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Of the prepared zoo."""
+        return pathlib.Path(self.data_dir)
+
+    def find_splits_file(self) -> pathlib.Path | None:
+        """The official split, where the user has it."""
+        return find_splits_file(type(self), self.request)
+
+    def _new_info(self, features: Mapping[str, Any], description: str, homepage: str, cite: str):
+        return LocalInfo(
+            builder=self,
+            description=description,
+            features=tfds.features.FeaturesDict(features),
+            homepage=homepage,
+            citation=cite,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _archive(self, downloads: pathlib.Path) -> pathlib.Path:
+        """The archive, downloaded if need be."""
+        address = self.ADDRESS
+        if self.request.url:
+            address = dataclasses.replace(address, url=self.request.url, sha256=None)
+        if self.request.sha256:
+            address = dataclasses.replace(address, sha256=self.request.sha256)
+        return fetch(address, downloads)
+
+    @classmethod
+    def find_source(cls, manual_dir: pathlib.Path) -> Any:
+        """The zoo in a folder of the user, with its place as `where`; None if it is not there."""
+        return archives.find(manual_dir, cls.TOP, cls.ADDRESS.filename)
+
+    def _source(self, downloads: pathlib.Path) -> archives.Source:
+        """The published files: the user's own, or the downloaded archive."""
+        manual_dir = self.request.manual_dir
+        if manual_dir is None:
+            return archives.Zip(self._archive(downloads), self.TOP)
+        found = self.find_source(manual_dir)
+        if found is None:
+            raise UserError(self.not_found(manual_dir))
+        return found
+
+    def not_found(self, manual_dir: pathlib.Path) -> str:
+        """The message for a folder that holds no such zoo."""
+        return (
+            f"{manual_dir}: no {self.name} zoo here; it needs {self.NEEDS}, or leave manual_dir "
+            "unset to download them"
+        )
+
+    def official_file(self) -> pathlib.Path:
+        """The official split; a `UserError` that says what to do if the user has none."""
+        file = self.find_splits_file()
+        if file is None:
+            raise UserError(
+                f"{self.name}: split is {self.builder_config.name!r}, but there is no "
+                f"{self.SPLITS_FILE}; put it into manual_dir, give it with --config.splits_file, "
+                "or take --config.split=seeded"
+            )
+        return file
+
+    def official_names(
+        self, file: pathlib.Path, target: str, files: archives.Source
+    ) -> dict[str, list[tuple[str, Any]]]:
+        """(name, target) of each network in an official JSON; all of them are among `files`."""
+
+        def name_of(path: str) -> str:
+            return archives.from_top(path, self.TOP)
+
+        parts: dict[str, list[tuple[str, Any]]] = {}
+        for split, networks in splits.read_json(file, target, name_of).items():
+            parts[split] = []
+            for name, value in networks:
+                if name in files.names:
+                    parts[split].append((name, value))
+                    continue
+                self.skipped.add(
+                    BadNetworkError(
+                        name,
+                        f"is named in {file} but missing from {files.where}",
+                        "fetch the zoo again, or leave it out with --config.skip_bad=True",
+                    )
+                )
+        return parts
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        parts = self._plan(pathlib.Path(dl_manager.download_dir))
+        for split in SPLITS:
+            if not parts[split]:
+                raise UserError(
+                    f"{self.name}: no networks for {split!r} in {self.info.metadata['source']}; "
+                    "the folder is incomplete, fetch the zoo again"
+                )
+        return {split: self._generate_examples(parts[split]) for split in SPLITS}
+
+    def _generate_examples(self, items: Iterable[Any]) -> Iterator[tuple[str | int, dict]]:
+        for key, item in enumerate(items):
+            try:
+                example = self._example(item)
+            except BadNetworkError as error:
+                self.skipped.add(error)
+                continue
+            yield key, example
+
+    @abc.abstractmethod
+    def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
+        """What goes into each split, and `self.info.metadata['source']` set to where it is from."""
+
+    @abc.abstractmethod
+    def _example(self, item: Any) -> dict[str, Any]:
+        """One network's features; a `BadNetworkError` if it cannot be used."""
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        file = self.find_splits_file()
+        self.info.metadata["splits_sha256"] = splits.fingerprint(file) if file else None
+        self.info.metadata["skipped"] = len(self.skipped.faults)
+        if self.skipped.faults:
+            self.skipped.write(self.folder / SKIPPED_FILE)
+
+
+def find_splits_file(builder: type[ZooBuilder], request: Request) -> pathlib.Path | None:
+    """The official split, where the user has it.
+
+    Raises:
+      UserError: the user names a file that does not exist.
+    """
+    if request.splits_file is not None:
+        if not request.splits_file.is_file():
+            raise UserError(
+                f"no splits file at {request.splits_file}; correct --config.splits_file"
+            )
+        return request.splits_file
+    if request.manual_dir is None:
+        return None
+    folders = [request.manual_dir, request.manual_dir.parent]
+    # The parent only where manual_dir is the zoo's own top folder, beside which the file lies.
+    for folder in folders if request.manual_dir.name == builder.TOP else folders[:1]:
+        found = splits.find_file(folder, builder.SPLITS_FILE)
+        if found:
+            return found
+    return None
+
+
+def damaged(folder: pathlib.Path, error: Exception) -> UserError:
+    """What to tell of a prepared zoo whose files cannot be read."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(
+        f"the prepared zoo in {folder} is damaged ({reason}); delete that folder and run again"
+    )
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Prepares a zoo unless it is prepared: all of it, or nothing that later loads.
+
+    Args:
+      builder: a `ZooBuilder`, or one with the same `folder`, `skipped` and `DATA_DIR_FLAG`.
+
+    Raises:
+      UserError: anything wrong with the files, the connection or the disk.
+    """
+    if builder.data_path.exists():
+        return
+    try:
+        with lock(pathlib.Path(builder.data_dir_root) / builder.name):
+            if builder.data_path.exists():  # another process has done it meanwhile
+                builder.info.read_from_directory(builder.data_dir)
+                return
+            for abandoned in builder.folder.parent.glob("incomplete.*"):
+                shutil.rmtree(abandoned)
+            _prepare(builder)
+    except OSError as error:
+        raise UserError(_unwritable(builder, error.strerror or str(error))) from error
+
+
+def lock(folder: pathlib.Path) -> io.TextIOBase:
+    """A file in `folder` that one process at a time has, until it closes it or is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that works in {folder}", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    downloads = builder.data_dir_root / "downloads"
+    try:
+        print(f"preparing {builder.name} in {builder.data_dir}")
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS says there that it knows no sizes
+            builder.download_and_prepare(download_config=config, download_dir=os.fspath(downloads))
+    except AssertionError as error:  # what TFDS raises for a split without examples
+        if "No examples" not in str(error):
+            raise
+        raise UserError(
+            f"{builder.name}: no network of a split can be used; the first fault: "
+            f"{': '.join(next(iter(builder.skipped.faults.items())))}; fetch the zoo again"
+        ) from error
+    except RuntimeError as error:  # what array_record's writer raises
+        reason = str(error)
+        for known in ("No space left on device", "File too large", "Disk quota exceeded"):
+            if known in reason:
+                raise UserError(_unwritable(builder, known)) from error
+        raise
+
+
+def _unwritable(builder: tfds.core.DatasetBuilder, reason: str) -> str:
+    return (
+        f"cannot write the prepared zoo to {builder.data_dir} ({reason}); free some space, or "
+        f"choose another folder with {builder.DATA_DIR_FLAG}"
+    )

@@ -1,0 +1,67 @@
+"""Zoos that `build_zoo` made, from their folder to zoos that can be probed."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo import flat_weights
+from probegen_jax.zoo.prepared.reading import Columns, read
+from probegen_jax.zoo.zoo import Zoo
+
+
+def load(folder: pathlib.Path, family: str, fidelity: str = "faithful") -> Zoo:
+    """A built zoo, with weights on the host.
+
+    Args:
+      folder: of the build, its `--out`.
+      family: "inr" or "cnn", as the config expects.
+      fidelity: of CNN zoos: "faithful" runs networks as they were trained, "official" as ProbeGen's
+        published code does.
+
+    Raises:
+      UserError: no zoo there, of another family, or damaged.
+    """
+    from probegen_jax.zoo.prepared import build_folder
+
+    builder = build_folder.opened(folder)
+    metadata = dict(builder.info.metadata)
+    if metadata["family"] != family:
+        raise UserError(
+            f"{folder} is a zoo of the family {metadata['family']!r}, but this config is for "
+            f"{family!r}; {_CONFIGS}"
+        )
+    columns, rows = read(builder)
+    return _FAMILIES[family](columns, rows, metadata, fidelity)
+
+
+def _inr(
+    columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
+) -> Zoo:
+    settings = dict(metadata["spec"])
+    spec = SirenSpec(**settings | {"hidden": tuple(settings["hidden"])})
+    return Zoo(
+        metadata["name"],
+        spec,
+        flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract()),
+        np.asarray(columns["label"]),
+        rows,
+        "classification",
+        len(metadata["class_names"]),
+        image_shape=tuple(metadata["image_shape"]),
+    )
+
+
+def _cnn(
+    columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
+) -> Zoo:
+    from probegen_jax.zoo.prepared import cnn_zoos
+
+    return cnn_zoos.built(columns, rows, metadata, fidelity)
+
+
+_FAMILIES: dict[str, Callable[..., Zoo]] = {"inr": _inr, "cnn": _cnn}
+_CONFIGS = "configs/mnist.py is for INRs, configs/cifar10_wild_park.py for CNNs"

@@ -1,0 +1,172 @@
+"""CNN zoos, from prepared columns to zoos that can be probed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.cnn import cnn, published
+from probegen_jax.networks.cnn.layer import PER_NETWORK
+from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.zoo.files.small_cnn_files import SHAPES
+from probegen_jax.zoo.prepared.layer_table import ParkNetwork
+from probegen_jax.zoo.prepared.reading import Columns
+from probegen_jax.zoo.published.cifar10_gs import ACTIVATIONS
+from probegen_jax.zoo.zoo import Zoo
+
+
+def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: published.Fidelity) -> Zoo:
+    """The Small CNN Zoo on grayscale CIFAR-10.
+
+    Args:
+      columns: as prepared.
+      rows: of each split.
+      fidelity: "faithful" runs the networks as they were trained, "official" as ProbeGen's
+        published code does, with a pixel of padding.
+    """
+    names = np.char.decode(np.asarray(columns["activation"]))
+    # The published zoo has relu and tanh; others of its format more.
+    present = tuple(name for name in ACTIVATIONS if name in ("relu", "tanh") or name in names)
+    arrays = dict(zip(SHAPES, _parts(np.asarray(columns["weights"])), strict=True))
+
+    def affine(name: str) -> dict[str, np.ndarray]:
+        return {part: arrays[f"sequential/{name}/{part}:0"] for part in ("kernel", "bias")}
+
+    weights = {
+        "layers": tuple(affine(name) for name in ("conv2d", "conv2d_1", "conv2d_2")),
+        "head": affine("dense"),
+        "activation": np.asarray([present.index(name) for name in names], np.int32),
+    }
+    return Zoo(
+        "cifar10_gs",
+        published.small_cnn_zoo(present, fidelity),
+        weights,
+        np.asarray(columns["score"]),
+        rows,
+        "regression",
+        1,
+    )
+
+
+def cifar10_wild_park(
+    columns: Columns, rows: dict[str, np.ndarray], fidelity: published.Fidelity
+) -> Zoo:
+    """The CNN Wild Park, with the training run of each network.
+
+    Args:
+      columns: as prepared.
+      rows: of each split.
+      fidelity: "faithful" keeps residual links, "official" drops them as ProbeGen's published code
+        does.
+    """
+    names = [path.decode() for path in columns["path"]]
+    spec, stacked = mixed.build(*_mixture(columns, fidelity, names), names)
+    _, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
+    return Zoo(
+        "cifar10_wild_park",
+        spec,
+        stacked,
+        np.asarray(columns["score"]),
+        rows,
+        "regression",
+        1,
+        runs_N.astype(np.int32),
+    )
+
+
+def built(
+    columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
+) -> Zoo:
+    """A zoo that `build_zoo cnn` made.
+
+    Args:
+      columns: as stored.
+      rows: of each split.
+      metadata: of the data set: its name and image shape.
+      fidelity: "faithful", or "official": networks of the Small CNN Zoo's architecture padded by a
+        pixel and all others without residual links, as ProbeGen's published code runs such zoos.
+    """
+    size = tuple(int(side) for side in metadata["image_shape"])
+    names = [f"run {run}" for run in columns["run"]]
+    specs, weights = _mixture(columns, fidelity, names, size[:2])
+    used = dict.fromkeys(specs)
+    common = _but_for_activation(list(used), fidelity)
+    if common is None:
+        spec, stacked = mixed.build(specs, weights, names)
+    else:
+        spec = common
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *weights)
+        stacked["activation"] = np.asarray(
+            [spec.activations.index(each.layers[0].activation) for each in specs], np.int32
+        )
+    runs, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
+    return Zoo(
+        metadata["name"],
+        spec,
+        stacked,
+        np.asarray(columns["score"]),
+        rows,
+        "regression",
+        1,
+        runs_N.astype(np.int32) if len(runs) < len(runs_N) else None,
+    )
+
+
+def _mixture(
+    columns: Columns,
+    fidelity: str,
+    names: Sequence[str],
+    image_size: tuple[int, int] = (32, 32),
+) -> tuple[list[cnn.CnnSpec], list[cnn.CnnWeights]]:
+    """Architecture and weights of each network; names are for messages."""
+    specs: dict[bytes, cnn.CnnSpec] = {}
+    of_network, weights = [], []
+    for layers, vector, classes, name in zip(
+        columns["layers"], columns["weights"], columns["num_classes"], names, strict=True
+    ):
+        network = ParkNetwork(layers, vector, int(classes))
+        key = layers.tobytes() + bytes([int(classes)])
+        if key not in specs:
+            try:
+                specs[key] = published.wild_park(network.config(), fidelity, name, image_size)
+            except UserError as error:
+                raise UserError(
+                    f"{error}; prepare the zoo again with that network removed"
+                ) from error
+        of_network.append(specs[key])
+        weights.append(network.arrays())
+    return of_network, weights
+
+
+def _but_for_activation(specs: list[cnn.CnnSpec], fidelity: str) -> cnn.CnnSpec | None:
+    """The one architecture of networks that each have one activation; None if there are more."""
+
+    def without(spec: cnn.CnnSpec) -> cnn.CnnSpec:
+        layers = [dataclasses.replace(layer, activation=PER_NETWORK) for layer in spec.layers]
+        return dataclasses.replace(spec, layers=tuple(layers), activations=present)
+
+    if any(len({layer.activation for layer in spec.layers}) > 1 for spec in specs):
+        return None
+    present = tuple(sorted({spec.layers[0].activation for spec in specs}))
+    alike = {without(spec) for spec in specs}
+    if len(alike) > 1:
+        return None
+    (spec,) = alike
+    small = dataclasses.replace(published.small_cnn_zoo(present), image_shape=spec.image_shape)
+    if fidelity == "official" and spec == dataclasses.replace(small, num_classes=spec.num_classes):
+        padded = [dataclasses.replace(layer, padding=1) for layer in spec.layers]
+        return dataclasses.replace(spec, layers=tuple(padded))
+    return spec
+
+
+def _parts(vectors_NxW: np.ndarray) -> list[np.ndarray]:
+    ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
+    return [
+        part.reshape(-1, *shape)
+        for part, shape in zip(
+            np.split(vectors_NxW, ends[:-1], axis=1), SHAPES.values(), strict=True
+        )
+    ]

@@ -1,0 +1,149 @@
+"""One Wild Park network as it is stored: a table of its layers, and its weights as one vector."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probegen_jax.zoo.bad_networks import BadNetworkError, check_finite
+
+# Columns of the table. An activation is its place in ACTIVATIONS; residual is −1, or the earlier
+# layer whose output, after its activation, is added before this layer's activation.
+COLUMNS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "activation",
+    "residual",
+)
+# Above any channel or kernel that a CNN of this kind could have.
+_LARGEST = 2**16
+ACTIVATIONS = ("none", "relu", "gelu", "tanh", "sigmoid", "leaky_relu", "sine")
+
+
+@dataclasses.dataclass(frozen=True)
+class ParkNetwork:
+    """A CNN: convolutions, global average pooling, a linear head.
+
+    Attributes:
+      layers: one row per convolution, by `COLUMNS`.
+      weights: of each layer the kernel (k, k, in, out), then the bias; last the head's kernel
+        (channels, classes) and bias.
+      num_classes: outputs of the head.
+    """
+
+    layers: Int[np.ndarray, "L 7"]
+    weights: Float[np.ndarray, " W"]
+    num_classes: int
+
+    def config(self) -> dict[str, Any]:
+        """The architecture as the published checkpoints state it."""
+        table = self.layers.tolist()
+        channels = [table[0][0], *(row[1] for row in table)]
+        per_layer = {name: [row[i] for row in table] for i, name in enumerate(COLUMNS) if i > 1}
+        per_layer["activation"] = [ACTIVATIONS[index] for index in per_layer["activation"]]
+        return {
+            "n_layers": len(table),
+            "n_classes": self.num_classes,
+            "channels": channels,
+            **per_layer,
+        }
+
+    def arrays(self) -> dict[str, Any]:
+        """`{"layers": ({"kernel", "bias"}, ...), "head": {"kernel", "bias"}}`: views, no copies."""
+        parts, start = [], 0
+        for kernel_shape in self._kernel_shapes():
+            end = start + int(np.prod(kernel_shape))
+            bias_end = end + kernel_shape[-1]
+            parts.append(
+                {
+                    "kernel": self.weights[start:end].reshape(kernel_shape),
+                    "bias": self.weights[end:bias_end],
+                }
+            )
+            start = bias_end
+        return {"layers": tuple(parts[:-1]), "head": parts[-1]}
+
+    def _kernel_shapes(self) -> Iterator[tuple[int, ...]]:
+        for m, n, k, *_ in self.layers.tolist():
+            yield (k, k, m, n)
+        yield (int(self.layers[-1, 1]), self.num_classes)
+
+
+def from_torch(
+    state: Mapping[str, np.ndarray], config: Mapping[str, Any], network: str
+) -> ParkNetwork:
+    """A network from its checkpoint's state dict and config.
+
+    Args:
+      state: `layers.i.weight (out, in, k, k)`, `layers.i.bias`, `fc.weight`, `fc.bias`.
+      config: the architecture.
+      network: names it in messages.
+
+    Raises:
+      BadNetworkError: weights and architecture disagree, or make no network.
+    """
+    layers = _table(config, network)
+    expected: dict[str, tuple[int, ...]] = {}
+    for index, (m, n, k, *_) in enumerate(layers.tolist()):
+        expected[f"layers.{index}.weight"] = (n, m, k, k)
+        expected[f"layers.{index}.bias"] = (n,)
+    num_classes = config.get("n_classes", 10)
+    expected["fc.weight"] = (num_classes, int(layers[-1, 1]))
+    expected["fc.bias"] = (num_classes,)
+    for key, shape in expected.items():
+        if key not in state:
+            raise BadNetworkError(network, f"has no {key}, which its config describes")
+        if state[key].shape != shape:
+            raise BadNetworkError(
+                network, f"{key} has shape {state[key].shape}, its config says {shape}"
+            )
+    extra = sorted(set(state) - set(expected))
+    if extra:
+        raise BadNetworkError(network, f"has {extra[0]}, which its config does not describe")
+    check_finite(network, state)
+    parts = []
+    for index in range(len(layers)):
+        parts += [
+            state[f"layers.{index}.weight"].transpose(2, 3, 1, 0),
+            state[f"layers.{index}.bias"],
+        ]
+    parts += [state["fc.weight"].T, state["fc.bias"]]
+    return ParkNetwork(layers, np.concatenate([np.ravel(part) for part in parts]), num_classes)
+
+
+def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:
+    channels = config.get("channels")
+    if not isinstance(channels, list) or len(channels) < 2:
+        raise BadNetworkError(network, f"its config's channels are {channels!r}, not a list")
+    depth = len(channels) - 1
+    columns: list[list[Any]] = [channels[:-1], channels[1:]]
+    for name in COLUMNS[2:]:
+        values = config.get(name, [-1] * depth if name == "residual" else None)
+        if not isinstance(values, list) or len(values) != depth:
+            raise BadNetworkError(
+                network, f"its config's {name} is {values!r}, not a list of {depth}"
+            )
+        if name == "activation":
+            for value in values:
+                if value not in ACTIVATIONS:
+                    raise BadNetworkError(network, f"its activation {value!r} is unknown")
+            values = [ACTIVATIONS.index(value) for value in values]
+        columns.append(values)
+    if not all(isinstance(value, int) for column in columns for value in column):
+        raise BadNetworkError(network, "its config holds something else than whole numbers")
+    if any(abs(value) > _LARGEST for column in columns for value in column):
+        raise BadNetworkError(network, f"its config holds a size above {_LARGEST}")
+    table = np.asarray(columns, np.int32).T
+    if (table[:, :4] < 1).any() or (table[:, 4] < 0).any():
+        raise BadNetworkError(network, "its config holds sizes below 1 or a negative padding")
+    residual = table[:, COLUMNS.index("residual")]
+    if (residual < -1).any() or (residual >= np.arange(depth)).any():
+        raise BadNetworkError(
+            network, f"its residual links {residual.tolist()} do not lead to earlier layers"
+        )
+    return np.ascontiguousarray(table)

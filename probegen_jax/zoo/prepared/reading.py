@@ -1,0 +1,133 @@
+"""A prepared data set as arrays: in memory, or where it is large, mapped from files beside it."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
+from tqdm import tqdm
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo.prepared.builders import damaged
+from probegen_jax.zoo.zoo import SPLITS
+
+# Networks that are read at a time: enough to keep the reader's threads busy.
+_CHUNK = 512
+
+# Bytes of all networks from which they are mapped, so that a host reads only those that it uses.
+_LARGE = 2**30
+
+Columns = dict[str, np.ndarray | list[Any]]
+
+
+def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
+    """All networks of a prepared zoo.
+
+    Args:
+      builder: of a zoo that is prepared.
+
+    Returns:
+      Each feature, stacked over the networks (a list of arrays where its shape varies), and the
+      rows of each split. Of a large zoo, or in a job of several processes, the arrays are mapped
+      from files that are made on first use.
+
+    Raises:
+      UserError: the prepared files are damaged.
+    """
+    try:
+        sizes = {split: builder.info.splits[split].num_examples for split in SPLITS}
+        features = builder.info.features
+        ragged = any(None in feature.shape for feature in features.values())
+        bytes_each = sum(
+            int(np.prod(feature.shape, dtype=np.int64)) * np.dtype(feature.np_dtype).itemsize
+            for feature in features.values()
+            if not ragged and np.issubdtype(feature.np_dtype, np.number)
+        )
+        small = bytes_each * sum(sizes.values()) < _LARGE and jax.process_count() == 1
+        if ragged or small:
+            return _read(builder, np.empty)
+        return _mapped(builder, sizes)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        DecodeError,
+    ) as error:
+        raise damaged(pathlib.Path(builder.data_dir), error) from error
+
+
+def _mapped(
+    builder: tfds.core.DatasetBuilder, sizes: dict[str, int]
+) -> tuple[Columns, dict[str, np.ndarray]]:
+    folder = pathlib.Path(builder.data_dir) / "columns"
+    if not folder.exists():
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+
+            def column(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+                made.append(temporary / f"{len(made)}.npy")
+                return np.lib.format.open_memmap(made[-1], "w+", np.dtype(dtype), shape)
+
+            made: list[pathlib.Path] = []
+            columns, _ = _read(builder, column)
+            for name, values in columns.items():
+                if isinstance(values, np.memmap):
+                    values.flush()
+                    pathlib.Path(values.filename).rename(temporary / f"{name}.npy")
+                else:
+                    np.save(temporary / f"{name}.npy", np.asarray(values))
+            temporary.rename(folder)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(
+                f"cannot write {folder} ({error.strerror}): networks that take more than memory "
+                "should are mapped from there; free some space, or choose another folder with "
+                "--config.data_dir=DIR"
+            ) from error
+    columns = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in builder.info.features
+    }
+    ends = np.cumsum(list(sizes.values()))
+    if any(len(values) != ends[-1] for values in columns.values()):
+        raise ValueError(f"{folder} is not whole")
+    rows = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
+    return columns, dict(zip(sizes, rows, strict=True))
+
+
+def _read(
+    builder: tfds.core.DatasetBuilder, empty: Callable[..., np.ndarray]
+) -> tuple[Columns, dict[str, np.ndarray]]:
+    sizes = {split: builder.info.splits[split].num_examples for split in SPLITS}
+    total = sum(sizes.values())
+    columns: Columns = {}
+    for name, feature in builder.info.features.items():
+        fixed = None not in feature.shape and np.issubdtype(feature.np_dtype, np.number)
+        columns[name] = empty((total, *feature.shape), feature.np_dtype) if fixed else []
+    rows, start = {}, 0
+    with tqdm(total=total, desc="loading networks", unit="net", disable=None) as bar:
+        for split, size in sizes.items():
+            rows[split] = np.arange(start, start + size, dtype=np.int32)
+            networks = builder.as_data_source(split)
+            if len(networks) != size:
+                raise ValueError(f"{split} has {len(networks)} networks, not {size}")
+            for first in range(0, size, _CHUNK):
+                chunk = networks.__getitems__(list(range(first, min(first + _CHUNK, size))))
+                for offset, network in enumerate(chunk, start + first):
+                    for name, value in network.items():
+                        if isinstance(columns[name], list):
+                            columns[name].append(value)
+                        else:
+                            columns[name][offset] = value
+                bar.update(len(chunk))
+            start += size
+    return columns, rows

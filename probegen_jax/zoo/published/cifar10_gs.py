@@ -1,0 +1,122 @@
+"""CIFAR10-GS: the Small CNN Zoo of Unterthiner et al. (2020) on grayscale CIFAR-10."""
+
+import pathlib
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo import splits
+from probegen_jax.zoo.bad_networks import BadNetworkError
+from probegen_jax.zoo.files import small_cnn_files as files
+from probegen_jax.zoo.files.download import Address
+from probegen_jax.zoo.prepared import builders
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "selu")
+
+
+class Cifar10Gs(builders.ZooBuilder):
+    """CIFAR10-GS: the final networks of 30,000 runs, with their test accuracy."""
+
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(
+            name="official", description="NFN's, with the stray first line of its CSV as a row"
+        ),
+        tfds.core.BuilderConfig(name="faithful", description="NFN's, without the stray line"),
+        tfds.core.BuilderConfig(
+            name="seeded", description="half for test, a tenth for validation, drawn by our seed"
+        ),
+    ]
+    TOP = "cifar10"
+    SPLITS_FILE = "nfn_cifar10_split.csv"
+    ADDRESS = Address(
+        "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/cifar10.tar.xz",
+        "cifar10.tar.xz",
+    )
+    NEEDS = "weights.npy, metrics.csv.gz and layout.csv, there or in cifar10/, or cifar10.tar.xz"
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._new_info(
+            {
+                "weights": tfds.features.Tensor(
+                    shape=(files.NUM_WEIGHTS,), dtype=np.float32, encoding="bytes"
+                ),
+                "score": np.float32,
+                "activation": tfds.features.Text(),
+                "row": np.int32,
+                "path": tfds.features.Text(),
+            },
+            (type(self).__doc__ or "").strip(),
+            "https://github.com/google-research/google-research/tree/master/dnn_predict_accuracy",
+            """@misc{unterthiner2020predicting,
+  title={Predicting Neural Network Accuracy from Weights},
+  author={Unterthiner, Thomas and Keysers, Daniel and Gelly, Sylvain and Bousquet, Olivier and
+          Tolstikhin, Ilya}, year={2020}, eprint={2002.11448}, archivePrefix={arXiv}}""",
+        )
+
+    @classmethod
+    def find_source(cls, manual_dir: pathlib.Path) -> files.Files | None:
+        """The zoo in a folder of the user, or None."""
+        for folder in (manual_dir, manual_dir / cls.TOP):
+            if (folder / files.WEIGHTS).is_file():
+                return files.FolderFiles(folder.resolve())
+        archive = manual_dir / cls.ADDRESS.filename
+        return files.TarFiles(archive.resolve()) if archive.is_file() else None
+
+    def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
+        manual_dir = self.request.manual_dir
+        found = (
+            files.TarFiles(self._archive(downloads))
+            if manual_dir is None
+            else self.find_source(manual_dir)
+        )
+        if found is None:
+            raise UserError(self.not_found(manual_dir))
+        self._where = found.where
+        self.info.metadata["source"] = str(found.where)
+        self._metrics = files.parse_metrics(
+            found.small(files.METRICS), f"{found.where}/{files.METRICS}"
+        )
+        self._places = files.parse_layout(
+            found.small(files.LAYOUT), f"{found.where}/{files.LAYOUT}"
+        )
+        parts = self._split(len(self._metrics))
+        wanted = np.concatenate([np.asarray(rows, np.int64) for rows in parts.values()])
+        width = int(self._places.max()) + 1
+        self._rows = found.rows(wanted, len(self._metrics), width)
+        return parts
+
+    def _split(self, number: int) -> dict[str, list[int]]:
+        # A run's last checkpoint; the task takes no others.
+        ends = zip(self._metrics.steps, self._metrics.finals, strict=True)
+        final = {row for row, (step, last) in enumerate(ends) if step == last}
+        if not final:
+            raise UserError(
+                f"{self._where}/{files.METRICS}: no row has step {files.PUBLISHED_EPOCHS}, a "
+                "run's last; fetch the zoo again"
+            )
+        if self.builder_config.name == "seeded":
+            return splits.seeded(sorted(final), 0.1, 0.5, where=f"{self._where}/{files.METRICS}")
+        file = self.official_file()
+        order = splits.read_nfn_order(file, self.builder_config.name == "faithful", number)
+        return splits.nfn([row for row in order if row in final])
+
+    def _example(self, item: int) -> dict[str, Any]:
+        metrics, where = self._metrics, f"{self._where}/{files.WEIGHTS}: row {item}"
+        weights = np.asarray(self._rows[item])[self._places]
+        remedy = "fetch the zoo again, or leave such networks out with --config.skip_bad=True"
+        if not np.isfinite(weights).all():
+            raise BadNetworkError(where, "holds NaN or infinite weights", remedy)
+        score, activation = metrics.scores[item], metrics.activations[item]
+        if not 0 <= score <= 1:
+            raise BadNetworkError(where, f"its test accuracy is {score}, outside 0 to 1", remedy)
+        if activation not in ACTIVATIONS:
+            raise BadNetworkError(where, f"its activation {activation!r} is unknown", remedy)
+        return {
+            "weights": weights,
+            "score": score,
+            "activation": activation,
+            "row": item,
+            "path": metrics.paths[item],
+        }

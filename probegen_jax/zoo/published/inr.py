@@ -1,0 +1,91 @@
+"""The INR zoos of Navon et al. (2023): one torch file per network, below `train` or `test`."""
+
+import pathlib
+import re
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo import splits
+from probegen_jax.zoo.bad_networks import BadNetworkError
+from probegen_jax.zoo.files import inr_files
+from probegen_jax.zoo.prepared import builders
+
+NUM_CLASSES = 10
+SPEC = SirenSpec()
+
+_CITATION = """@inproceedings{navon2023equivariant,
+  title={Equivariant Architectures for Learning in Deep Weight Spaces},
+  author={Navon, Aviv and Shamsian, Aviv and Achituve, Idan and Fetaya, Ethan and Chechik, Gal and
+          Maron, Haggai},
+  booktitle={International Conference on Machine Learning}, year={2023}}"""
+
+
+class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
+    """SIRENs 2→32→32→1, one per image, with the image's class."""
+
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name="official", description="as the official JSON says"),
+        tfds.core.BuilderConfig(
+            name="seeded",
+            description="the published test images; validation drawn from the others by our seed",
+        ),
+    ]
+    # Of a network's name: a group `test` that matches for test images, maybe a group `label`.
+    NETWORK: ClassVar[re.Pattern[str]]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._new_info(
+            {
+                "weights": tfds.features.Tensor(
+                    shape=(SPEC.num_weights,), dtype=np.float32, encoding="bytes"
+                ),
+                "label": np.int32,
+                "path": tfds.features.Text(),
+            },
+            (type(self).__doc__ or "").strip(),
+            "https://github.com/AvivNavon/DWSNets",
+            _CITATION,
+        )
+
+    def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
+        self._files = self._source(downloads)
+        self.info.metadata["source"] = str(self._files.where)
+        if self.builder_config.name == "official":
+            return self.official_names(self.official_file(), "label", self._files)
+        test, others = [], []
+        for name in sorted(self._files.names):
+            match = self.NETWORK.fullmatch(name)
+            if match:
+                label = match.groupdict().get("label")
+                (test if match["test"] else others).append((name, label))
+        if not others or not test:
+            raise UserError(
+                f"{self._files.where}: no networks for {'test' if others else 'training'} found; "
+                f"expected {self.NEEDS}"
+            )
+        where = self._files.where
+        return splits.seeded(others, splits.INR_VAL_SHARE, 0.0, where=where) | {"test": test}
+
+    def _example(self, item: tuple[str, Any]) -> dict[str, Any]:
+        name, label = item
+        where = f"{self._files.where}/{name}"
+        file = inr_files.read(self._files.read(name), where)
+        vector = inr_files.to_vector(file.state, where, SPEC, inr_files.InrKeys())
+        label = file.label if label is None else label
+        return {"weights": vector, "label": _checked_label(label, where), "path": name}
+
+
+def _checked_label(label: Any, network: str) -> int:
+    if label is None:
+        raise BadNetworkError(
+            network,
+            "stores no label",
+            "give the official splits file, which has the labels, with --config.splits_file",
+        )
+    if not str(label).isdecimal() or int(label) >= NUM_CLASSES:
+        raise BadNetworkError(network, f"its label is {label!r}, outside 0 to {NUM_CLASSES - 1}")
+    return int(label)

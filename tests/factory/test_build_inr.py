@@ -1,0 +1,328 @@
+"""INR zoos from images: built, killed, built again, exported and read back."""
+
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import REPO
+
+from probegen_jax import build_zoo
+from probegen_jax.errors import UserError
+from probegen_jax.factory.images import sources
+from probegen_jax.factory.inr import build_inr, fit, planned
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo.prepared import build_folder as data_set
+from probegen_jax.zoo.prepared import built_zoos
+from probegen_jax.zoo.prepared.builders import Request
+from probegen_jax.zoo.prepared.reading import read
+from probegen_jax.zoo.published import loading
+
+IMAGES = 42
+
+
+def write_images(path: pathlib.Path, number: int = IMAGES) -> pathlib.Path:
+    """Blurred discs in ten classes, 6×6, the last seventh kept for test."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:6, :6]
+    centers, labels = rng.uniform(1, 4, (number, 2, 1, 1)), np.arange(number) % 10
+    distance = np.hypot(y - centers[:, 0], x - centers[:, 1]) - labels[:, None, None] / 5
+    pixels = np.round(255 / (1 + np.exp(3 * distance))).astype(np.uint8)
+    cut = number - number // 7
+    np.savez(path, x_train=pixels[:cut], y_train=labels[:cut], x_test=pixels[cut:],
+             y_test=labels[cut:])  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images") / "discs.npz")
+
+
+def build(source, out, *flags):
+    build_zoo.main(["x", "inr", f"--images={source}", f"--out={out}", *flags])
+
+
+def columns_of(out):
+    columns, rows = read(data_set.opened(out))
+    return {name: np.asarray(column) for name, column in columns.items()}, rows
+
+
+@pytest.fixture(scope="module")
+def exported(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("zoos") / "discs"
+    pytest.importorskip("torch")
+    build(source, out, "--steps=20", "--export=torch", "--layout=mnist")
+    return out
+
+
+def test_networks_draw_their_images_and_splits_follow_the_source(source, exported):
+    found = sources.load(str(source))
+    zoo = built_zoos.load(exported, "inr")
+    columns, rows = columns_of(exported)
+    assert {split: len(of) for split, of in rows.items()} == {"train": 33, "val": 3, "test": 6}
+    assert sorted(columns["image"]) == list(range(IMAGES))
+    assert columns["image"][rows["test"]].tolist() == list(range(36, 42))
+    labels = np.concatenate([found.train.labels, found.test.labels])
+    np.testing.assert_array_equal(zoo.targets_N, labels[columns["image"]])
+    pixels = sources.scaled(np.concatenate([found.train.images, found.test.images]))
+    drawn = jax.vmap(zoo.spec.apply, (0, None))(
+        zoo.weights, jnp.asarray(zoo.spec.pixel_coordinates(6, 6))
+    )
+    errors = np.asarray(drawn).reshape(-1, 6, 6, 1) - pixels[columns["image"]]
+    psnr = -10 * np.log10(np.mean(errors**2, axis=(1, 2, 3)))
+    np.testing.assert_allclose(psnr, columns["psnr"], rtol=1e-3)
+    assert psnr.mean() > 20
+    assert zoo.image_shape == (6, 6)
+
+
+def test_an_export_gives_plain_torch_code_the_same_outputs(exported):
+    import torch
+
+    zoo = built_zoos.load(exported, "inr")
+    listed = json.loads((exported / "torch" / "mnist_splits.json").read_text())
+    coordinates = zoo.spec.pixel_coordinates(6, 6)
+    for split, rows in zoo.splits.items():
+        paths, labels = listed[split]["path"], listed[split]["label"]
+        assert labels == [str(label) for label in zoo.targets_N[rows]]
+        for path, label, row in zip(paths, labels, rows, strict=True):
+            part = "testing" if split == "test" else "training"
+            assert path.startswith(f"mnist-inrs/mnist_png_{part}_{label}_")
+            state = torch.load(exported / "torch" / path)
+            x = torch.from_numpy(coordinates)
+            for layer in (0, 1):
+                x = torch.sin(
+                    30 * (x @ state[f"seq.{layer}.weight"].T + state[f"seq.{layer}.bias"])
+                )
+            x = x @ state["seq.2.weight"].T + state["seq.2.bias"] + 0.5
+            network = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), zoo.weights)
+            np.testing.assert_allclose(
+                zoo.spec.apply(network, jnp.asarray(coordinates)), x, atol=2e-5
+            )
+
+
+@pytest.mark.parametrize("layout", ["mnist", "fmnist"])
+def test_an_export_comes_back_as_the_published_zoo_bit_for_bit(layout, source, exported, tmp_path):
+    if layout == "fmnist":
+        # Files that are there stay; the layout is another one, so all are written beside.
+        build(source, exported, "--steps=20", "--export=torch", "--layout=fmnist")
+    request = Request(manual_dir=exported / "torch")
+    zoo = built_zoos.load(exported, "inr")
+    back = loading.load(f"{layout}_inr", tmp_path, split="official", request=request)
+    for split, rows in zoo.splits.items():
+        ours = jax.tree.map(lambda leaf, rows=rows: leaf[rows], zoo.weights)
+        theirs = jax.tree.map(lambda leaf, s=split: leaf[back.splits[s]], back.weights)
+        targets = zoo.targets_N[rows], back.targets_N[back.splits[split]]
+        # The published builder shuffles; a network is known by its first weights.
+        order = [np.lexsort(each[0]["kernel"][:, :, :2].reshape(len(rows), -1).T)
+                 for each in (ours, theirs)]  # fmt: skip
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(a[order[0]], b[order[1]])
+        np.testing.assert_array_equal(targets[0][order[0]], targets[1][order[1]])
+
+
+def test_a_killed_export_goes_on(source, exported):
+    folder = exported / "torch"
+    victims = sorted(folder.glob("mnist-inrs/**/*.pth"))[:3]
+    content = [path.read_bytes() for path in victims]
+    victims[0].unlink()
+    victims[1].rename(victims[1].with_name(".model_final.pth"))
+    kept = victims[2].stat().st_mtime_ns
+    build(source, exported, "--steps=20", "--export=torch", "--layout=mnist")
+    assert [path.read_bytes() for path in victims] == content
+    assert victims[2].stat().st_mtime_ns == kept
+
+
+def test_a_finished_zoo_is_shown_and_another_is_refused(source, exported, capsys):
+    def times():
+        return {
+            path: path.stat().st_mtime_ns for path in exported.rglob("*") if path.name != ".lock"
+        }
+
+    before = times()
+    build(source, exported, "--steps=20")
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"another zoo: recipe\.steps \(20 there, 21 here\), seed"):
+        build(source, exported, "--steps=21", "--seed=1")
+    assert times() == before
+
+
+def test_what_falls_short_is_fitted_again_from_other_starts(source, exported, tmp_path, capsys):
+    before, _ = columns_of(exported)
+    least = float(np.quantile(before["psnr"], 0.2))
+    build(source, tmp_path / "zoo", "--steps=20", f"--min_psnr={least}")
+    after, _ = columns_of(tmp_path / "zoo")
+    short = before["psnr"] < least
+    assert 0 < short.sum() < IMAGES / 2
+    np.testing.assert_array_equal(after["starts"] > 1, short)
+    np.testing.assert_array_equal(after["weights"][~short], before["weights"][~short])
+    assert (after["psnr"][short] >= before["psnr"][short]).all()
+    assert (after["psnr"][short] > before["psnr"][short]).any()
+    assert after["starts"].max() <= build_inr.RETRIES + 1
+    assert f"{short.sum()} networks were fitted again" in capsys.readouterr().out
+
+
+def test_copies_of_an_image_stay_in_one_split_and_differ(source, exported, tmp_path):
+    build(source, tmp_path / "zoo", "--steps=20", "--copies=3", "--num=21")
+    columns, rows = columns_of(tmp_path / "zoo")
+    of_split = {split: set(columns["image"][of].tolist()) for split, of in rows.items()}
+    for a, b in itertools.combinations(of_split.values(), 2):
+        assert not a & b
+    assert sum(len(each) for each in of_split.values()) == 21 == len(columns["image"]) / 3
+    assert len(np.unique(columns["weights"], axis=0)) == 63
+    # The first copy is the network that a zoo without copies, or with more images, has.
+    once, _ = columns_of(exported)
+    first = columns["copy"] == 0
+    place = [once["image"].tolist().index(image) for image in columns["image"][first]]
+    np.testing.assert_array_equal(columns["weights"][first], once["weights"][place])
+
+
+def test_proportions_of_the_published_zoos():
+    pixels, labels = np.zeros((60_000, 1, 1, 1), np.uint8), np.arange(60_000, dtype=np.int32) % 10
+    train = sources.Part(pixels, labels)
+    test = sources.Part(pixels[:10_000], labels[:10_000])
+    source = sources.ImageSet("mnist", train, test, 10, tuple("0123456789"), "")
+    sizes = {k: len(v) for k, v in planned.choose(source, None, 1, 0).splits.items()}
+    assert sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
+    sizes = {k: len(v) for k, v in planned.choose(source, 7_000, 2, 0).splits.items()}
+    assert sizes == {"train": 11_000, "val": 1_000, "test": 2_000}
+    with pytest.raises(UserError, match="--num is 70,001, but mnist has 70,000 images"):
+        planned.choose(source, 70_001, 1, 0)
+
+
+def test_weights_do_not_depend_on_how_many_devices_share_the_work():
+    targets = np.random.default_rng(0).uniform(size=(21, 6, 6, 1)).astype(np.float32)
+    options = {"blocks": 2, "block_size": 4}
+    results = []
+    for devices in (jax.devices()[:1], jax.devices()[:3]):
+        fitter = fit.Fitter(
+            SirenSpec(), fit.Recipe(steps=10), 0, (6, 6, 1), devices=devices, **options
+        )
+        results.append(fitter(targets, np.arange(21)))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
+def test_a_network_that_is_good_enough_is_left_as_it_is():
+    targets = np.random.default_rng(0).uniform(size=(8, 6, 6, 1)).astype(np.float32)
+    recipe = fit.Recipe(300, 1e-3, False, "siren", stop_psnr=15.0)
+    _, psnr = fit.Fitter(SirenSpec(), recipe, 0, (6, 6, 1), blocks=1)(targets, np.arange(8))
+    assert (psnr > 14.99).all() and (psnr < 16).all()
+
+
+def test_the_published_recipe_shows_the_published_statistics(source, tmp_path, capsys):
+    build(source, tmp_path / "zoo", "--preset=dwsnets", "--steps=3", "--num=10", "--layout=fmnist")
+    shown = capsys.readouterr().out
+    assert "published std" in shown and "0.0782" in shown
+    recipe = json.loads((tmp_path / "zoo" / "plan.json").read_text())["recipe"]
+    assert (recipe["upsample"], recipe["stop_psnr"], recipe["start"]) == (2, 40.0, "dwsnets")
+
+
+BAD_FLAGS = {
+    "--num=2": "'2' is not a whole number from 3",
+    "--steps=0": "'0' is not a whole number from 1",
+    "--learning_rate=nan": "'nan' is not a number above 0",
+    "--hidden=32,x": "'32,x' is no list of widths",
+    "--resize=28x": None,
+    "--resize=0": "'0' is no size; give 28 or 28x32",
+    "--preset=slow": "invalid choice: 'slow'",
+    "--layers=3": "unrecognized arguments: --layers=3",
+    "--learning_rate=1e38": "networks diverge at learning rate 1e+38",
+}
+
+
+@pytest.mark.parametrize("flag", BAD_FLAGS)
+def test_bad_flags_are_told(flag, source, tmp_path):
+    if BAD_FLAGS[flag] is None:
+        build(source, tmp_path / "zoo", "--steps=1", flag)
+        assert built_zoos.load(tmp_path / "zoo", "inr").image_shape == (28, 28)
+        return
+    with pytest.raises(UserError) as error:
+        build(source, tmp_path / "zoo", "--steps=2", flag)
+    assert BAD_FLAGS[flag] in str(error.value)
+    assert not data_set.is_written(tmp_path / "zoo")
+
+
+def test_help_shows_examples(capsys):
+    for argv in (["x", "--help"], ["x", "inr", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            build_zoo.main(argv)
+        assert stop.value.code == 0
+        assert "python -m probegen_jax.build_zoo inr --images=digits" in capsys.readouterr().out
+    with pytest.raises(UserError, match="command line: the following arguments are required"):
+        build_zoo.main(["x", "inr", "--out=zoo"])
+
+
+def process(source, out, *flags):
+    command = [sys.executable, "-m", "probegen_jax.build_zoo", "inr", f"--images={source}",
+               f"--out={out}", "--steps=60", "--copies=2", *flags]  # fmt: skip
+    return subprocess.Popen(command, cwd=REPO, stdout=-1, stderr=-1, text=True)
+
+
+def files_of(out):
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_killed_three_times_it_ends_with_the_same_bytes(tmp_path):
+    """SIGKILL to a real process, started again until it is done."""
+    source = write_images(tmp_path / "discs.npz", 1280)  # five parts with the copies
+    whole = process(source, tmp_path / "whole")
+    assert whole.communicate() and whole.returncode == 0
+    out, kills = tmp_path / "killed", 0
+    while True:
+        running = process(source, out)
+        there = len(list((out / "parts").glob("part-*")))
+        deadline = time.monotonic() + 120
+        while kills < 3 and running.poll() is None and time.monotonic() < deadline:
+            if len(list((out / "parts").glob("part-*"))) > there:
+                running.kill()
+                break
+            time.sleep(0.005)
+        _, errors = running.communicate()
+        if running.returncode == 0:
+            break
+        assert running.returncode == -9, errors
+        kills += 1
+    assert kills == 3
+    assert files_of(out) == files_of(tmp_path / "whole")
+    assert len(files_of(out)) == 9  # a plan, two locks, three infos, a file for each split
+
+
+@pytest.mark.parametrize("limit", [100_000, 2_700_000])
+def test_a_full_disk_is_told_and_the_build_goes_on(limit, tmp_path, capsys):
+    # A limit on the size of a file stands in for a full disk: the first is less than a part, the
+    # second less than the file of the training networks.
+    source = write_images(tmp_path / "discs.npz", 100)
+    code = """
+        import resource, signal, sys
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop()),) * 2)
+        from probegen_jax import build_zoo, errors
+        errors.run(build_zoo.main)
+    """
+    out, flags = tmp_path / "zoo", ["--steps=2", "--copies=8"]
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), "inr", f"--images={source}", f"--out={out}",
+         *flags, str(limit)],
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert "error: cannot write " in result.stderr and "(File too large)" in result.stderr
+    assert "--out=DIR" in result.stderr and "Traceback" not in result.stderr
+    parts = [path.name for path in (out / "parts").iterdir()]
+    assert len(parts) == (0 if limit == 100_000 else 2)
+    if parts:
+        build(source, out, *flags)
+        assert "800 of 800 networks are there" in capsys.readouterr().out
+        assert len(built_zoos.load(out, "inr")) == 800

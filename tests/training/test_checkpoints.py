@@ -1,0 +1,96 @@
+import importlib.util
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import REPO
+
+from probegen_jax.errors import UserError
+from probegen_jax.training.checkpoints import Checkpoints
+
+
+def tree(scale):
+    return {"layers": {0: jnp.arange(6.0).reshape(2, 3) * scale, 1: jnp.int32(scale)}}
+
+
+def test_restores_bit_for_bit_and_keeps_the_latest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest_step() is None
+    for step in (10, 20, 30):
+        checkpoints.save(step, tree(step), {"seconds": step / 7})
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert again.latest_step() == 30
+    arrays, facts = again.restore(30, tree(0))
+    assert jax.tree.structure(arrays) == jax.tree.structure(tree(0))
+    np.testing.assert_array_equal(arrays["layers"][0], tree(30)["layers"][0])
+    assert facts == {"seconds": 30 / 7}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["20", "30"]
+    again.close()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(10, tree(1), {})
+    checkpoints.close()
+    for path in (tmp_path / "10").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*10 .*delete that folder"):
+        again.restore(10, tree(0))
+    again.close()
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    message = r"cannot write a checkpoint to .*checkpoints \(.*--workdir"
+    with pytest.raises(UserError, match=message):
+        Checkpoints(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints").read_text() == "a file"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_a_bucket_without_its_library_is_told_in_one_line():
+    with pytest.raises(UserError, match=r"cannot reach gs://bucket/run: .*gcsfs"):
+        Checkpoints("gs://bucket/run")
+
+
+FULL = """
+import pathlib, resource, sys
+import jax.numpy as jnp
+from probegen_jax import errors
+from probegen_jax.training.checkpoints import Checkpoints
+
+def main(argv):
+    checkpoints = Checkpoints(pathlib.Path(argv[1]))
+    checkpoints.save(1, {"a": jnp.arange(10)}, {})
+    checkpoints.close()
+    checkpoints = Checkpoints(pathlib.Path(argv[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    checkpoints.save(2, {"a": jnp.sin(jnp.arange(100_000.0))}, {})
+    checkpoints.close()
+
+errors.run(main)
+"""
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_stays(tmp_path):
+    """A limit on the size of files stands in for the disk: it fails in the same way."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "run")],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: cannot write a checkpoint to")
+    assert "(File too large)" in last and "choose another folder with --workdir" in last
+    again = Checkpoints(tmp_path / "run")
+    assert again.latest_step() == 1
+    again.close()

@@ -1,0 +1,128 @@
+"""A zoo that is streamed, beside the same zoo on the devices."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_learning import SPEC, make_learner
+
+from probegen_jax.errors import UserError
+from probegen_jax.method import learning
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.training.batch_order import lay_out
+from probegen_jax.training.batches import make_batches
+from probegen_jax.training.mesh import make_mesh
+from probegen_jax.training.programs import Programs
+from probegen_jax.training.streaming import Streamed
+from probegen_jax.zoo.zoo import Stored, Zoo
+
+NUM, BATCH = 50, 4
+BYTES = 4 * SPEC.num_weights
+
+
+@pytest.fixture(scope="module")
+def setting():
+    weights = jax.vmap(SPEC.init)(jax.random.split(jax.random.key(0), NUM))
+    weights = jax.tree.map(np.asarray, weights)
+    rows = np.arange(NUM, dtype=np.int32)
+    splits = {"train": rows[:38], "val": rows[38:45], "test": rows[45:]}
+    zoo = Zoo("small", SPEC, weights, rows % 3, splits, "classification", 3)
+    keys_S = jax.vmap(jax.random.key)(jnp.arange(2))
+    mesh = make_mesh(BATCH, 2, devices=jax.devices()[:1])
+    return zoo, lay_out(splits, BATCH), mesh, keys_S
+
+
+@pytest.fixture
+def streamed(setting):
+    # Chunks of 3 steps of 10: three whole ones and a rest.
+    batches = Streamed(*setting, BYTES, chunk_bytes=3 * 2 * BATCH * BYTES)
+    yield batches
+    batches.close()
+
+
+def networks_of(stretch, at):
+    """The first layer's biases and targets of a step's networks, of each seed."""
+    slots = np.arange(BATCH)
+    places_SxB = np.asarray(stretch.places_SxKxB)[:, at - stretch.first]
+    number = len(stretch.targets_N) // BATCH
+    rows_SxB = np.where(places_SxB >= 0, slots * number + places_SxB, -1)
+    biases_N = np.asarray(stretch.weights[0]["kernel"])[:, 0]
+    found = biases_N[rows_SxB], np.asarray(stretch.targets_N)[rows_SxB]
+    return [
+        np.where((rows_SxB >= 0).reshape(*rows_SxB.shape, *[1] * (f.ndim - 2)), f, 0) for f in found
+    ]
+
+
+def test_batches_are_those_of_the_resident_zoo(setting, streamed):
+    programs = Programs(make_learner(), setting[2])
+    resident = make_batches(*setting, "resident")
+    sizes = set()
+    for epoch in range(2):
+        for at in range(10):
+            ours = streamed.stretch(programs, epoch, at)
+            theirs = resident.stretch(programs, epoch, at)
+            assert ours.first <= at < ours.stop
+            sizes.add(ours.steps)
+            for a, b in zip(networks_of(ours, at), networks_of(theirs, at), strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert sizes == {3, 1}
+
+
+def test_a_position_is_plain_and_found_again_even_with_other_chunks(setting, streamed):
+    programs = Programs(make_learner(), setting[2])
+    for at in range(5):
+        expected = streamed.stretch(programs, 1, at)
+    position = json.loads(json.dumps(streamed.position))
+    assert position["chunk"] == 5 and position["state"] == {"next_index": 5}
+    for steps in (3, 2):
+        again = Streamed(*setting, BYTES, chunk_bytes=steps * 2 * BATCH * BYTES)
+        again.restore(position)
+        found = again.stretch(programs, 1, 4)
+        for a, b in zip(networks_of(found, 4), networks_of(expected, 4), strict=True):
+            np.testing.assert_array_equal(a, b)
+        again.close()
+
+
+def test_predictions_and_responses_are_those_of_the_resident_zoo(setting, streamed):
+    programs = Programs(make_learner("uniform"), setting[2])
+    resident = make_batches(*setting, "resident")
+    state = programs.init(setting[3])
+    outputs = [
+        np.concatenate(batches.outputs(programs, state.params, state.fixed, "val"), axis=1)
+        for batches in (streamed, resident)
+    ]
+    flat = [each.reshape(2, -1, 3)[:, :7] for each in outputs]  # the rest is padding
+    np.testing.assert_allclose(*flat, atol=1e-6)
+    responses = [batches.responses(programs, state) for batches in (streamed, resident)]
+    np.testing.assert_allclose(*responses, atol=1e-6)
+    assert learning.probes_are_fixed(state)
+
+
+def test_stored_networks_are_read_by_row(setting):
+    zoo, layout, mesh, keys_S = setting
+    read = []
+
+    def from_disk(rows_N):
+        read.append(len(rows_N))
+        return jax.tree.map(lambda leaf: leaf[rows_N], zoo.weights)
+
+    stored = Zoo("stored", SPEC, Stored(from_disk), zoo.targets_N, zoo.splits, zoo.task, 3)
+    batches = Streamed(stored, layout, mesh, keys_S, BYTES, chunk_bytes=2 * BATCH * BYTES)
+    batches.stretch(Programs(make_learner(), mesh), 0, 0)
+    batches.close()
+    assert set(read) == {2 * BATCH}  # one step of two seeds
+
+
+def test_a_mixed_zoo_is_not_streamed_and_says_so():
+    spec = CnnSpec((ConvLayer(1, 4, 3, 1, 1, "relu", -1),), 3, (4, 4, 1))
+    networks = [jax.tree.map(np.asarray, spec.init(jax.random.key(n))) for n in range(3)]
+    zoo_spec, weights = mixed.build([spec] * 3, networks)
+    splits = {split: np.asarray([n]) for n, split in enumerate(("train", "val", "test"))}
+    zoo = Zoo("park", zoo_spec, weights, np.zeros(3, np.float32), splits, "regression", 1)
+    mesh = make_mesh(1, devices=jax.devices()[:1])
+    with pytest.raises(UserError, match=r"park have different architectures.*data.mode=stream"):
+        make_batches(zoo, lay_out(splits, 1), mesh, jax.random.key(0)[None], "stream")

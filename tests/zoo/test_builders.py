@@ -1,0 +1,153 @@
+import signal
+import subprocess
+import sys
+import textwrap
+
+import published_files
+import pytest
+from conftest import REPO
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo.prepared.builders import Request
+from probegen_jax.zoo.published import loading
+
+
+def run(code: str, *args: object, **kwargs) -> subprocess.CompletedProcess:
+    """Runs Python code in a process of its own."""
+    code = textwrap.dedent(code)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+        **kwargs,
+    )
+
+
+def test_tensorflow_is_never_imported(tmp_path):
+    pytest.importorskip("torch")
+    published_files.mnist_inr(tmp_path, 40)
+    published_files.fmnist_inr(tmp_path, 40)
+    published_files.cifar10_gs(tmp_path / "cifar10", 90)
+    published_files.cifar10_wild_park(tmp_path, 4, 1)
+    result = run(
+        """
+        import pathlib, sys
+        from probegen_jax.zoo import published
+        from probegen_jax.zoo.datasets import base, reading
+        manual, data = map(pathlib.Path, sys.argv[1:])
+        for name in published.BUILDERS:
+            request = base.Request(manual_dir=manual)
+            columns, rows = reading.read(published.prepared(name, data, request=request))
+            print(name, len(columns["path"]))
+        assert "tensorflow" not in sys.modules
+        """,
+        tmp_path,
+        tmp_path / "data",
+    )
+    assert result.returncode == 0, result.stderr
+    for line in ("mnist_inr 40", "fmnist_inr 40", "cifar10_gs 10", "cifar10_wild_park 4"):
+        assert line in result.stdout
+
+
+@pytest.mark.parametrize("limit", [100_000, 190_000, 199_800])
+def test_a_full_disk_is_told_and_leaves_nothing(limit, tmp_path):
+    # A limit on the size of a file stands in for a full disk: it needs no root, and writing fails
+    # at the same places.
+    published_files.cifar10_gs(tmp_path, 180)
+    result = run(
+        """
+        import pathlib, resource, signal, sys
+        from probegen_jax.errors import UserError
+        from probegen_jax.zoo import published
+        from probegen_jax.zoo.prepared.builders import Request
+        manual, data, limit = sys.argv[1:]
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit),) * 2)
+        try:
+            published.load("cifar10_gs", pathlib.Path(data),
+                           request=Request(manual_dir=pathlib.Path(manual)))
+        except UserError as error:
+            print(error)
+        """,
+        tmp_path,
+        tmp_path / "data",
+        limit,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cannot write the prepared zoo to" in result.stdout
+    assert "(File too large); free some space, or choose another folder" in result.stdout
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))
+    assert not list((tmp_path / "data").rglob("*array_record*"))
+
+
+def test_what_a_killed_preparation_leaves_does_not_load(tmp_path):
+    published_files.cifar10_gs(tmp_path, 900)
+    result = run(
+        """
+        import os, pathlib, signal, sys
+        from probegen_jax.zoo import published
+        from probegen_jax.zoo.datasets import base, cifar10_gs
+        manual, data = map(pathlib.Path, sys.argv[1:])
+        example, seen = cifar10_gs.Cifar10Gs._example, []
+        def dying(self, item):
+            seen.append(item)
+            if len(seen) == 90:  # in the second split: the first is written
+                os.kill(os.getpid(), signal.SIGKILL)
+            return example(self, item)
+        cifar10_gs.Cifar10Gs._example = dying
+        published.prepared("cifar10_gs", data, request=base.Request(manual_dir=manual))
+        """,
+        tmp_path,
+        tmp_path / "data",
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert list((tmp_path / "data").rglob("*array_record*"))
+    request = Request(manual_dir=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no cifar10_gs zoo here"):
+        loading.prepared("cifar10_gs", tmp_path / "data", request=request)
+    builder = loading.prepared(
+        "cifar10_gs", tmp_path / "data", request=Request(manual_dir=tmp_path)
+    )
+    assert sum(split.num_examples for split in builder.info.splits.values()) == 100
+    assert not list((tmp_path / "data").rglob("incomplete.*"))
+
+
+def test_two_processes_prepare_once(tmp_path):
+    published_files.cifar10_gs(tmp_path, 900)
+    code = textwrap.dedent(
+        """
+        import pathlib, sys
+        from probegen_jax.zoo import published
+        from probegen_jax.zoo.datasets import base, cifar10_gs
+        manual, data = map(pathlib.Path, sys.argv[1:])
+        example = cifar10_gs.Cifar10Gs._example
+        def counting(self, item):
+            with (manual / "read").open("a") as file:
+                file.write(f"{item}\\n")
+            return example(self, item)
+        cifar10_gs.Cifar10Gs._example = counting
+        request = base.Request(manual_dir=manual)
+        builder = published.prepared("cifar10_gs", data, request=request)
+        print(sum(split.num_examples for split in builder.info.splits.values()))
+        """
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "data")]
+    both = [subprocess.Popen(command, cwd=REPO, stdout=-1, text=True) for _ in range(2)]
+    for process in both:
+        assert process.communicate()[0].splitlines()[-1] == "100"
+        assert process.returncode == 0
+    assert len((tmp_path / "read").read_text().splitlines()) == 100
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make the folder .*data_dir=DIR"):
+        loading.prepared("cifar10_gs", tmp_path / "file" / "data")
+
+
+def test_a_splits_file_that_is_not_there_is_told(tmp_path):
+    request = Request(manual_dir=tmp_path, splits_file=tmp_path / "none.csv")
+    with pytest.raises(UserError, match=r"no splits file at .*none\.csv; correct"):
+        loading.prepared("cifar10_gs", tmp_path / "data", request=request)
