@@ -138,7 +138,7 @@ def _first_batch(case: cases.Case) -> np.ndarray:
     places_TxB = epoch_places(
         jax.random.key(0), jnp.int32(0), jnp.asarray(layout.places("train")), layout.ranks_BxT
     )
-    return np.take_along_axis(layout.rows_BxP, np.asarray(places_TxB[:1].T), axis=1)[:, 0]
+    return np.take_along_axis(layout.rows_BxM, np.asarray(places_TxB[:1].T), axis=1)[:, 0]
 
 
 _ANALYSIS = {"flops": "flops", "bytes": "bytes accessed", "transcendentals": "transcendentals"}

@@ -1,10 +1,10 @@
-"""Writes the table of settings in docs/settings.md from the comments in configs/.
+"""Writes the table of settings in docs/settings.md from comments in settings.py and configs/.
 
   python docs/settings.py            writes it
   python docs/settings.py --check    exits with 1 if it is not current
 
 A comment behind a key, or else right above it, says what it means. A config that overrides a key
-may say why there; the meaning is that of configs/common.py.
+may say why there; the meaning is that of settings.py.
 """
 
 import pathlib
@@ -46,19 +46,18 @@ def table() -> str:
     sys.path.insert(0, str(REPO))
     texts: dict[str, str] = {}
     values: dict[str, dict[str, object]] = {}
-    paths = sorted(
-        (REPO / "configs").glob("*.py"), key=lambda path: (path.name != "common.py", path.name)
-    )
-    for path in paths:
+    shared = [REPO / "probegen_jax" / "settings.py", REPO / "configs" / "common.py"]
+    configs = sorted(set((REPO / "configs").glob("*.py")) - set(shared))
+    for path in [*shared, *configs]:
         for key, meaning in meanings(path.read_text()).items():
             texts.setdefault(key, meaning)
-        if path.name != "common.py":
+        if path in configs:
             values[path.name] = flat(runpy.run_path(str(path))["get_config"]("").to_dict())
     order = list(texts)
     keys = {key for each in values.values() for key in each}
     unexplained = sorted(key for key in keys if not texts.get(key.split(".")[0]))
     if unexplained:
-        sys.exit(f"no comment in configs/ says what {', '.join(unexplained)} means")
+        sys.exit(f"no comment says what {', '.join(unexplained)} means")
     lines = ["| key | default | elsewhere | meaning |", "|---|---|---|---|"]
     for key in sorted(keys, key=lambda key: (order.index(key.split(".")[0]), key)):
         having = {name: each[key] for name, each in values.items() if key in each}

@@ -4,11 +4,12 @@ import itertools
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 from probegen_jax.errors import UserError
 
@@ -147,6 +148,86 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
         value = nested(config, key, choices[0])
         if value not in choices:
             raise UserError(f"{key} is {value!r}; choose from {', '.join(choices)}")
+
+
+def defaults(dataset: str) -> ConfigDict:
+    """The paper's settings for INR zoos, which the configs and the Python API start from.
+
+    Args:
+      dataset: name of the zoo.
+    """
+    config = ConfigDict()
+    # What each key means stands beside or above it; docs/settings.py makes a table of that.
+    config.dataset = dataset  # the zoo's name
+    config.data_dir = placeholder(str)  # where zoos are kept; None: the user's cache folder
+    # A zoo of the same family that `build_zoo` made, to be used instead.
+    config.zoo_dir = placeholder(str)
+
+    # Train on only so many of the training networks, the same ones for every seed.
+    config.max_train_networks = placeholder(int)
+
+    # `probegen`, `vanilla` (every probe a free parameter), or, not trained, `uniform` (random
+    # coordinates, for INRs) or `dead_leaves` (images of opaque shapes, for CNNs).
+    config.method = "probegen"
+    config.num_probes = 128  # probes, P
+    config.latent_dim = 32  # width of the latents
+    # Linear layers of the generator; transposed convolutions where it makes images.
+    config.generator_depth = 2
+    config.generator_width = 16  # of image generators: channels before the last layer
+    # For `dead_leaves`: `generated`, `published` (a download), or the path of a zip or a folder.
+    config.dead_leaves = "generated"
+
+    config.head_width = 256  # of the head's hidden layers
+    config.head_depth = 6  # linear layers of the head
+
+    config.num_epochs = 30  # times that training sees every network
+    config.batch_size = 32  # networks in a step
+    config.learning_rate = 3e-4  # Adam's at the first step; it falls to 0 along a cosine
+    config.seed = 0  # the first one
+    config.num_seeds = 1  # seeds `seed`, `seed`+1, … are trained at once
+    # How INRs' sines are computed: `fast` (an error of 2e-7 up to 10,000), `exact` (XLA's, slower),
+    # or `auto`: fast unless a network's weights may take a sine beyond that.
+    config.sine = "auto"
+    # `bfloat16` for the convolutions of mixed CNNs to multiply in it; sums stay float32.
+    config.compute_dtype = "float32"
+    # Networks that run side by side, or, of mixed CNNs, probes. None: what long trainings measure
+    # to be fastest on the device, and remember; short ones take the default.
+    config.block_size = placeholder(int)
+    # `highest` (float32 everywhere), `high`, or `default` (TF32 on a GPU).
+    config.matmul_precision = "highest"
+
+    config.eval_every = 500  # steps between evaluations on the validation split
+    config.checkpoint_every = 1000  # steps between checkpoints
+    # Where checkpoints go, if not into the run folder: another folder, or a bucket's address.
+    config.checkpoint_dir = placeholder(str)
+    config.keep_checkpoints = 2  # how many of the last stay; each also holds the best on validation
+
+    # On several devices networks are split over all of them, and seeds over `seeds` groups of them.
+    # `cpu_devices`: how many a CPU counts as, 0 for one per core.
+    config.mesh = ConfigDict({"seeds": 1, "cpu_devices": 1})
+    # `resident`: networks lie on the devices; `stream`: they are read as they are needed; `auto`:
+    # resident if they fit.
+    config.data = ConfigDict({"mode": "auto"})
+
+    config.report = True  # whether to draw report.html when training ends
+    config.tensorboard = False  # whether to write for TensorBoard as well
+    return config
+
+
+def change(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets keys of a config to other values.
+
+    Args:
+      config: whose keys there are.
+      values: by key.
+
+    Raises:
+      UserError: an unknown key, or a value of another type.
+    """
+    try:
+        config.lock().update(dict(values))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_what_went_wrong(error, pathlib.Path("settings"))) from error
 
 
 def nested(config: ConfigDict, key: str, default: Any) -> Any:

@@ -13,10 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 from scipy.special import softmax
 
-from probegen_jax.method import learning
 from probegen_jax.method.losses import LOSSES
 from probegen_jax.method.metrics import METRICS
-from probegen_jax.networks.respond import respond
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.experiment import Run
 from probegen_jax.zoo.zoo import SPLITS, Zoo
@@ -134,7 +132,7 @@ def find(run: Run) -> Findings:
     before = jax.jit(lambda key: learner.make_model(key).generator())(experiment.keys[0][0])
     after = learner.probes(run.state)[0]
     rows = zoo.splits["test"]
-    outputs_NxO = np.asarray(run.outputs(rows)[0])
+    outputs_NxO = run.outputs(rows)[0]
     wrong, planes = _wrong(zoo, rows, outputs_NxO), _different(zoo)
     drawings = iter(_draw(zoo, [*planes, *(each.row for each in wrong)]))
     return Findings(
@@ -264,29 +262,24 @@ def _importance(run: Run) -> Importance:
         np.unique(np.linspace(0, len(rows) - 1, min(_MOST_NETWORKS, len(rows))).astype(int))
     ]
     targets_N = jnp.asarray(zoo.targets_N[rows])
-    params, fixed = jax.tree.map(lambda leaf: leaf[0], (run.state.params, run.state.fixed))
+    first = jax.tree.map(lambda leaf: leaf[:1], run.state)
+    params, fixed = jax.tree.map(lambda leaf: leaf[0], (first.params, first.fixed))
+    responses_NxPxR = jnp.asarray(experiment.responses(first, rows)[0])
+    mean_PxR = jnp.mean(responses_NxPxR, axis=0)
 
     @jax.jit
-    def measure(params: Any, fixed: Any, weights: Any, rows_TxB: Array) -> tuple[Array, Array]:
-        model = nnx.merge(learner.graphdef, params, fixed)
-        probes = model.generator()
-        responses = jax.lax.map(
-            lambda rows_B: respond(zoo.spec, zoo.spec.take(weights, rows_B), probes),
-            jnp.maximum(rows_TxB, 0),
-        )
-        responses_NxPxR = responses.reshape(-1, *responses.shape[2:])[: len(rows)]
-        mean_PxR = jnp.mean(responses_NxPxR, axis=0)
+    def measure(params: Any, fixed: Any, responses_NxPxR: Array) -> tuple[Array, Array]:
+        head = nnx.merge(learner.graphdef, params, fixed).head
 
         def without(probe: Array) -> tuple[Array, Array]:
             left_out = jnp.arange(mean_PxR.shape[0]) == probe  # none where probe is -1
             mixed = jnp.where(left_out[None, :, None], mean_PxR[None], responses_NxPxR)
-            outputs_NxO = model.head(mixed)
+            outputs_NxO = head(mixed)
             return jnp.mean(LOSSES[zoo.task](outputs_NxO, targets_N)), outputs_NxO
 
         return jax.lax.map(without, jnp.arange(-1, mean_PxR.shape[0]))
 
-    rows_TxB = learning.in_batches(rows, experiment.config.batch_size)
-    losses, outputs = measure(params, fixed, jax.device_put(zoo.weights), rows_TxB)
+    losses, outputs = measure(params, fixed, responses_NxPxR)
     _, metric = METRICS[zoo.task]
     scores = np.array([metric(each, zoo.targets_N[rows]) for each in np.asarray(outputs)])
     losses = np.asarray(losses)

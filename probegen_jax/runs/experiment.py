@@ -27,7 +27,9 @@ from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.sine import EXACT_TO
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.zoo_from_config import from_config
+from probegen_jax.training import evaluation
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
+from probegen_jax.training.loop import Schedule
 from probegen_jax.zoo import cache
 from probegen_jax.zoo.zoo import Stored, Zoo
 
@@ -59,9 +61,15 @@ class Experiment:
         return keys_Sx2[:, 0], keys_Sx2[:, 1]
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Batches that hold every training network once."""
-        return _steps_per_epoch(self.config, self.zoo)
+    def schedule(self) -> Schedule:
+        """What happens at which step of the training."""
+        config = self.config
+        return Schedule(
+            _steps_per_epoch(config, self.zoo),
+            _total_steps(config, self.zoo),
+            config.eval_every,
+            config.checkpoint_every,
+        )
 
     @property
     def total_steps(self) -> int:
@@ -75,32 +83,30 @@ class Experiment:
 
     def outputs(
         self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
-    ) -> Float[Array, "S N O"]:
+    ) -> Float[np.ndarray, "S N O"]:
         """Every seed's outputs for networks of the zoo.
 
         Args:
           state_S: what is used of it is `params` and `fixed`.
           rows_N: of the networks.
         """
-        learner, batch_size = self.learner, self.config.batch_size
-        weights = jax.device_put(self.zoo.weights)
-        rows_TxB = learning.in_batches(rows_N, batch_size)
-        if learning.probes_are_fixed(state_S):  # in two parts, as in training
-            respond = jax.jit(lambda *args: learning.responses(learner, *args))
-            weights = respond(state_S, weights, rows_TxB)
-            learner = dataclasses.replace(learner, from_responses=True)
-            rows_TxB = learning.in_batches(np.arange(len(rows_N)), batch_size)
-        predict = jax.jit(lambda *args: learning.predict(learner, *args))
-        outputs = predict(state_S.params, state_S.fixed, weights, rows_TxB)
-        return outputs[:, : len(rows_N)]
+        return evaluation.outputs(*self._asked(state_S, rows_N))
 
-    def scores(
-        self, split: str, outputs_SxNxO: Float[Array, "S N O"] | Float[np.ndarray, "S N O"]
-    ) -> list[float]:
+    def responses(
+        self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "S N P R"]:
+        """Every seed's responses of networks of the zoo to its probes; see `outputs`."""
+        return evaluation.responses(*self._asked(state_S, rows_N))
+
+    def _asked(self, state_S: Any, rows_N: Int[np.ndarray, " N"]) -> tuple[Any, ...]:
+        mode = settings.nested(self.config, "data.mode", "auto")
+        return self.learner, self.zoo, state_S, rows_N, self.config.batch_size, mode
+
+    def scores(self, split: str, outputs_SxNxO: Float[np.ndarray, "S N O"]) -> list[float]:
         """The metric of each seed's outputs for the networks of a split."""
         _, metric = METRICS[self.zoo.task]
         targets_N = self.zoo.targets_N[self.zoo.splits[split]]
-        return [metric(outputs_NxO, targets_N) for outputs_NxO in np.asarray(outputs_SxNxO)]
+        return [metric(outputs_NxO, targets_N) for outputs_NxO in outputs_SxNxO]
 
     def entries(self, at: Sequence[int], outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What `result.json` says of one set of parameters.
@@ -116,7 +122,6 @@ class Experiment:
         _, metric = METRICS[self.zoo.task]
         found: list[dict[str, Any]] = [{"step": step} for step in at]
         for split, outputs_SxNxO in outputs.items():
-            outputs_SxNxO = np.asarray(outputs_SxNxO)
             for entry, score in zip(found, self.scores(split, outputs_SxNxO), strict=True):
                 entry[split] = score
             if self.zoo.runs_N is not None:
@@ -136,18 +141,20 @@ def facts(zoo: Zoo) -> dict[str, Any]:
     return {"networks": len(zoo), "targets and splits": digest.hexdigest()[:16]}
 
 
-def set_up(config: ConfigDict) -> Experiment:
+def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
     """The experiment of a config; sets the precision of matmuls for the process.
 
     Args:
       config: as `settings.check` accepts it.
+      zoo: in memory; if None, the one that the config names.
 
     Raises:
       UserError: the config or the zoo's files are not usable.
     """
     logging.set_verbosity(logging.ERROR)  # Orbax tells every save
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    zoo = from_config(config).with_fewer_to_train_on(config.get("max_train_networks"))
+    zoo = from_config(config) if zoo is None else zoo
+    zoo = zoo.with_fewer_to_train_on(config.get("max_train_networks"))
     zoo = dataclasses.replace(zoo, spec=_how_it_runs(zoo, config))
     images = probe_images(config, zoo.spec)
     if images is not None and images.shape[1:] != zoo.spec.probe_shape:
@@ -264,7 +271,9 @@ class Run:
         """Parameters of all seeds at the "last" step, or at the "best" on validation."""
         return {"last": self.state.params, "best": self.best_params}[which]
 
-    def outputs(self, rows_N: Int[np.ndarray, " N"], which: str = "last") -> Float[Array, "S N O"]:
+    def outputs(
+        self, rows_N: Int[np.ndarray, " N"], which: str = "last"
+    ) -> Float[np.ndarray, "S N O"]:
         """Every seed's outputs for networks of the run's zoo."""
         state = dataclasses.replace(self.state, params=self.params(which))
         return self.experiment.outputs(state, rows_N)
@@ -274,6 +283,7 @@ def load_run(
     folder: pathlib.Path,
     places: Mapping[str, str] | None = None,
     experiment: Experiment | None = None,
+    zoo: Zoo | None = None,
 ) -> Run:
     """A run from its folder: config, zoo, and the parameters of its last checkpoint.
 
@@ -282,6 +292,7 @@ def load_run(
       places: config keys that say where things lie, where they have moved since the training, such
         as `{"data_dir": ..., "manual_dir": ...}`.
       experiment: set up before, with the same zoo and model, so that the zoo is not read again.
+      zoo: that the run was trained on, where that was in memory.
 
     Raises:
       UserError: no such run, one without a checkpoint, or a zoo that cannot be had.
@@ -293,7 +304,7 @@ def load_run(
             f"{folder} has no checkpoint yet in {saved}; train it with the command that started it"
         )
     if experiment is None:
-        experiment = set_up(config)
+        experiment = set_up(config, zoo)
     experiment = dataclasses.replace(experiment, config=config)
     checkpoints = Checkpoints(saved)
     at = checkpoints.latest_step()

@@ -284,7 +284,11 @@ def inr_keys(config: Any) -> InrKeys:
 
 
 def load(
-    path: str | os.PathLike[str], *, which: str = "last", places: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    which: str = "last",
+    places: Mapping[str, str] | None = None,
+    zoo: Zoo | None = None,
 ) -> Predictor:
     """The predictor of a run folder, or of a model that `probegen_jax.export` wrote.
 
@@ -292,6 +296,7 @@ def load(
       path: of the folder.
       which: of a run's parameters, the "last" or the "best" on validation.
       places: of a run: where its zoo lies now, if it has moved, as `{"data_dir": "..."}`.
+      zoo: of a run: what it was trained on, where that was a zoo in memory.
 
     Raises:
       UserError: no such folder, or a run that is not finished.
@@ -303,4 +308,4 @@ def load(
         return export.load_model(folder)
     from probegen_jax.runs.experiment import load_run
 
-    return of_run(load_run(folder, places), which)
+    return of_run(load_run(folder, places, zoo=zoo), which)

@@ -26,6 +26,11 @@ def from_config(config: Any) -> Zoo:
       UserError: no such zoo, or anything wrong with its files.
     """
     dataset = config["dataset"]
+    if config.get("in_memory"):
+        raise UserError(
+            f"this run was trained on the zoo {dataset!r} in memory; give it in Python, as in "
+            "probegen_jax.load(RUN, zoo=zoo)"
+        )
     data_dir = _path(config.get("data_dir"))
     zoo_dir = _path(config.get("zoo_dir"))
     if zoo_dir is not None and dataset in _FAMILIES:

@@ -45,14 +45,14 @@ class Layout:
     """The place of every network of a zoo: slots × places.
 
     Attributes:
-      rows_BxP: row of the zoo at each place of each slot, -1 where none is. Places are those of
+      rows_BxM: row of the zoo at each place of each slot, -1 where none is. Places are those of
         the training split, then of validation, then of test.
       steps: by split, how many places it has: the batches that show all of it once.
       ranks_BxT: of each training place, how many networks of its slot cost less, ties in the order
         of places; None where all networks cost the same.
     """
 
-    rows_BxP: Int[np.ndarray, "B P"]
+    rows_BxM: Int[np.ndarray, "B M"]
     steps: Mapping[str, int]
     ranks_BxT: Int[np.ndarray, "B T"] | None = None
 
@@ -64,7 +64,7 @@ class Layout:
 
     def rows(self, split: str) -> Int[np.ndarray, "B T"]:
         """The zoo's row at each of `places`; -1 where none is."""
-        return self.rows_BxP[:, self._span(split)]
+        return self.rows_BxM[:, self._span(split)]
 
     def _span(self, split: str) -> slice:
         names = list(self.steps)
@@ -97,12 +97,18 @@ def lay_out(
     others = [_deal(splits[split], batch_size) for split in SPLITS if split != "train"]
     blocks = [rows_BxT, *others]
     steps = {split: block.shape[1] for split, block in zip(SPLITS, blocks, strict=True)}
-    rows_BxP = np.concatenate(blocks, axis=1).astype(np.int32)
+    rows_BxM = np.concatenate(blocks, axis=1).astype(np.int32)
     if even:
-        return Layout(rows_BxP, steps)
+        return Layout(rows_BxM, steps)
     costs_BxT = np.where(rows_BxT >= 0, costs_N[rows_BxT], np.inf)
     order_BxT = np.argsort(costs_BxT, axis=1, kind="stable")
-    return Layout(rows_BxP, steps, np.argsort(order_BxT, axis=1).astype(np.int32))
+    return Layout(rows_BxM, steps, np.argsort(order_BxT, axis=1).astype(np.int32))
+
+
+def in_order(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Layout:
+    """A layout for looking at some networks once, in their order: its only split is "rows"."""
+    rows_BxM = _deal(rows_N, batch_size).astype(np.int32)
+    return Layout(rows_BxM, {"rows": rows_BxM.shape[1]})
 
 
 def _deal(rows_N: Int[np.ndarray, " N"], slots: int) -> Int[np.ndarray, "B T"]:
@@ -155,6 +161,9 @@ def epoch_places(
     drawn_BxT = jnp.where(places_BxT >= 0, bits_BxT >> 1, jnp.uint32(2**32 - 1))
     order_BxT = jnp.argsort(drawn_BxT, axis=1, stable=True)
     return jnp.take_along_axis(places_BxT, order_BxT, axis=1).T
+
+
+epoch_places_of_seeds = jax.vmap(epoch_places, in_axes=(0, None, None, None))
 
 
 def _even_places(

@@ -144,9 +144,11 @@ def make_batches(
     one = None if mixed else zoo.read(np.zeros(1, np.int64))
     network_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
     if mode == "auto":
-        share = network_bytes * layout.rows_BxP.size // mesh.shape[DATA]
+        share = network_bytes * layout.rows_BxM.size // mesh.shape[DATA]
         fits = mixed or share <= _room(mesh)
-        mode = processes.from_first("data.mode", lambda: "resident" if fits else "stream")
+        mode = "resident" if fits else "stream"
+        if mesh.is_multi_process:
+            mode = processes.from_first("data.mode", lambda: mode)
     if mode == "stream":
         from probegen_jax.training.streaming import Streamed
 
@@ -165,7 +167,8 @@ def _load(zoo: Zoo, layout: Layout, mesh: Mesh) -> Any:
     """This host's networks, on its devices."""
     rows = _rows(layout, mesh)
     if isinstance(zoo.spec, MixedCnnSpec):
-        parts = take_shards(zoo.spec, zoo.weights, list(rows.values()), processes.most)
+        over_hosts = processes.most if mesh.is_multi_process else np.asarray
+        parts = take_shards(zoo.spec, zoo.weights, list(rows.values()), over_hosts)
     else:
         parts = [zoo.read(rows_N) for rows_N in rows.values()]
     return join(mesh, dict(zip(rows, parts, strict=True)))
@@ -173,7 +176,7 @@ def _load(zoo: Zoo, layout: Layout, mesh: Mesh) -> Any:
 
 def _rows(layout: Layout, mesh: Mesh) -> dict[int, np.ndarray]:
     """Rows of the zoo that this host's devices hold; any where there is none."""
-    blocks = np.split(np.maximum(layout.rows_BxP, 0), mesh.shape[DATA])
+    blocks = np.split(np.maximum(layout.rows_BxM, 0), mesh.shape[DATA])
     return {part: blocks[part].ravel() for part in my_parts(mesh)}
 
 

@@ -36,14 +36,18 @@ def folder_of(run_folder: pathlib.Path, checkpoint_dir: str | None) -> epath.Pat
 
 
 class Checkpoints:
-    """The checkpoints of one run: an array tree and a small JSON-like dict per step."""
+    """The checkpoints of one run: an array tree and a small JSON-like dict per step.
+
+    Attributes:
+      folder: of the checkpoints.
+    """
 
     def __init__(self, folder: epath.PathLike, keep: int = 2):
         """Args:
         folder: made if missing; see `folder_of`.
         keep: how many of the latest steps stay.
         """
-        self._folder = folder = epath.Path(folder)
+        self.folder = folder = epath.Path(folder)
         if not _REMOTE.match(os.fspath(folder)):
             folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
@@ -91,7 +95,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"cannot read the checkpoint {self._folder / str(step)} ({first_line:.200}); "
+                f"cannot read the checkpoint {self.folder / str(step)} ({first_line:.200}); "
                 "delete that folder to go on from the checkpoint before it, or the whole run "
                 "folder to start again"
             ) from error
@@ -112,7 +116,7 @@ class Checkpoints:
         try:
             yield
         except ImportError as error:  # the address of a bucket, and no library to speak to it
-            raise UserError(f"cannot reach {self._folder}: {error}") from error
+            raise UserError(f"cannot reach {self.folder}: {error}") from error
         # OSError from files, ValueError from TensorStore, RuntimeError from its threads.
         except (OSError, ValueError, RuntimeError) as error:
             told = [str(each) for each in (error, error.__cause__, error.__context__) if each]
@@ -120,7 +124,7 @@ class Checkpoints:
             if reason is None and not isinstance(error, OSError):
                 raise
             raise UserError(
-                f"cannot write a checkpoint to {self._folder} ({reason or error}); free some "
+                f"cannot write a checkpoint to {self.folder} ({reason or error}); free some "
                 "space or choose another folder with --workdir=DIR; checkpoints that are whole "
                 "stay, and the same command goes on from the last"
             ) from error

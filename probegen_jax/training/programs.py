@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax.method import learning
-from probegen_jax.training.batch_order import Layout, epoch_places, local_rows
+from probegen_jax.training.batch_order import Layout, epoch_places_of_seeds, local_rows
 from probegen_jax.training.mesh import (
     BATCHES,
     BY_NETWORK,
@@ -30,11 +30,11 @@ class Programs:
     Attributes:
       mesh: of all devices.
       learner: the static side of training.
-      run_steps: `learning.train_steps` on a device's networks, with places of slots in lieu of rows:
+      run_steps: `learning.train_steps` on a device's networks, with places instead of rows:
         (state_S, losses_SxT, weights, targets_N, places_SxKxB, first, start, stop).
       predict: each seed's outputs (S, T, B, O) for batches of places:
         (params_S, fixed_S, weights, targets_N, places_TxB).
-      keep_better: `step.choose_per_seed`.
+      keep_better: `learning.choose_per_seed`.
     """
 
     def __init__(self, learner: learning.Learner, mesh: Mesh):
@@ -80,17 +80,14 @@ class Programs:
         return jax.jit(self.learner.init, out_shardings=NamedSharding(self.mesh, BY_SEED))(keys_S)
 
     def epoch(self, keys_S: Key[Array, " S"], epoch: int, layout: Layout) -> Int[Array, "S T B"]:
-        """Every seed's batches of an epoch, as `layout.epoch_places` makes them."""
+        """Every seed's batches of an epoch, as `batch_order.epoch_places` makes them."""
         with jax.transfer_guard("allow"):  # keys lie on one device, and go to all once an epoch
             places_BxT = layout.places("train")
             return self._epoch(keys_S, np.int32(epoch), places_BxT, layout.ranks_BxT)
 
     @functools.cached_property
     def _epoch(self) -> Any:
-        return jax.jit(
-            jax.vmap(epoch_places, in_axes=(0, None, None, None)),
-            out_shardings=NamedSharding(self.mesh, BATCHES),
-        )
+        return jax.jit(epoch_places_of_seeds, out_shardings=NamedSharding(self.mesh, BATCHES))
 
     def responses(
         self, state_S: learning.TrainState, weights: Any, layout: Layout
@@ -102,7 +99,7 @@ class Programs:
           weights: of all networks.
           layout: theirs.
         """
-        slots, places = layout.rows_BxP.shape
+        slots, places = layout.rows_BxM.shape
         mine = slots // self.mesh.shape[DATA]
         rows_TxB = np.arange(places * mine, dtype=np.int32).reshape(-1, mine)
 

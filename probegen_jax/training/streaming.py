@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax.method.learning import TrainState
-from probegen_jax.training.batch_order import Layout, epoch_places
+from probegen_jax.training.batch_order import Layout, epoch_places_of_seeds
 from probegen_jax.training.batches import Stretch
 from probegen_jax.training.mesh import BATCHES, DATA, SEEDS, join, my_parts, place
 from probegen_jax.training.programs import Programs
@@ -59,9 +59,9 @@ class Streamed:
         """
         self.layout = layout
         self._zoo, self._mesh, self._keys_S = zoo, mesh, keys_S
-        self._slots = np.split(np.arange(len(layout.rows_BxP)), mesh.shape[DATA])
-        self._steps = layout.steps["train"]
-        at_once = chunk_bytes // (network_bytes * len(layout.rows_BxP))
+        self._slots = np.split(np.arange(len(layout.rows_BxM)), mesh.shape[DATA])
+        self._steps = layout.steps.get("train", 1)  # of an epoch
+        at_once = chunk_bytes // (network_bytes * len(layout.rows_BxM))
         # The same for any number of devices, so that a position in the stream is.
         self._per_chunk = min(max(1, at_once // len(keys_S)), self._steps)
         self._per_sweep = max(1, at_once)
@@ -123,13 +123,13 @@ class Streamed:
 
     def responses(self, programs: Programs, state_S: TrainState) -> Float[Array, "S N P R"]:
         """As `Programs.responses`, reading each network once."""
-        slots, places = self.layout.rows_BxP.shape
+        slots, places = self.layout.rows_BxM.shape
 
         def ask(part: dict[str, Any]) -> Any:
             asked = Layout(np.zeros((slots, part["steps"]), np.int32), {})
             return programs.responses(state_S, part["weights"], asked)
 
-        found = self._sweep(self.layout.rows_BxP, ask)
+        found = self._sweep(self.layout.rows_BxM, ask)
 
         def assemble(found):
             # From chunk by chunk to slot by slot.
@@ -158,11 +158,11 @@ class Streamed:
             dataset, prefetch_buffer_size=_ON_DEVICE
         )
 
-    def _read(self, rows_BxP: Int[np.ndarray, "B P"]) -> dict[int, Any]:
+    def _read(self, rows_BxM: Int[np.ndarray, "B M"]) -> dict[int, Any]:
         """Networks and targets of this host's parts of some places of each slot."""
         parts = {}
         for part in my_parts(self._mesh):
-            rows_N = np.maximum(rows_BxP[self._slots[part]].ravel(), 0)
+            rows_N = np.maximum(rows_BxM[self._slots[part]].ravel(), 0)
             parts[part] = self._zoo.read(rows_N), self._zoo.targets_N[rows_N]
         return parts
 
@@ -190,7 +190,7 @@ class _Epochs:
         short = streamed._per_chunk - steps
         places_SxKxB = np.pad(places_SxKxB, ((0, 0), (0, short), (0, 0)), constant_values=-1)
         places_BxSK = np.moveaxis(places_SxKxB, 2, 0).reshape(slots, -1)
-        rows_BxSK = np.take_along_axis(streamed.layout.rows_BxP, np.maximum(places_BxSK, 0), axis=1)
+        rows_BxSK = np.take_along_axis(streamed.layout.rows_BxM, np.maximum(places_BxSK, 0), axis=1)
         # The chunk holds the networks of seed after seed, step after step.
         order = np.arange(seeds * streamed._per_chunk, dtype=np.int32)
         order = order.reshape(seeds, -1)[:, :, None]
@@ -231,4 +231,4 @@ class _Sweep:
         }
 
 
-_epoch_places = jax.jit(jax.vmap(epoch_places, in_axes=(0, None, None, None)))
+_epoch_places = jax.jit(epoch_places_of_seeds)

@@ -22,8 +22,8 @@ def layout():
 
 def batches(layout, key, epoch):
     places = jax.jit(epoch_places)(key, jnp.int32(epoch), layout.places("train"), layout.ranks_BxT)
-    rows = np.asarray(local_rows(places, layout.rows_BxP.shape[1]))
-    return np.where(rows >= 0, layout.rows_BxP.ravel()[rows], -1)
+    rows = np.asarray(local_rows(places, layout.rows_BxM.shape[1]))
+    return np.where(rows >= 0, layout.rows_BxM.ravel()[rows], -1)
 
 
 def test_an_epoch_shows_every_training_network_once(layout):
@@ -56,7 +56,7 @@ def test_other_splits_keep_their_order(layout):
         assert rows[rows >= 0].tolist() == SPLITS[split].tolist()
         assert (rows[len(SPLITS[split]) :] == -1).all()
         places = layout.places(split)
-        at = layout.rows_BxP[np.arange(BATCH)[:, None], np.maximum(places, 0)]
+        at = layout.rows_BxM[np.arange(BATCH)[:, None], np.maximum(places, 0)]
         np.testing.assert_array_equal(np.where(places >= 0, at, -1), layout.rows(split))
 
 

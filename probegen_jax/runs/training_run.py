@@ -1,0 +1,149 @@
+"""One training in a run's folder, from its config to `result.json`."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from probegen_jax import settings
+from probegen_jax.files import write_json
+from probegen_jax.runs import experiment as experiments
+from probegen_jax.runs.environment import environment
+from probegen_jax.runs.experiment import Experiment, Run
+from probegen_jax.runs.folder import computed, refuse_other
+from probegen_jax.training import tuning
+from probegen_jax.training.checkpoints import Checkpoints, folder_of
+from probegen_jax.training.job import processes
+from probegen_jax.training.job.interrupt import Interrupt
+from probegen_jax.training.loop import Training
+from probegen_jax.training.mesh import DATA, fetch, make_mesh
+from probegen_jax.training.records import MetricsLog, Progress, TensorBoard
+from probegen_jax.zoo.zoo import Zoo
+
+
+def train_run(
+    config: ConfigDict,
+    folder: pathlib.Path,
+    interrupt: Interrupt,
+    devices: Sequence[jax.Device] | None = None,
+    zoo: Zoo | None = None,
+) -> Run:
+    """Trains what `config` says, or goes on with it; writes everything but the report.
+
+    Args:
+      config: as `settings.check` accepts it.
+      folder: of this run, which is not finished; see `folder.open_run`.
+      interrupt: says when to stop.
+      devices: to use instead of all.
+      zoo: in memory; if None, the one that the config names.
+
+    Raises:
+      UserError: the config or the zoo is not usable.
+      Stopped: asked to stop; what was done is saved.
+    """
+    groups = settings.nested(config, "mesh.seeds", 1)
+    mesh = make_mesh(config.batch_size, config.num_seeds, groups, devices)
+    experiment = processes.in_turn("zoo", lambda: experiments.set_up(config, zoo))
+    zoo = experiment.zoo
+    processes.agree("zoo", experiments.facts(zoo))
+    if config.get("block_size") is None and config.method in ("probegen", "vanilla"):
+        share = config.batch_size // mesh.shape[DATA]
+        block_size = processes.from_first(
+            "block_size",
+            lambda: tuning.of_run(folder, zoo, share, config.num_probes, experiment.total_steps),
+        )
+        experiment = experiments.with_block_size(experiment, block_size)
+    keep = settings.nested(config, "keep_checkpoints", 2)
+    training = Training(
+        experiment.zoo,
+        experiment.learner,
+        mesh,
+        experiment.schedule,
+        experiment.keys,
+        batch_size=config.batch_size,
+        mode=settings.nested(config, "data.mode", "auto"),
+        metric_name=experiment.metric_name,
+        score=experiment.scores,
+        checkpoints=Checkpoints(folder_of(folder, config.get("checkpoint_dir")), keep),
+        identity=computed(config.to_dict()),
+    )
+    resumed = training.resume(lambda theirs: refuse_other(folder, theirs, config.to_dict()))
+    _announce(experiment, folder, training.done if resumed else None)
+    log = _open_log(config, folder, training) if jax.process_index() == 0 else None
+    training.run(
+        log, Progress(experiment.total_steps, training.done, experiment.metric_name), interrupt
+    )
+    return _finished(experiment, folder, training)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """A result in one line, for the terminal."""
+    best = [seed["best"]["test"] for seed in result["seeds"]]
+    return (
+        f"test {result['metric']} {result['mean']:.4f} ± {result['std']:.4f} at the last step, "
+        f"{sum(best) / len(best):.4f} at the best on validation, over {len(best)} seed(s); "
+        f"{result['seconds']:.0f} s of training, {result['steps_per_second']:.0f} steps/s"
+    )
+
+
+def _announce(experiment: Experiment, folder: pathlib.Path, step: int | None) -> None:
+    config, zoo = experiment.config, experiment.zoo
+    if step is not None:
+        print(f"resuming {folder} at step {step} of {experiment.total_steps}")
+        return
+    print(
+        f"training {config.method}-{config.num_probes} on {zoo.name}: "
+        f"{len(zoo.splits['train'])} networks, {experiment.total_steps} steps, "
+        f"{len(experiment.seeds)} seed(s), in {folder}"
+    )
+
+
+def _open_log(config: ConfigDict, folder: pathlib.Path, training: Training) -> MetricsLog:
+    write_json(folder / "config.json", config.to_dict())
+    board = None
+    if config.get("tensorboard"):
+        board = TensorBoard(folder / "tensorboard", training.done)
+        board.text("config", f"```\n{config}```")
+    return MetricsLog(folder / "metrics.jsonl", training.records, board)
+
+
+def _finished(experiment: Experiment, folder: pathlib.Path, training: Training) -> Run:
+    """Looks at the test networks, once, and writes `result.json`."""
+
+    def entries(at: list[int], params_S: Any) -> list[dict[str, Any]]:
+        """Of every seed: the step, validation and test."""
+        outputs = {split: training.outputs(split, params_S) for split in ("val", "test")}
+        return experiment.entries(at, outputs)
+
+    config, zoo, seeds = experiment.config, experiment.zoo, experiment.seeds
+    steps, seconds = experiment.total_steps, training.seconds
+    last = entries([steps] * len(seeds), training.state.params)
+    at_best = entries(training.best["step"], training.best_params)
+    test_last = [entry["test"] for entry in last]
+    result = {
+        "dataset": zoo.name,
+        "method": config.method,
+        "num_probes": config.num_probes,
+        "metric": experiment.metric_name,
+        "seeds": [
+            {"seed": seed, "last": last[i], "best": at_best[i]} for i, seed in enumerate(seeds)
+        ],
+        "mean": float(np.mean(test_last)),
+        "std": float(np.std(test_last, ddof=1)) if len(seeds) > 1 else 0.0,
+        "train_networks": len(zoo.splits["train"]),
+        "steps": steps,
+        "seconds": seconds,
+        "steps_per_second": steps / seconds if seconds else 0.0,
+        "environment": environment(),
+    }
+    if jax.process_index() == 0:
+        write_json(folder / "result.json", result)
+    print(f"{folder}: {summary(result)}")
+    # Copies that this process has to itself, so that it can go on alone.
+    state, best_params = fetch(training.mesh, (training.state, training.best_params))
+    state, best_params = jax.tree.map(jnp.asarray, (state, best_params))
+    return Run(folder, experiment, steps, state, best_params, training.best["step"], result)

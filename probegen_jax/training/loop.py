@@ -1,0 +1,292 @@
+"""The loop of a training: resume, advance, and at each boundary log, keep the best and save.
+
+How a run resumes (the same command on the same folder, on any number of devices):
+
+1. A folder with `result.json` is finished: it is shown, nothing is done.
+2. A folder with another config is refused; one without checkpoints starts at step 0.
+3. A checkpoint holds everything that training changes: parameters, optimiser, step, the best on
+   validation so far, losses not yet averaged, and the metrics so far, so that it is enough to go on
+   where all else is lost. The order of the networks follows from (seed, epoch) alone; see
+   `batch_order`.
+4. Boundaries between stretches of steps lie at fixed steps, and at each the order is: evaluate,
+   log, save, go on. Between boundaries a stretch may be cut anywhere, as SIGTERM does. So a resumed
+   run makes the same steps with the same values, bit for bit.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+
+from probegen_jax.errors import Stopped, UserError
+from probegen_jax.method import learning
+from probegen_jax.training import evaluation
+from probegen_jax.training.batch_order import lay_out
+from probegen_jax.training.batches import make_batches
+from probegen_jax.training.checkpoints import Checkpoints
+from probegen_jax.training.job import processes
+from probegen_jax.training.job.interrupt import Interrupt, Pace
+from probegen_jax.training.mesh import BY_SEED, fetch, place
+from probegen_jax.training.programs import Programs
+from probegen_jax.training.records import MetricsLog, Progress
+from probegen_jax.zoo.zoo import Zoo
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What happens at which step.
+
+    Attributes:
+      steps_per_epoch: steps that show every training network once.
+      total_steps: of the whole training.
+      eval_every: steps between validations.
+      checkpoint_every: steps between checkpoints.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    eval_every: int
+    checkpoint_every: int
+
+    @property
+    def _intervals(self) -> tuple[int, int, int]:
+        return self.steps_per_epoch, self.eval_every, self.checkpoint_every
+
+    def next_boundary(self, step: int) -> int:
+        """The first boundary after `step`: the end of an epoch, an evaluation or a checkpoint."""
+        return min(step - step % every + every for every in self._intervals)
+
+    def since_boundary(self, step: int) -> slice:
+        """Of an epoch's steps, those from the last boundary before `step` up to it."""
+        last = (step - 1) % self.steps_per_epoch
+        return slice(last - min((step - 1) % every for every in self._intervals), last + 1)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the model is validated after `step`."""
+        return step % self.eval_every == 0 or step == self.total_steps
+
+    def is_saved(self, step: int) -> bool:
+        """Whether there is a checkpoint after `step`."""
+        return step % self.checkpoint_every == 0 or step == self.total_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class _Boundary:
+    """What was computed for a boundary, on the devices, and is yet to be fetched."""
+
+    record: dict[str, Any]
+    losses_SxT: Float[Array, "S T"]
+    params_S: Any
+    val_outputs: list[Array] | None
+
+
+class Training:
+    """A training under way: what it changes, and the steps of the loop.
+
+    Attributes:
+      done: steps made so far.
+      seconds: spent on them, earlier sittings included.
+      state: of all seeds.
+      best_params: of all seeds, at the best step on validation so far.
+      best: the "step" and the "val" metric of each seed there.
+      records: the lines of `metrics.jsonl` so far.
+    """
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        learner: learning.Learner,
+        mesh: Mesh,
+        schedule: Schedule,
+        keys: tuple[Key[Array, " S"], Key[Array, " S"]],
+        *,
+        batch_size: int,
+        mode: str,
+        metric_name: str,
+        score: Callable[[str, Float[np.ndarray, "S N O"]], list[float]],
+        checkpoints: Checkpoints,
+        identity: Mapping[str, Any],
+    ):
+        """A training at its start.
+
+        Args:
+          zoo: with weights on the host, or stored.
+          learner: how to make, run and improve the model.
+          mesh: of all devices.
+          schedule: what happens when.
+          keys: of each seed: that of the model, and that of the networks' order.
+          batch_size: B.
+          mode: "resident", "stream" or "auto"; see `make_batches`.
+          metric_name: of what `score` computes.
+          score: the metric of each seed's outputs for the networks of a split.
+          checkpoints: of the run.
+          identity: what the run is, in plain values; each checkpoint holds it.
+        """
+        init_keys_S, order_keys_S = keys
+        self.zoo, self.mesh, self.schedule = zoo, mesh, schedule
+        self._metric_name, self._score = metric_name, score
+        self._checkpoints, self._identity = checkpoints, identity
+        self._programs = Programs(learner, mesh)
+        layout = lay_out(zoo.splits, batch_size, zoo.costs())
+        self._batches = make_batches(zoo, layout, mesh, order_keys_S, mode)
+        self.state = self._programs.init(init_keys_S)
+        if learning.probes_are_fixed(self.state):
+            self._programs, self._batches = evaluation.with_responses(
+                self._programs, self._batches, zoo, self.state, order_keys_S
+            )
+        seeds = len(init_keys_S)
+        self.best_params = self.state.params
+        self.best = {"step": [0] * seeds, "val": [-1e9] * seeds}
+        self.records: list[dict[str, Any]] = []
+        self.done, self.seconds = 0, 0.0
+        self._started = time.monotonic()
+        self._losses_SxT = np.zeros((seeds, schedule.steps_per_epoch), np.float32)
+        self._pending: _Boundary | None = None
+
+    def resume(self, refuse_other: Callable[[Mapping[str, Any]], None]) -> bool:
+        """Goes on from the last checkpoint; whether there is one.
+
+        Args:
+          refuse_other: raises a `UserError` if the identity of the checkpoint is another run's.
+        """
+        self.done = processes.from_first("step", self._checkpoints.latest_step) or 0
+        if not self.done:
+            return False
+        arrays, facts = self._checkpoints.restore(
+            self.done, {"state": self.state, "best_params": self.best_params}
+        )
+        if "config" not in facts:
+            raise UserError(
+                f"the checkpoint in {self._checkpoints.folder} is of an earlier version of this "
+                "program; start again in another folder with --workdir=DIR"
+            )
+        refuse_other(facts["config"])
+        self.state, self.best_params = arrays["state"], arrays["best_params"]
+        self.best, self.seconds, self.records = facts["best"], facts["seconds"], facts["records"]
+        at, known = self.done % self.schedule.steps_per_epoch, len(facts["losses"][0])
+        self._losses_SxT[:, at - known : at] = facts["losses"]
+        self._batches.restore(facts["data"])
+        return True
+
+    def run(self, log: MetricsLog | None, bar: Progress, interrupt: Interrupt) -> None:
+        """Trains to the end, from wherever the training is.
+
+        Args:
+          log: gets a record at every boundary; None on all processes but the first.
+          bar: shows them.
+          interrupt: says when to stop.
+
+        Raises:
+          Stopped: asked to stop; what was done is saved.
+          UserError: the loss is not finite, or a checkpoint cannot be written.
+        """
+        self._losses_SxT = place(self.mesh, self._losses_SxT, BY_SEED)
+        self._started = time.monotonic() - self.seconds
+        pace, stop = Pace(self.mesh), False
+        # A step that waited for the host would be an error: what goes to the devices goes on
+        # purpose.
+        with interrupt.hold(), jax.transfer_guard("disallow"):
+            while self.done < self.schedule.total_steps and not stop:
+                made, reached = self._advance(pace.steps)
+                # The stretch before is fetched only now, with this one already under way.
+                self._finish(log, bar)
+                stop = pace.look(self.state.step, made, interrupt.asked)
+                self._pending = reached
+                if stop or self.schedule.is_saved(self.done):
+                    self._finish(log, bar)
+                    self._save(at_boundary=reached is not None)
+            self.seconds = time.monotonic() - self._started
+            bar.close()
+            if log is not None:
+                log.close()
+            self._checkpoints.close()
+            self._batches.close()
+        if self.done < self.schedule.total_steps:
+            raise Stopped(agreed=True)
+
+    def outputs(self, split: str, params_S: Any) -> Float[np.ndarray, "S N O"]:
+        """Every seed's outputs for the networks of a split, with the given parameters."""
+        return evaluation.on_host(
+            self.mesh, self._outputs(split, params_S), len(self.zoo.splits[split])
+        )
+
+    def _outputs(self, split: str, params_S: Any) -> list[Array]:
+        """On the devices, and perhaps yet to be computed."""
+        return self._batches.outputs(self._programs, params_S, self.state.fixed, split)
+
+    def _advance(self, most_steps: int) -> tuple[int, _Boundary | None]:
+        """Makes steps up to the next boundary at the most: how many, and what is there."""
+        schedule = self.schedule
+        epoch, at = divmod(self.done, schedule.steps_per_epoch)
+        stretch = self._batches.stretch(self._programs, epoch, at)
+        boundary = schedule.next_boundary(self.done)
+        made = min(boundary - self.done, stretch.stop - at, most_steps)
+        bounds = [np.int32(step) for step in (stretch.first, at, at + made)]
+        self.state, self._losses_SxT = self._programs.run_steps(
+            self.state,
+            self._losses_SxT,
+            stretch.weights,
+            stretch.targets_N,
+            stretch.places_SxKxB,
+            *place(self.mesh, bounds),
+        )
+        self.done += made
+        val_outputs = None
+        if schedule.is_evaluated(self.done):
+            val_outputs = self._outputs("val", self.state.params)
+        if self.done != boundary:
+            return made, None
+        record = {"step": self.done, "epoch": epoch + 1}
+        return made, _Boundary(record, self._losses_SxT, self.state.params, val_outputs)
+
+    def _finish(self, log: MetricsLog | None, bar: Progress) -> None:
+        """Fetches what was computed for the pending boundary, logs it, keeps the best."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        record, steps = pending.record, self.schedule.since_boundary(pending.record["step"])
+        losses_SxK = fetch(self.mesh, pending.losses_SxT)[:, steps]
+        record["train_loss"] = losses_SxK.mean(axis=1).tolist()
+        if pending.val_outputs is not None:
+            number = len(self.zoo.splits["val"])
+            outputs = evaluation.on_host(self.mesh, pending.val_outputs, number)
+            val = record[f"val_{self._metric_name}"] = self._score("val", outputs)
+            self._keep_better(record["step"], val, pending.params_S)
+        if not all(np.isfinite(record["train_loss"])):
+            raise UserError(
+                f"the training loss is {record['train_loss']} at step {record['step']}; try a "
+                "lower --config.learning_rate, or look for extreme weights in the zoo"
+            )
+        self.records.append(record)
+        if log is not None:
+            log.write(record)
+        bar.show(record)
+
+    def _keep_better(self, step: int, val: list[float], params_S: Any) -> None:
+        """Of each seed, the parameters that are best on validation."""
+        better = [new > old for new, old in zip(val, self.best["val"], strict=True)]
+        better_S = place(self.mesh, np.asarray(better), BY_SEED)
+        self.best_params = self._programs.keep_better(better_S, params_S, self.best_params)
+        self.best = {
+            "step": np.where(better, step, self.best["step"]).tolist(),
+            "val": np.where(better, val, self.best["val"]).tolist(),
+        }
+
+    def _save(self, at_boundary: bool) -> None:
+        """A checkpoint of all that a later sitting needs; see the rules above."""
+        not_told = slice(0, 0) if at_boundary else self.schedule.since_boundary(self.done)
+        facts = {
+            "best": self.best,
+            "seconds": time.monotonic() - self._started,
+            "losses": fetch(self.mesh, self._losses_SxT)[:, not_told].tolist(),
+            "data": self._batches.position,
+            "records": list(self.records) if jax.process_index() == 0 else [],
+            "config": dict(self._identity),
+        }
+        arrays = {"state": self.state, "best_params": self.best_params}
+        self._checkpoints.save(self.done, arrays, facts)
