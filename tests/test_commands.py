@@ -39,7 +39,7 @@ def test_there_are_all_of_them():
     names = {
         module.removeprefix("probegen_jax.").removesuffix(".__main__") for module in ENTRY_POINTS
     }
-    assert names >= {"train", "report", "predict", "export", "zoo", "compare", "evaluate"}
+    assert names >= {"train", "report", "predict", "export", "describe_zoo", "compare", "evaluate"}
 
 
 def test_debug_shows_the_trace(capsys, monkeypatch):

@@ -1,7 +1,5 @@
 """The former name of `python -m probegen_jax.describe_zoo`."""
 
-from probegen_jax import errors
-from probegen_jax.describe_zoo import main
+import runpy
 
-if __name__ == "__main__":
-    errors.run(main)
+runpy.run_module("probegen_jax.describe_zoo", run_name="__main__")

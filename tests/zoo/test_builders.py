@@ -34,12 +34,12 @@ def test_tensorflow_is_never_imported(tmp_path):
     result = run(
         """
         import pathlib, sys
-        from probegen_jax.zoo import published
-        from probegen_jax.zoo.datasets import base, reading
+        from probegen_jax.zoo.prepared import builders, reading
+        from probegen_jax.zoo.published import loading
         manual, data = map(pathlib.Path, sys.argv[1:])
-        for name in published.BUILDERS:
-            request = base.Request(manual_dir=manual)
-            columns, rows = reading.read(published.prepared(name, data, request=request))
+        for name in loading.BUILDERS:
+            request = builders.Request(manual_dir=manual)
+            columns, rows = reading.read(loading.prepared(name, data, request=request))
             print(name, len(columns["path"]))
         assert "tensorflow" not in sys.modules
         """,
@@ -60,13 +60,13 @@ def test_a_full_disk_is_told_and_leaves_nothing(limit, tmp_path):
         """
         import pathlib, resource, signal, sys
         from probegen_jax.errors import UserError
-        from probegen_jax.zoo import published
+        from probegen_jax.zoo.published import loading
         from probegen_jax.zoo.prepared.builders import Request
         manual, data, limit = sys.argv[1:]
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit),) * 2)
         try:
-            published.load("cifar10_gs", pathlib.Path(data),
+            loading.load("cifar10_gs", pathlib.Path(data),
                            request=Request(manual_dir=pathlib.Path(manual)))
         except UserError as error:
             print(error)
@@ -87,8 +87,8 @@ def test_what_a_killed_preparation_leaves_does_not_load(tmp_path):
     result = run(
         """
         import os, pathlib, signal, sys
-        from probegen_jax.zoo import published
-        from probegen_jax.zoo.datasets import base, cifar10_gs
+        from probegen_jax.zoo.prepared import builders
+        from probegen_jax.zoo.published import cifar10_gs, loading
         manual, data = map(pathlib.Path, sys.argv[1:])
         example, seen = cifar10_gs.Cifar10Gs._example, []
         def dying(self, item):
@@ -97,7 +97,7 @@ def test_what_a_killed_preparation_leaves_does_not_load(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             return example(self, item)
         cifar10_gs.Cifar10Gs._example = dying
-        published.prepared("cifar10_gs", data, request=base.Request(manual_dir=manual))
+        loading.prepared("cifar10_gs", data, request=builders.Request(manual_dir=manual))
         """,
         tmp_path,
         tmp_path / "data",
@@ -119,8 +119,8 @@ def test_two_processes_prepare_once(tmp_path):
     code = textwrap.dedent(
         """
         import pathlib, sys
-        from probegen_jax.zoo import published
-        from probegen_jax.zoo.datasets import base, cifar10_gs
+        from probegen_jax.zoo.prepared import builders
+        from probegen_jax.zoo.published import cifar10_gs, loading
         manual, data = map(pathlib.Path, sys.argv[1:])
         example = cifar10_gs.Cifar10Gs._example
         def counting(self, item):
@@ -128,8 +128,8 @@ def test_two_processes_prepare_once(tmp_path):
                 file.write(f"{item}\\n")
             return example(self, item)
         cifar10_gs.Cifar10Gs._example = counting
-        request = base.Request(manual_dir=manual)
-        builder = published.prepared("cifar10_gs", data, request=request)
+        request = builders.Request(manual_dir=manual)
+        builder = loading.prepared("cifar10_gs", data, request=request)
         print(sum(split.num_examples for split in builder.info.splits.values()))
         """
     )

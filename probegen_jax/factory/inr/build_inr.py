@@ -53,6 +53,7 @@ def build(options: argparse.Namespace) -> None:
     from probegen_jax.factory.inr import fit, planned
     from probegen_jax.networks import sine, siren
     from probegen_jax.zoo import cache
+    from probegen_jax.zoo.prepared import build_folder
 
     images = image_sources.load(
         options.images,
@@ -87,7 +88,7 @@ def build(options: argparse.Namespace) -> None:
         "code": cache.source_hash(fit, siren, sine),
     }
     with parts.Build(options.out, plan, made_with) as build:
-        if build_folder_zoos.is_written(options.out):
+        if build_folder.is_written(options.out):
             print(f"{options.out} is finished")
         else:
             make = _part_maker(images, networks, spec, recipe, options, part_size)
@@ -98,7 +99,7 @@ def build(options: argparse.Namespace) -> None:
             seconds = time.monotonic() - started
             print(f"fitted {fitted:,} networks in {seconds:.0f} s: {fitted / seconds:.1f} a second")
             contents = _contents(images, networks, spec, plan, build, part_size)
-            build_folder_zoos.write(options.out, contents)
+            build_folder.write(options.out, contents)
         build.clean()
         _report(options)
 
@@ -198,10 +199,10 @@ def _report(options: argparse.Namespace) -> None:
 
     from probegen_jax.factory.inr import export
     from probegen_jax.zoo import describe
-    from probegen_jax.zoo.prepared import build_folder as data_set
+    from probegen_jax.zoo.prepared import build_folder, built_zoos
     from probegen_jax.zoo.prepared.reading import read
 
-    builder = data_set.opened(options.out)
+    builder = build_folder.opened(options.out)
     columns, rows = read(builder)
     metadata = dict(builder.info.metadata)
     psnr, starts = (np.asarray(columns[name]) for name in ("psnr", "starts"))
@@ -214,7 +215,7 @@ def _report(options: argparse.Namespace) -> None:
         )
     layout = options.layout or export.layout_for(metadata["name"])
     if options.preset == "dwsnets":
-        zoo = build_folder_zoos.load(options.out, "inr")
+        zoo = built_zoos.load(options.out, "inr")
         published = describe.PUBLISHED_STD[f"{layout}_inr"]
         print("\n".join(describe.weight_statistics(zoo, published)))
     if options.export:
