@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Num
 from tqdm import tqdm
 
-from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks import siren
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
 from probegen_jax.zoo.files import inr_files
@@ -113,7 +114,7 @@ def from_folder(
     folder: pathlib.Path,
     targets_csv: pathlib.Path,
     spec: SirenSpec,
-    keys: inr_files.InrKeys,
+    options: ReadOptions,
     *,
     task: Task,
     num_outputs: int | None = None,
@@ -128,7 +129,7 @@ def from_folder(
       folder: of the networks.
       targets_csv: with columns `path` (from `folder`) and `target`, maybe `split`.
       spec: width, depth, w0, output shift, grid order and channels of the networks.
-      keys: how their arrays are named.
+      options: how their arrays are named.
       task: what kind of target it is.
       num_outputs: number of classes; one more than the largest target if None.
       val_share: of validation, where the CSV has no `split`.
@@ -153,13 +154,13 @@ def from_folder(
     key = {
         "files": hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest(),
         "spec": repr(spec),
-        "keys": repr(keys),
+        "options": repr(options),
         "skip_bad": skip_bad,
-        "code": cache.source_hash(inr_files, flat_weights),
+        "code": cache.source_hash(siren, inr_files, flat_weights),
     }
 
     def build() -> cache.Arrays:
-        return _read_networks(folder, listing.paths, spec, keys, skip_bad)
+        return _read_networks(folder, listing.paths, spec, options, skip_bad)
 
     data_dir = data_dir or cache.default_dir()
     arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
@@ -252,7 +253,7 @@ def _read_networks(
     folder: pathlib.Path,
     paths: list[str],
     spec: SirenSpec,
-    keys: inr_files.InrKeys,
+    options: ReadOptions,
     skip_bad: bool,
 ) -> cache.Arrays:
     skipped = bad_networks.Skipped(skip_bad)
@@ -262,12 +263,13 @@ def _read_networks(
         where = str(folder / path)
         try:
             if not path.endswith(inr_files.SUFFIXES):
-                raise bad_networks.BadNetworkError(
+                raise BadNetworkError(
                     where, "is no network file", f"give {', '.join(inr_files.SUFFIXES)} files"
                 )
             file = inr_files.read(folder / path, where)
-            found[len(kept)] = inr_files.to_vector(file.state, where, spec, keys)
-        except bad_networks.BadNetworkError as error:
+            network = spec.read(file.state, None, where, options)
+            found[len(kept)] = flat_weights.flatten(network)
+        except BadNetworkError as error:
             skipped.add(error)
             continue
         kept.append(index)
