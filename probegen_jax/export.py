@@ -137,6 +137,9 @@ def load_model(folder: pathlib.Path) -> Any:
             settings["head_depth"],
             content["num_outputs"],
         )
+        inputs = head["head"]["layers"][0]["kernel"].shape[1]
+        if probes.shape[2:] != spec.probe_shape or inputs != head_shape[0]:
+            raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
         return Predictor(
             spec=spec,
             reading=read_options(settings),

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.method import learning
 from probegen_jax.method.head import Head
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
 from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.zoo import Zoo
 
@@ -265,7 +265,8 @@ def of_run(run: Any, which: str = "last") -> Predictor:
 def read_options(config: Any) -> ReadOptions:
     """How files of networks are read, by a run's config or a dict of it."""
     given = {field.name: config.get(field.name) for field in dataclasses.fields(ReadOptions)}
-    return ReadOptions(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    return typed(ReadOptions, given, "settings")
 
 
 def load(

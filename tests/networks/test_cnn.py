@@ -60,11 +60,16 @@ STRIDES = CnnSpec(
     image_shape=(31, 27, 3),
     activations=("relu", "tanh", "leaky_relu"),
 )
+SELUS = CnnSpec(
+    (ConvLayer(1, 5, 3, 1, 1, "selu"), ConvLayer(5, 4, 3, 2, 0, "per_network")),
+    image_shape=(7, 7, 1),
+    activations=("sigmoid", "selu"),
+)
 ONE_LAYER = CnnSpec((ConvLayer(4, 8, 3, 1, 1, "tanh"),), image_shape=(6, 6, 4))
 
 
 @pytest.mark.parametrize(
-    "spec", [SPEC, small_cnn_zoo(), small_cnn_zoo("tanh", "official"), STRIDES, ONE_LAYER]
+    "spec", [SPEC, small_cnn_zoo(), small_cnn_zoo("tanh", "official"), STRIDES, ONE_LAYER, SELUS]
 )
 def test_respond_and_its_gradient_equal_a_loop_over_networks(spec):
     assert isinstance(spec, NetworkSpec)

@@ -81,7 +81,7 @@ class MixedCnnSpec(NetworkSpec):
         """Values in one response, R: the logits."""
         return self.num_classes
 
-    def take(self, weights: MixedWeights, rows: jax.Array) -> MixedWeights:
+    def take(self, weights: MixedWeights, rows: Any) -> MixedWeights:
         """The networks at `rows`: their programs, and the tables as they are."""
         programs = jax.tree.map(lambda leaf: leaf[rows], weights["programs"])
         return {"tables": weights["tables"], "programs": programs}

@@ -60,7 +60,7 @@ def from_arrays(
       name: of the zoo, for messages and results.
       spec: the static part of the networks, as `SirenSpec(hidden=(64, 64, 64))`.
       weights: the pytree of `spec.abstract()` with a leading network axis on each leaf; kernels are
-        (N, in, out). Or one array (N, W) of such networks flattened by `vectors.flatten`.
+        (N, in, out). Or one array (N, W) of such networks flattened by `flat_weights.flatten`.
       targets: of each network: class, or value.
       task: what kind of target it is.
       num_outputs: number of classes; one more than the largest target if None.
@@ -75,25 +75,32 @@ def from_arrays(
       UserError: shapes that do not fit, weights or targets that are not finite, or classes outside
         their range.
     """
-    shapes = spec.abstract()
-    if isinstance(weights, np.ndarray):
+    shapes, number = spec.abstract(), len(targets)  # without shapes, any weights are taken
+    if isinstance(weights, np.ndarray) and shapes is not None:
         weights = flat_weights.unflatten(weights, shapes)
-    number = len(targets)
-    if jax.tree.structure(weights) != jax.tree.structure(shapes):
+    if shapes is not None and jax.tree.structure(weights) != jax.tree.structure(shapes):
         raise UserError(
             f"zoo {name}: weights are {jax.tree.structure(weights)}, the spec says "
             f"{jax.tree.structure(shapes)}"
         )
-    found = jax.tree.leaves_with_path(weights)
-    for (path, leaf), shape in zip(found, jax.tree.leaves(shapes), strict=True):
+    leaves = jax.tree.leaves_with_path(weights)
+    expected = [None] * len(leaves) if shapes is None else jax.tree.leaves(shapes)
+    for (path, leaf), shape in zip(leaves, expected, strict=True):
         where = f"zoo {name}: {jax.tree_util.keystr(path, simple=True, separator='.')}"
-        if leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype:
+        if shape is not None and (
+            leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype
+        ):
             raise UserError(
                 f"{where} is {leaf.dtype} {leaf.shape}, expected {shape.dtype} "
                 f"{(number, *shape.shape)}: one row per target"
             )
         if not np.isfinite(leaf).all():
             raise UserError(f"{where} holds NaN or infinite weights; leave those networks out")
+    if spec.count(weights) != number:
+        raise UserError(
+            f"zoo {name}: weights are of {spec.count(weights)} networks, targets of {number}; give "
+            "one target for each network"
+        )
     targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
     if splits_of is None:
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
