@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import cases
 from probegen_jax.errors import UserError
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-from probegen_jax.networks.respond import respond
 from probegen_jax.runs.experiment import make_learner
 from probegen_jax.training.batch_order import epoch_places, lay_out
 from probegen_jax.training.batches import make_batches
@@ -112,7 +111,7 @@ def probing(case: cases.Case, per_call: int, zoo: Zoo | None = None) -> Side:
 
     def gradient(weights, probes):
         def loss(probes):
-            return jnp.sum(jnp.square(respond(spec, weights, probes)))
+            return jnp.sum(jnp.square(spec.respond(weights, probes)))
 
         return jax.lax.psum(jax.grad(loss)(probes), DATA)
 

@@ -21,6 +21,20 @@ class UserError(Exception):
     """
 
 
+class BadNetworkError(UserError):
+    """One network that cannot be used; with `skip_bad` the others still make a zoo."""
+
+    def __init__(
+        self,
+        network: str,
+        fault: str,
+        remedy: str = "replace the file, or leave such networks out with --config.skip_bad=True",
+    ):
+        super().__init__(f"{network}: {fault}; {remedy}")
+        self.network = network
+        self.fault = fault
+
+
 class Stopped(BaseException):
     """Asked to stop by SIGTERM, with everything saved; like KeyboardInterrupt, not an error.
 

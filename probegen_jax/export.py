@@ -16,7 +16,6 @@ the networks' architecture) and README.md (a card with the figures). `probegen_j
 Exit codes: 0 done; 2 a mistake in the command, told in one line; 130 interrupted.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -68,6 +67,7 @@ def export(run: Any, out: pathlib.Path, which: str = "last") -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
+    from probegen_jax.networks import registry
     from probegen_jax.runs import predictor
 
     _refuse_existing(out)
@@ -79,7 +79,7 @@ def export(run: Any, out: pathlib.Path, which: str = "last") -> None:
     config = run.experiment.config.to_dict()
     content = {
         "format": _FORMAT,
-        "network": _network(run.experiment.zoo.spec, config),
+        "network": registry.to_json(run.experiment.zoo.spec),
         "task": run.experiment.zoo.task,
         "num_outputs": run.experiment.zoo.num_outputs,
         "seeds": made.seeds,
@@ -117,8 +117,8 @@ def load_model(folder: pathlib.Path) -> Any:
     from safetensors.numpy import load_file
 
     from probegen_jax.files import read_json
-    from probegen_jax.runs.predictor import Predictor, inr_keys
-    from probegen_jax.zoo.own.networks import reader_for
+    from probegen_jax.networks import registry
+    from probegen_jax.runs.predictor import Predictor, read_options
 
     content = read_json(folder / CONFIG)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
@@ -128,7 +128,7 @@ def load_model(folder: pathlib.Path) -> Any:
         )
     try:
         tensors = load_file(folder / WEIGHTS)
-        settings, spec = content["settings"], _spec(content["network"])
+        settings, spec = content["settings"], registry.from_json(content["network"])
         probes = tensors["probes"]
         head = _tree({name: leaf for name, leaf in tensors.items() if name.startswith("head.")})
         head_shape = (
@@ -137,9 +137,12 @@ def load_model(folder: pathlib.Path) -> Any:
             settings["head_depth"],
             content["num_outputs"],
         )
+        inputs = head["head"]["layers"][0]["kernel"].shape[1]
+        if probes.shape[2:] != spec.probe_shape or inputs != head_shape[0]:
+            raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
         return Predictor(
             spec=spec,
-            reader=reader_for(spec, settings.get("fidelity", "faithful"), inr_keys(settings)),
+            reading=read_options(settings),
             classes=content["task"] == "classification",
             seeds=content["seeds"],
             probes_SxP=probes,
@@ -227,41 +230,6 @@ def _tree(named: Mapping[str, Any]) -> dict[Any, Any]:
             place = place.setdefault(key, {})
         place[last] = leaf
     return tree
-
-
-def _network(spec: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec as plain values; of mixed CNNs what any network must share."""
-    from probegen_jax.networks.cnn.cnn import CnnSpec
-    from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-    from probegen_jax.networks.siren import SirenSpec
-
-    if isinstance(spec, SirenSpec):
-        return {"kind": "siren", **dataclasses.asdict(spec)}
-    if isinstance(spec, CnnSpec):
-        return {"kind": "cnn", **dataclasses.asdict(spec)}
-    if isinstance(spec, MixedCnnSpec):
-        shape, classes = spec.image_shape, spec.num_classes
-        return {"kind": "mixed_cnn", "image_shape": shape, "num_classes": classes}
-    raise UserError(f"cannot export a run on networks like {type(spec).__name__}")
-
-
-def _spec(network: Mapping[str, Any]) -> Any:
-    """The inverse of `_network`."""
-    from probegen_jax.networks.cnn.cnn import CnnSpec
-    from probegen_jax.networks.cnn.layer import ConvLayer
-    from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-    from probegen_jax.networks.siren import SirenSpec
-
-    values = dict(network)
-    kind = values.pop("kind")
-    if kind == "siren":
-        return SirenSpec(**values | {"hidden": tuple(values["hidden"])})
-    values["image_shape"] = tuple(values["image_shape"])
-    if kind == "mixed_cnn":
-        # Which kinds of layers there are follows from the networks to predict for.
-        return MixedCnnSpec(kinds=(), max_layers=0, tape_size=0, **values)
-    layers = tuple(ConvLayer(**layer) for layer in values.pop("layers"))
-    return CnnSpec(layers=layers, **values | {"activations": tuple(values["activations"])})
 
 
 if __name__ == "__main__":

@@ -92,11 +92,10 @@ def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[s
     predictor = load(run, which=which, places=places)
     if not zoos:
         return predictor.predict(files)
-    from probegen_jax.networks.siren import SirenSpec
     from probegen_jax.zoo.prepared import built_zoos
 
-    family = "inr" if isinstance(predictor.spec, SirenSpec) else "cnn"
-    return predictor.predict(built_zoos.load(pathlib.Path(zoos[0]), family))
+    fidelity = predictor.reading.fidelity
+    return predictor.predict(built_zoos.load(pathlib.Path(zoos[0]), None, fidelity))
 
 
 def _of_split(run: pathlib.Path, split: str, which: str, places: Mapping[str, str]) -> Any:

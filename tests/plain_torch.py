@@ -12,6 +12,7 @@ ACTIVATIONS = {
     "leaky_relu": lambda x: functional.leaky_relu(x, 0.01),
     "sine": torch.sin,
     "none": lambda x: x,
+    "selu": functional.selu,
 }
 
 

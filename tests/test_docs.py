@@ -72,6 +72,7 @@ def trained(empty, digits_dir):
     pytest.importorskip("torch")
     from probegen_jax import settings, train
     from probegen_jax.factory.builtin import digits
+    from probegen_jax.networks.contract import ReadOptions
     from probegen_jax.zoo.files import inr_files, torch_files
 
     (empty / "cache").mkdir()
@@ -81,9 +82,7 @@ def trained(empty, digits_dir):
         config = settings.parse([*argv, "--config.report=False"], "").config
         train.train(config, f"runs/digits-{method}-128")
     network = tuple({k: v[0] for k, v in layer.items()} for layer in digits.load().weights)
-    torch_files.save_inr(
-        pathlib.Path("my_network.pth"), inr_files.to_state(network, inr_files.InrKeys())
-    )
+    torch_files.save_inr(pathlib.Path("my_network.pth"), inr_files.to_state(network, ReadOptions()))
     return empty
 
 

@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from probegen_jax.method.losses import Loss
 from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.respond import respond
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +106,7 @@ class Learner:
         """
         if self.from_responses:
             return jax.vmap(function)(zoo_weights, *args_S)
-        if getattr(self.spec, "vmap_seeds", True):
+        if self.spec.vmap_seeds:
             return jax.vmap(functools.partial(function, zoo_weights))(*args_S)
         return jax.lax.map(lambda args: function(zoo_weights, *args), args_S)
 
@@ -259,7 +258,7 @@ def responses(
     def one_batch(rows_B):
         def one_seed(zoo_weights, params, fixed):
             model = nnx.merge(learner.graphdef, params, fixed)
-            return respond(learner.spec, learner.take(zoo_weights, rows_B), model.generator())
+            return learner.spec.respond(learner.take(zoo_weights, rows_B), model.generator())
 
         return learner.over_seeds(one_seed, zoo_weights, state_S.params, state_S.fixed)
 

@@ -11,7 +11,6 @@ from probegen_jax.method.generators import DeepLinear, Uniform, Vanilla
 from probegen_jax.method.head import Head
 from probegen_jax.method.image_generators import DeepLinearImage, FixedImages, VanillaImage
 from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.respond import respond
 
 
 class ProbeGen(nnx.Module):
@@ -29,7 +28,7 @@ class ProbeGen(nnx.Module):
 
     def __call__(self, weights: Any) -> Float[Array, "B O"]:
         """Outputs (logits, or values) for the networks with stacked `weights`."""
-        return self.head(respond(self.spec, weights, self.generator()))
+        return self.head(self.spec.respond(weights, self.generator()))
 
 
 def make_generator(

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from probegen_jax.networks.sine import sine
 
+# Of the SELU (Klambauer et al., Self-Normalizing Neural Networks, 2017): λ, and λ times α.
+_LAMBDA, _LAMBDA_ALPHA = 1.0507009873554805, 1.7580993408473766
+
 
 def _none(x: jax.Array) -> jax.Array:
     return x
@@ -21,7 +24,7 @@ def _leaky_relu(x: jax.Array) -> jax.Array:
     return jax.nn.leaky_relu(x, 0.01)
 
 
-# The order is part of the format: programs of mixed zoos store an activation as its place here.
+# The order is part of the format: zoos store an activation as its place here. New ones come last.
 ACTIVATIONS = MappingProxyType(
     {
         "none": _none,
@@ -31,6 +34,7 @@ ACTIVATIONS = MappingProxyType(
         "sigmoid": jax.nn.sigmoid,
         "leaky_relu": _leaky_relu,
         "sine": sine,
+        "selu": jax.nn.selu,
     }
 )
 
@@ -42,6 +46,8 @@ SLOPES = MappingProxyType(
         "tanh": lambda y: 1 - y * y,
         "sigmoid": lambda y: y * (1 - y),
         "leaky_relu": lambda y: jnp.where(y < 0, y.dtype.type(0.01), y.dtype.type(1)),
+        # λ above 0; below, y = λα(eˣ − 1).
+        "selu": lambda y: jnp.where(y > 0, y.dtype.type(_LAMBDA), y + y.dtype.type(_LAMBDA_ALPHA)),
     }
 )
 

@@ -1,32 +1,298 @@
-"""The networks of a zoo: a static spec beside a pytree of weights, never Flax modules.
+"""What is asked of a zoo's networks: a static spec beside a pytree of weights, never Flax modules.
 
-A spec is hashable and describes one network; `spec.apply(weights, probes)` runs it. The weights
-of a zoo are the same pytree with a leading network axis.
+A spec is hashable and describes what the networks of a zoo share. The weights of one network are a
+pytree of arrays; those of a zoo are the same pytree with a leading network axis on every leaf. The
+rest of the package asks specs for nothing but what `NetworkSpec` names here.
 """
 
-from typing import Any, Protocol, runtime_checkable
+import abc
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NoReturn
 
 import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from probegen_jax.errors import BadNetworkError, UserError
+
+Counts = Int[np.ndarray, " k"]
 
 
-@runtime_checkable
-class NetworkSpec(Protocol):
-    """What every kind of zoo network can tell about itself."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How networks run, never what they compute.
 
-    @property
-    def probe_shape(self) -> tuple[int, ...]:
-        """Shape of one probe: (D,) for coordinates, (H, W, C) for images."""
-        ...
+    Attributes:
+      block_size: how many run side by side; None leaves it to the family.
+      sine: how sines are computed: "fast", "exact", or "auto": exact where fast would not do.
+      compute_dtype: what convolutions multiply in, "float32" or "bfloat16".
+    """
 
-    @property
-    def response_dim(self) -> int:
-        """Values that one network answers one probe with, R."""
-        ...
+    block_size: int | None = None
+    sine: Literal["auto", "fast", "exact"] = "auto"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def apply(self, weights: Any, probes: jax.Array) -> jax.Array:
-        """One network on every probe: probes (P, *probe_shape) to responses (P, R)."""
-        ...
 
-    def take(self, weights: Any, rows: jax.Array) -> Any:
-        """The networks at `rows` of a zoo's stacked weights."""
-        ...
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How files of single networks are read.
+
+    Attributes:
+      layer_key: name of each layer's arrays before `.weight` and `.bias`; `{}` stands for the
+        layer's number, from 0.
+      last_layer_key: of the last layer, where it differs. NFN's INRs have "net.{}.linear" and
+        "net.{}".
+      fidelity: "faithful" runs CNNs as they were trained, "official" as ProbeGen's published code.
+    """
+
+    layer_key: str = "seq.{}"
+    last_layer_key: str | None = None
+    fidelity: Literal["faithful", "official"] = "faithful"
+
+    def __post_init__(self):
+        for pattern in filter(None, (self.layer_key, self.last_layer_key)):
+            if pattern.count("{}") != 1 or "{" in pattern.replace("{}", ""):
+                raise UserError(
+                    f"layer key {pattern!r} must hold one {{}} for the layer's number, "
+                    "as in seq.{}"
+                )
+
+    def layer_name(self, index: int, depth: int) -> str:
+        """What the arrays of layer `index` of `depth` are named after."""
+        last = self.last_layer_key if index == depth - 1 else None
+        return (last or self.layer_key).format(index)
+
+
+class NetworkSpec(abc.ABC):
+    """What the networks of a zoo have in common, and all that can be asked of them.
+
+    A family of networks is a frozen dataclass derived from this class. It needs `probe_shape`,
+    `response_dim` (as fields or properties) and `apply`; everything else has a default that is
+    right for weights whose every leaf has a leading network axis.
+
+    Attributes:
+      probe_shape: shape of one probe: (D,) for coordinates, (H, W, C) for images.
+      response_dim: values that one network answers one probe with, R.
+      num_weights: weights of one network, where all have the same number.
+      plane: where probes are points of an image: "xy" if the column comes first, "ij" if the row.
+      vmap_seeds: whether several seeds run as one more `vmap` axis, or one after another.
+      streams: whether networks can be read a few at a time, from a zoo larger than the memory.
+      needs_config: whether the file of one network must state its architecture beside its arrays.
+    """
+
+    probe_shape: tuple[int, ...]
+    response_dim: int
+    num_weights: int | None = None
+    plane: Literal["xy", "ij"] | None = None
+    vmap_seeds: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
+    needs_config: ClassVar[bool] = False
+
+    # Running networks.
+
+    @abc.abstractmethod
+    def apply(self, weights: Any, probes: Float[Array, "P ..."]) -> Float[Array, "P R"]:
+        """One network on every probe; differentiable in the probes."""
+
+    def respond(self, weights: Any, probes: Float[Array, "P ..."]) -> Float[Array, "B P R"]:
+        """Every network of a batch on every probe: the hot path.
+
+        Args:
+          weights: stacked, with a leading network axis B.
+          probes: shared by all networks, so that the first layer becomes one wide matmul.
+        """
+        return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+
+    def with_options(self, options: Options, weights: Any = None) -> "NetworkSpec":
+        """This spec, run in another way.
+
+        Args:
+          options: what is asked for.
+          weights: of the zoo, on the host; None where they are stored elsewhere.
+
+        Raises:
+          UserError: an option that these networks do not have.
+        """
+        if options.compute_dtype != "float32":
+            raise UserError(
+                f"compute_dtype is {options.compute_dtype!r}, which is for zoos of mixed CNNs "
+                "alone, and this zoo is none; leave it out"
+            )
+        return self if options.block_size is None else self.with_block_size(options.block_size)
+
+    def with_block_size(self, block_size: int | None) -> "NetworkSpec":
+        """This spec with that `Options.block_size`; a `UserError` where all run at once anyway."""
+        if block_size is None:
+            return self
+        raise UserError(
+            f"block_size is {block_size}, but networks like {type(self).__name__} always run all "
+            "at once; leave it out"
+        )
+
+    def block_sizes(self, batch: int) -> Sequence[int | None]:
+        """Choices of `block_size` worth timing for `batch` networks; none where one is known."""
+        return ()
+
+    def with_probe_shape(self, shape: tuple[int, ...]) -> "NetworkSpec":
+        """The same networks on probes of another shape; a `UserError` if they cannot read them."""
+        raise UserError(
+            f"networks like {type(self).__name__} read probes of shape {self.probe_shape}, and "
+            f"none of shape {shape}"
+        )
+
+    # Many networks.
+
+    def abstract(self) -> Any:
+        """One network's weights as `jax.ShapeDtypeStruct`s; None where the spec does not know."""
+        return None
+
+    def take(self, weights: Any, rows: Any) -> Any:
+        """The networks at `rows` of stacked weights, on the host or on a device."""
+        return jax.tree.map(lambda leaf: leaf[rows], weights)
+
+    def count(self, weights: Any) -> int:
+        """How many networks stacked weights hold; a `UserError` where their leaves disagree."""
+        shapes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(weights)}
+        if len(shapes) != 1 or () in shapes:
+            raise UserError(
+                "stacked weights need the same number of networks along the first axis of every "
+                f"array; found {sorted(shapes)}"
+            )
+        return int(shapes.pop()[0])
+
+    def costs(self, weights: Any) -> Int[np.ndarray, " N"] | None:
+        """How much work it is to probe each network; None where it is the same for all."""
+        return None
+
+    def shard(
+        self,
+        weights: Any,
+        rows: Sequence[Int[np.ndarray, " n"]],
+        over_hosts: Callable[[Counts], Counts] = lambda counts: counts,
+    ) -> list[Any]:
+        """The networks of each device, in arrays of the same shapes for all devices.
+
+        Args:
+          weights: of the zoo, on the host.
+          rows: for each device, equally many rows of the zoo.
+          over_hosts: the greatest of each count over all hosts, whose devices are not among `rows`.
+
+        Returns:
+          For each device, its networks in the order of its rows, in NumPy arrays.
+        """
+        return [jax.tree.map(np.asarray, self.take(weights, each)) for each in rows]
+
+    # Single networks, from files or memory.
+
+    def expected(self, options: ReadOptions) -> str:
+        """What a single network must be for `read`, in a few words."""
+        self._reads_no_files()
+
+    def read(
+        self,
+        state: Mapping[str, np.ndarray],
+        config: Mapping[str, Any] | None,
+        name: str,
+        options: ReadOptions,
+    ) -> Any:
+        """One network, as `stack` takes it.
+
+        Args:
+          state: arrays by name, in torch's layout.
+          config: the architecture, where `needs_config`.
+          name: what errors call the network.
+          options: how arrays are named and CNNs are run.
+
+        Raises:
+          BadNetworkError: it is not such a network, or cannot be used.
+          UserError: networks of this family are not read from files.
+        """
+        self._reads_no_files()
+
+    def _reads_no_files(self) -> NoReturn:
+        raise UserError(
+            f"cannot read files of networks like {type(self).__name__}; give their stacked weights"
+        )
+
+    def stack(self, networks: Sequence[Any]) -> tuple["NetworkSpec", Any]:
+        """Networks as `read` gives them, as a spec that runs them and stacked weights."""
+        return self, jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+
+    def is_stacked(self, networks: Any) -> bool:
+        """Whether `networks` are stacked weights, and not single networks as dicts of arrays."""
+        return True
+
+    # What people see.
+
+    def render(self, weights: Any, height: int, width: int) -> Float[np.ndarray, "N H W C"] | None:
+        """What stacked networks draw on the image plane, in [0, 1]; None if nothing."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """This spec as plain values, for `from_json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "NetworkSpec":
+        """The inverse of `to_json`.
+
+        Raises:
+          UserError: values that are missing, unknown, of a wrong type or out of their range.
+        """
+        return typed(cls, values, "network")
+
+
+def check_at_least_one(**values: int | None) -> None:
+    """Raises a `UserError` that names the first value below 1."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+
+
+def check_finite(network: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises a `BadNetworkError` that names the first array with a NaN or an infinity."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise BadNetworkError(network, f"{name} holds NaN or infinite weights")
+
+
+def typed(hint: Any, value: Any, where: str) -> Any:
+    """A value from JSON as a type hint says: lists become tuples, and mappings dataclasses.
+
+    Args:
+      hint: a dataclass, tuple, `Literal`, union, or a type of JSON's plain values.
+      value: from JSON.
+      where: what the error calls it.
+
+    Raises:
+      UserError: it is something else.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        fields, hints = dataclasses.fields(hint), typing.get_type_hints(hint)
+        needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+        names = {field.name for field in fields}
+        missing, unknown = needed - value.keys(), value.keys() - names
+        if missing or unknown:
+            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r}"
+            raise UserError(f"{where} {what}")
+        return hint(**{name: typed(hints[name], value[name], f"{where}: {name}") for name in value})
+    if origin is tuple and isinstance(value, list | tuple):
+        many = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(many) == len(value):
+            return tuple(typed(each, v, where) for each, v in zip(many, value, strict=True))
+    if origin is types.UnionType and value is None and types.NoneType in arguments:
+        return None
+    if origin is types.UnionType:
+        return typed(arguments[0], value, where)
+    if origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    if type(value) is int and abs(value) < 2**31 and hint in (int, float):
+        return hint(value)
+    if type(value) is hint and (hint in (str, bool) or (hint is float and math.isfinite(value))):
+        return value
+    raise UserError(f"{where} is {value!r}, which it cannot be")

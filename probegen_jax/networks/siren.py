@@ -5,8 +5,10 @@ Navon et al. (2023) use 2→32→32→1 with sin(30·(Wx + b)) twice, then a lin
 """
 
 import dataclasses
+import functools
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -14,14 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.networks.sine import sine
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.contract import (
+    NetworkSpec,
+    Options,
+    ReadOptions,
+    check_at_least_one,
+    check_finite,
+)
+from probegen_jax.networks.sine import EXACT_TO, sine
 
 # A layer is {"kernel": (in, out), "bias": (out,)}; stacked, with a leading network axis on both.
 SirenWeights = tuple[dict[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class SirenSpec:
+class SirenSpec(NetworkSpec):
     """The static part of a SIREN: everything but its weights.
 
     Attributes:
@@ -43,6 +53,11 @@ class SirenSpec:
     grid: Literal["xy", "ij"] = "xy"
     sine: Literal["fast", "exact"] = "fast"
     block_size: int | None = None
+
+    def __post_init__(self):
+        if min(self.sizes) < 1 or not self.hidden:
+            raise UserError(f"the networks' widths are {self.sizes}; each must be at least 1")
+        check_at_least_one(block_size=self.block_size)
 
     @property
     def probe_shape(self) -> tuple[int, ...]:
@@ -141,9 +156,96 @@ class SirenSpec:
             most = 1.0  # a sine is no more
         return bound
 
-    def take(self, weights: SirenWeights, rows: jax.Array) -> SirenWeights:
-        """The networks at `rows` of a stacked zoo."""
-        return jax.tree.map(lambda leaf: leaf[rows], weights)
+    def with_options(self, options: Options, weights: SirenWeights | None = None) -> "SirenSpec":
+        """See `NetworkSpec`; "auto" is the fast sine unless weights show that it would not do."""
+        sine = options.sine
+        if sine == "auto":
+            # A stored zoo is not read for this. Probes go where training takes them; ten times as
+            # far as the image reaches has never been seen.
+            far = weights is not None and self.phase_bound(weights, reach=10.0) > EXACT_TO
+            sine = "exact" if far else "fast"
+        return dataclasses.replace(super().with_options(options, weights), sine=sine)
+
+    def with_block_size(self, block_size: int | None) -> "SirenSpec":
+        """See `NetworkSpec`."""
+        return dataclasses.replace(self, block_size=block_size)
+
+    def block_sizes(self, batch: int) -> Sequence[int | None]:
+        """See `NetworkSpec`."""
+        return (None, *(size for size in (1, 4, 16) if size < batch))
+
+    def expected(self, options: ReadOptions) -> str:
+        """See `NetworkSpec`."""
+        depth = len(self.sizes) - 1
+        first, last = options.layer_name(0, depth), options.layer_name(depth - 1, depth)
+        return (
+            f"a SIREN {'→'.join(map(str, self.sizes))} in float32, with arrays {first}.weight to "
+            f"{last}.bias"
+        )
+
+    def read(
+        self,
+        state: Mapping[str, np.ndarray],
+        config: Mapping[str, Any] | None,
+        name: str,
+        options: ReadOptions,
+    ) -> SirenWeights:
+        """See `NetworkSpec`; weights in `state` are (out, in)."""
+        depth = len(self.sizes) - 1
+        layers, expected = [], set()
+        for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
+            layer = options.layer_name(index, depth)
+            weight, bias = f"{layer}.weight", f"{layer}.bias"
+            for key, shape in ((weight, (n, m)), (bias, (n,))):
+                if key not in state:
+                    raise BadNetworkError(
+                        name,
+                        f"has no {key} (it has {', '.join(sorted(state)) or 'nothing'})",
+                        "set key names, width and depth to the zoo's, or use "
+                        "--config.skip_bad=True",
+                    )
+                if state[key].shape != shape:
+                    raise BadNetworkError(
+                        name,
+                        f"{key} has shape {state[key].shape}, expected {shape}",
+                        "set width and depth to the zoo's, or use --config.skip_bad=True",
+                    )
+                if state[key].dtype != np.float32:
+                    raise BadNetworkError(name, f"{key} is {state[key].dtype}, not float32")
+                expected.add(key)
+            layers.append({"kernel": state[weight].T, "bias": state[bias]})
+        extra = sorted(set(state) - expected)
+        if extra:
+            raise BadNetworkError(
+                name,
+                f"has {extra[0]}, which a network of {depth} layers has not",
+                "set the key names and depth to the zoo's, or use --config.skip_bad=True",
+            )
+        check_finite(name, state)
+        return tuple(layers)
+
+    def is_stacked(self, networks: Any) -> bool:
+        """See `NetworkSpec`: layers are dicts with a kernel, single networks are not."""
+        several = isinstance(networks, Sequence) and len(networks) > 0
+        first = networks[0] if several else networks
+        return not isinstance(first, Mapping) or "kernel" in first
+
+    @property
+    def plane(self) -> Literal["xy", "ij"] | None:
+        """See `NetworkSpec`."""
+        return self.grid if self.in_dim == 2 else None
+
+    def render(
+        self, weights: SirenWeights, height: int, width: int
+    ) -> Float[np.ndarray, "N H W R"] | None:
+        """See `NetworkSpec`."""
+        if self.plane is None:
+            return None
+        weights = jax.tree.map(jnp.asarray, weights)
+        images = np.asarray(_draw(self, weights, self.pixel_coordinates(height, width)))
+        if self.output_shift == 0:  # such networks were fitted to targets in [-1, 1]
+            images = (images + 1) / 2
+        return np.clip(images, 0, 1).reshape(len(images), height, width, -1)
 
     def pixel_coordinates(self, height: int, width: int) -> Float[np.ndarray, "HW 2"]:
         """Coordinates of the pixels of an image, row by row, in this spec's order."""
@@ -154,3 +256,8 @@ class SirenSpec:
         )
         first, second = (x, y) if self.grid == "xy" else (y, x)
         return np.stack([first.ravel(), second.ravel()], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def _draw(spec: SirenSpec, weights: Any, coordinates: Any) -> jax.Array:
+    return jax.vmap(spec.apply, in_axes=(0, None))(weights, coordinates)

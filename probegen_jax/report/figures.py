@@ -4,15 +4,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from probegen_jax.networks.siren import SirenSpec, SirenWeights
 from probegen_jax.zoo.zoo import Zoo
 
 
@@ -37,57 +34,42 @@ def draw_probes(
     if probes.ndim == 4:
         draw_image_probes(path, probes)
         return
-    if probes.shape[1] != 2:
-        draw_coordinates(path, probes)
-        return
     rows = zoo.splits["test"]
     _, first = np.unique(zoo.targets_N[rows], return_index=True)
     shown = rows[np.sort(first)[:5]]  # of different targets
-    draw_inr_probes(
-        path,
-        zoo.spec,
-        zoo.read(shown),
-        probes,
-        [f"a network of target {zoo.targets_N[row]:.4g}" for row in shown],
-        zoo.image_shape or (64, 64),
-    )
+    images = zoo.spec.render(zoo.read(shown), *(zoo.image_shape or (64, 64)))
+    if images is None or zoo.spec.plane is None:
+        draw_coordinates(path, probes)
+        return
+    titles = [f"a network of target {zoo.targets_N[row]:.4g}" for row in shown]
+    points = np.asarray(probes) if zoo.spec.plane == "xy" else np.asarray(probes)[:, ::-1]
+    draw_inr_probes(path, images, titles, points)
 
 
 def draw_inr_probes(
     path: pathlib.Path,
-    spec: SirenSpec,
-    weights: SirenWeights,
-    probes: Float[Array, "P 2"] | Float[np.ndarray, "P 2"],
+    images: Float[np.ndarray, "N H W C"],
     titles: Sequence[str],
-    image_shape: tuple[int, int],
+    probes: Float[np.ndarray, "P 2"],
 ) -> None:
     """Where the probes lie on the image plane, over what a few networks draw there.
 
     Args:
       path: of the PNG.
-      spec: of the networks.
-      weights: of the few networks, stacked; one panel each.
-      probes: coordinates in the spec's order.
+      images: what the networks draw, in [0, 1]; one panel each.
       titles: of the panels.
-      image_shape: height and width to draw the networks at, best those that they were fitted to.
+      probes: coordinates, the column first.
     """
-    probes = np.asarray(probes)
-    columns, rows = (probes[:, 0], probes[:, 1]) if spec.grid == "xy" else probes.T[::-1]
     # A probe outside the image is seen too, but a stray one must not shrink the picture.
     reach = float(np.clip(np.abs(probes).max() * 1.05, 1.2, 1.8))
-    height, width = image_shape
-    coordinates = jnp.asarray(spec.pixel_coordinates(height, width))
+    height, width = images.shape[1:3]
     # Coordinates -1 and 1 are the centres of the outer pixels.
     right, bottom = 1 + 1 / max(width - 1, 1), 1 + 1 / max(height - 1, 1)
     figure = Figure(figsize=(2.1 * len(titles), 2.4))
-    for panel, title in enumerate(titles):
+    for panel, (image, title) in enumerate(zip(images, titles, strict=True)):
         axes = figure.add_subplot(1, len(titles), panel + 1)
-        network = jax.tree.map(lambda leaf, n=panel: leaf[n], weights)
-        image = np.asarray(spec.apply(network, coordinates)).reshape(height, width, -1)
-        axes.imshow(
-            np.clip(image.squeeze(), 0, 1), cmap="gray", extent=(-right, right, bottom, -bottom)
-        )
-        axes.scatter(columns, rows, s=9, c="#ff5a36", edgecolors="white", linewidths=0.4)
+        axes.imshow(image.squeeze(), cmap="gray", extent=(-right, right, bottom, -bottom))
+        axes.scatter(*probes.T, s=9, c="#ff5a36", edgecolors="white", linewidths=0.4)
         axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=6, length=2)

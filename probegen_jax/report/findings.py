@@ -15,7 +15,6 @@ from scipy.special import softmax
 
 from probegen_jax.method.losses import LOSSES
 from probegen_jax.method.metrics import METRICS
-from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.experiment import Run
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
@@ -142,7 +141,7 @@ def find(run: Run) -> Findings:
         result=run.result or unfinished(run),
         records=read_records(run.folder),
         facts=_facts(run),
-        grid=zoo.spec.grid if isinstance(zoo.spec, SirenSpec) else None,
+        grid=zoo.spec.plane,
         probes_before=np.asarray(before),
         probes_after=np.asarray(after),
         planes=[each for each in itertools.islice(drawings, len(planes)) if each is not None],
@@ -186,13 +185,13 @@ def _facts(run: Run) -> dict[str, str]:
         "regression": "a value for each network, such as its test accuracy",
     }[zoo.task]
     counts = ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in SPLITS)
-    size = getattr(zoo.spec, "num_weights", None)
+    size = zoo.spec.num_weights
     shape = zoo.spec.probe_shape
     size_of = " × ".join(map(str, shape)) + " values" if len(shape) == 3 else f"{shape[0]}"
     kind = "images of" if len(shape) == 3 else "points of dimension"
     facts = {
         "zoo": f"{zoo.name}, {len(zoo):,} networks"
-        + (f" of {size:,} weights" if isinstance(size, int) else ""),
+        + (f" of {size:,} weights" if size is not None else ""),
         "predicted": task,
         "networks": counts,
         "probes": f"{config.num_probes} ({config.method}), {kind} {size_of}",
@@ -206,17 +205,11 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _draw(zoo: Zoo, rows: list[int]) -> list[Drawing | None]:
     """What the networks at `rows` draw; None where the zoo's networks draw nothing."""
-    spec = zoo.spec
-    if not isinstance(spec, SirenSpec) or spec.in_dim != 2:
+    images = zoo.spec.render(zoo.read(np.asarray(rows)), *(zoo.image_shape or (64, 64)))
+    if images is None:
         return [None] * len(rows)
-    height, width = zoo.image_shape or (64, 64)
-    coordinates = jnp.asarray(spec.pixel_coordinates(height, width))
-    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf[np.asarray(rows)]), zoo.weights)
-    images = np.asarray(jax.jit(jax.vmap(spec.apply, (0, None)))(weights, coordinates))
-    if spec.output_shift == 0:  # such networks were fitted to targets in [-1, 1]
-        images = (images + 1) / 2
     return [
-        Drawing(row, shown(zoo.targets_N[row]), np.clip(image, 0, 1).reshape(height, width, -1))
+        Drawing(row, shown(zoo.targets_N[row]), image)
         for row, image in zip(rows, images, strict=True)
     ]
 

@@ -22,10 +22,7 @@ from probegen_jax.method.losses import LOSSES
 from probegen_jax.method.metrics import METRICS, mean_over_runs
 from probegen_jax.method.model import make_model
 from probegen_jax.method.optimizer import adam_cosine
-from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-from probegen_jax.networks.sine import EXACT_TO
-from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs.zoo_from_config import from_config
 from probegen_jax.training import evaluation
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
@@ -159,40 +156,24 @@ def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
     images = probe_images(config, zoo.spec)
     if images is not None and images.shape[1:] != zoo.spec.probe_shape:
         # The official code shows grayscale networks larger images than they were trained on.
-        spec = dataclasses.replace(zoo.spec, image_shape=images.shape[1:])
-        zoo = dataclasses.replace(zoo, spec=spec)
+        zoo = dataclasses.replace(zoo, spec=zoo.spec.with_probe_shape(images.shape[1:]))
     return Experiment(config, zoo, make_learner(config, zoo, images))
 
 
 def _how_it_runs(zoo: Zoo, config: ConfigDict) -> NetworkSpec:
     """The zoo's spec, with what the config says of sines, types and blocks."""
-    spec, changes = zoo.spec, {}
-    if config.get("block_size") is not None:
-        changes["block_size"] = config.block_size
-    sine = config.get("sine", "auto")
-    if isinstance(spec, SirenSpec):
-        if sine == "auto":
-            # A stored zoo is not read for this. Probes go where training takes them; ten times as
-            # far as the image reaches has never been seen.
-            far = not isinstance(zoo.weights, Stored) and (
-                spec.phase_bound(zoo.weights, reach=10.0) > EXACT_TO
-            )
-            sine = "exact" if far else "fast"
-        changes["sine"] = sine
-    dtype = config.get("compute_dtype", "float32")
-    if isinstance(spec, MixedCnnSpec):
-        changes["dtype"] = dtype
-    elif dtype != "float32":
-        raise UserError(
-            f"compute_dtype is {dtype!r}, which is for zoos of mixed CNNs alone, and {zoo.name} is "
-            "none; leave it out"
-        )
-    return dataclasses.replace(spec, **changes)
+    options = Options(
+        config.get("block_size"),
+        config.get("sine", "auto"),
+        config.get("compute_dtype", "float32"),
+    )
+    weights = None if isinstance(zoo.weights, Stored) else zoo.weights
+    return zoo.spec.with_options(options, weights)
 
 
 def with_block_size(experiment: Experiment, block_size: int | None) -> Experiment:
     """The same experiment, with so many networks side by side; its probes must be trained."""
-    spec = dataclasses.replace(experiment.zoo.spec, block_size=block_size)
+    spec = experiment.zoo.spec.with_block_size(block_size)
     zoo = dataclasses.replace(experiment.zoo, spec=spec)
     learner = make_learner(experiment.config, zoo, None)
     return dataclasses.replace(experiment, zoo=zoo, learner=learner)

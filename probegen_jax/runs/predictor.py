@@ -18,15 +18,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.method import learning
 from probegen_jax.method.head import Head
-from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-from probegen_jax.networks.respond import respond
-from probegen_jax.zoo.bad_networks import BadNetworkError
-from probegen_jax.zoo.files.inr_files import InrKeys
-from probegen_jax.zoo.own.networks import Reader, find_files, reader_for
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
+from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.zoo import Zoo
 
 _CHUNK = 2048  # networks that are read before they are predicted for
@@ -94,7 +90,7 @@ class Predictor:
 
     Attributes:
       spec: of the zoo that it was trained on.
-      reader: of networks like the zoo's.
+      reading: how files of such networks are read.
       classes: whether classes are predicted, and not values.
       seeds: that were trained.
       probes_SxP: of each seed (S, P, *spec.probe_shape).
@@ -104,7 +100,7 @@ class Predictor:
     """
 
     spec: NetworkSpec
-    reader: Reader
+    reading: ReadOptions
     classes: bool
     seeds: list[int]
     probes_SxP: Float[np.ndarray, "S P ..."]
@@ -127,22 +123,18 @@ class Predictor:
         """
         if isinstance(networks, Zoo):
             return self.predict_rows(networks, np.arange(len(networks)))
-        # Stacked weights of CNNs are a dict, too.
-        stacked = isinstance(networks, Mapping) and {"layers", "tables"} & networks.keys()
-        if isinstance(networks, str | pathlib.Path) or (
-            isinstance(networks, Mapping) and not stacked
-        ):
+        if isinstance(networks, str | pathlib.Path):
             networks = [networks]
-        if stacked or not isinstance(networks, Sequence):
-            return self._stacked(networks)
-        if not networks:
+        several = isinstance(networks, Sequence)
+        if several and not networks:
             raise UserError("no networks given")
-        if all(isinstance(each, str | pathlib.Path) for each in networks):
+        if several and all(isinstance(each, str | pathlib.Path) for each in networks):
             files = find_files(networks)
             return self._one_by_one(files, [str(path) for path in files])
-        if all(isinstance(each, Mapping) and "kernel" not in each for each in networks):
-            return self._one_by_one(networks, [str(n) for n in range(len(networks))])
-        return self._stacked(networks)
+        if self.spec.is_stacked(networks):
+            return self._stacked(networks)
+        networks = networks if several else [networks]
+        return self._one_by_one(networks, [str(n) for n in range(len(networks))])
 
     def predict_rows(self, zoo: Zoo, rows_N: Int[np.ndarray, " N"]) -> Predictions:
         """Predicts for some networks of a zoo.
@@ -166,33 +158,25 @@ class Predictor:
         return Predictions(names, [None] * len(names), outputs, self.classes)
 
     def _stacked(self, weights: Any) -> Predictions:
-        # Of mixed zoos the programs are stacked, and not the tables.
-        mixed = isinstance(self.spec, MixedCnnSpec)
-        leaves = jax.tree.leaves(weights["programs"] if mixed else weights)
-        numbers = {np.shape(leaf)[:1] for leaf in leaves}
-        if len(numbers) != 1 or not all(np.ndim(leaf) for leaf in leaves):
-            raise UserError(
-                "stacked weights need the same number of networks along the first axis of every "
-                f"array; found {sorted(numbers)}"
-            )
-        number = int(np.shape(leaves[0])[0])
+        number = self.spec.count(weights)
         outputs = self._outputs(self.spec, weights, np.arange(number))
         names = [str(n) for n in range(number)]
         return Predictions(names, [None] * number, outputs, self.classes)
 
     def _one_by_one(self, sources: Sequence[Any], names: list[str]) -> Predictions:
         faults: list[str | None] = [None] * len(sources)
+        expected = self.spec.expected(self.reading)
         values = np.full((len(self.seeds), len(sources), self.head_shape[3]), np.nan, np.float32)
         for start in range(0, len(sources), _CHUNK):
             good, networks = [], []
             for n in range(start, min(start + _CHUNK, len(sources))):
                 try:
-                    networks.append(self.reader.read(sources[n], names[n]))
+                    networks.append(read(self.spec, sources[n], names[n], self.reading))
                     good.append(n)
                 except BadNetworkError as error:
-                    faults[n] = f"{error.fault}; this run expects {self.reader.expected}"
+                    faults[n] = f"{error.fault}; this run expects {expected}"
             if good:
-                spec, weights = self.reader.stack(networks)
+                spec, weights = self.spec.stack(networks)
                 values[:, good] = self._outputs(spec, weights, np.arange(len(good)))
         return Predictions(names, faults, values, self.classes)
 
@@ -233,7 +217,7 @@ def _run(
 
         def one_seed(args: tuple[Any, Array]) -> Array:
             params, probes = args
-            return nnx.merge(graph, params)(respond(spec, networks, probes))
+            return nnx.merge(graph, params)(spec.respond(networks, probes))
 
         return jax.lax.map(one_seed, (head_params, probes_SxP))
 
@@ -263,7 +247,7 @@ def of_run(run: Any, which: str = "last") -> Predictor:
     config, zoo = experiment.config, experiment.zoo
     return Predictor(
         spec=zoo.spec,
-        reader=reader_for(zoo.spec, config.get("fidelity", "faithful"), inr_keys(config)),
+        reading=read_options(config),
         classes=zoo.task == "classification",
         seeds=experiment.seeds,
         probes_SxP=np.asarray(experiment.learner.probes(state)),
@@ -278,9 +262,11 @@ def of_run(run: Any, which: str = "last") -> Predictor:
     )
 
 
-def inr_keys(config: Any) -> InrKeys:
-    """How the arrays of a zoo's INR files are named, by its config or a dict of it."""
-    return InrKeys(config.get("layer_key", "seq.{}"), config.get("last_layer_key"))
+def read_options(config: Any) -> ReadOptions:
+    """How files of networks are read, by a run's config or a dict of it."""
+    given = {field.name: config.get(field.name) for field in dataclasses.fields(ReadOptions)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return typed(ReadOptions, given, "settings")
 
 
 def load(

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo.zoo import Zoo
 
@@ -80,7 +81,6 @@ def _built(config: Any, zoo_dir: pathlib.Path, family: str) -> Zoo:
 
 
 def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
-    from probegen_jax.zoo.files.inr_files import InrKeys
     from probegen_jax.zoo.own import files_and_targets
 
     folder, targets = _path(config["networks_dir"]), _path(config["targets_csv"])
@@ -100,13 +100,11 @@ def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
         output_shift=config["output_shift"],
         grid=config["grid"],
     )
-    if min(spec.sizes) < 1 or not spec.hidden:
-        raise UserError(f"the networks' widths are {spec.sizes}; each must be at least 1")
     return files_and_targets.from_folder(
         folder,
         targets,
         spec,
-        InrKeys(config["layer_key"], config["last_layer_key"]),
+        ReadOptions(config["layer_key"], config["last_layer_key"]),
         task=config["task"],
         num_outputs=config["num_classes"] or None,
         val_share=config["val_share"],

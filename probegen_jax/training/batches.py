@@ -12,8 +12,6 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.learning import TrainState
-from probegen_jax.networks.mixed_cnn.device_parts import take_shards
-from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.training.batch_order import Layout
 from probegen_jax.training.job import processes
 from probegen_jax.training.mesh import DATA, join, my_parts, place
@@ -135,17 +133,17 @@ def make_batches(
     Raises:
       UserError: the zoo cannot be streamed.
     """
-    mixed = isinstance(zoo.spec, MixedCnnSpec)
-    if mixed and mode == "stream":
+    streams = zoo.spec.streams
+    if mode == "stream" and not streams:
         raise UserError(
             f"the networks of {zoo.name} have different architectures, and only zoos of one "
             "architecture can be streamed; leave out --config.data.mode=stream"
         )
-    one = None if mixed else zoo.read(np.zeros(1, np.int64))
+    one = zoo.read(np.zeros(1, np.int64)) if streams else None
     network_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
     if mode == "auto":
         share = network_bytes * layout.rows_BxM.size // mesh.shape[DATA]
-        fits = mixed or share <= _room(mesh)
+        fits = not streams or share <= _room(mesh)
         mode = "resident" if fits else "stream"
         if mesh.is_multi_process:
             mode = processes.from_first("data.mode", lambda: mode)
@@ -166,11 +164,8 @@ def place_targets(zoo: Zoo, layout: Layout, mesh: Mesh) -> jax.Array:
 def _load(zoo: Zoo, layout: Layout, mesh: Mesh) -> Any:
     """This host's networks, on its devices."""
     rows = _rows(layout, mesh)
-    if isinstance(zoo.spec, MixedCnnSpec):
-        over_hosts = processes.most if mesh.is_multi_process else np.asarray
-        parts = take_shards(zoo.spec, zoo.weights, list(rows.values()), over_hosts)
-    else:
-        parts = [zoo.read(rows_N) for rows_N in rows.values()]
+    over_hosts = processes.most if mesh.is_multi_process else np.asarray
+    parts = zoo.shard(list(rows.values()), over_hosts)
     return join(mesh, dict(zip(rows, parts, strict=True)))
 
 

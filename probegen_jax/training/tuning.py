@@ -7,11 +7,11 @@ change a run's rounding; and a run keeps what it began with.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,8 +20,6 @@ import numpy as np
 
 from probegen_jax.files import read_json, write_json
 from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-from probegen_jax.networks.respond import respond
 from probegen_jax.user_cache import cpu, default_dir
 from probegen_jax.zoo.zoo import Zoo
 
@@ -50,7 +48,7 @@ def of_run(
     kept = folder / "tuning.json"
     if kept.exists():
         return read_json(kept)["block_size"]
-    if isinstance(zoo.spec, MixedCnnSpec) or total_steps < WORTHWHILE:
+    if not zoo.spec.block_sizes(networks) or total_steps < WORTHWHILE:
         return None
     weights_B = zoo.read(zoo.splits["train"][:networks])
     found = block_size(zoo.spec, weights_B, num_probes, default_dir() / "tuning.json")
@@ -64,7 +62,7 @@ def block_size(
     """The `block_size` for a spec that is fastest here, forwards and back to the probes.
 
     Args:
-      spec: of the zoo; not of mixed CNNs, where compiling the choices would take minutes.
+      spec: of the zoo, with choices of `block_sizes`.
       weights_B: the networks of a batch, as one device gets them.
       num_probes: P.
       memory: a JSON file of earlier answers; one that cannot be read or written is done without.
@@ -72,26 +70,25 @@ def block_size(
     Returns:
       None where the spec's default is best.
     """
-    size = len(jax.tree.leaves(weights_B)[0])
+    size = spec.count(weights_B)
     key = _key(spec, size, num_probes)
     answers = _read(memory)
     if key not in answers:
-        choices = [None, *(block for block in (1, 4, 16) if block < size)]
-        answers[key] = _fastest(spec, weights_B, num_probes, choices)
+        answers[key] = _fastest(spec, weights_B, num_probes, spec.block_sizes(size))
         _write(memory, _read(memory) | {key: answers[key]})
     return answers[key]
 
 
 def _fastest(
-    spec: NetworkSpec, weights_B: Any, num_probes: int, choices: list[int | None]
+    spec: NetworkSpec, weights_B: Any, num_probes: int, choices: Sequence[int | None]
 ) -> int | None:
     """Times all choices in turn."""
     weights_B = jax.device_put(weights_B)
     probes = jax.random.uniform(jax.random.key(0), (num_probes, *spec.probe_shape), minval=-1.0)
 
     def gradient(choice: int | None) -> Any:
-        chosen = dataclasses.replace(spec, block_size=choice)
-        return jax.jit(jax.grad(lambda probes: jnp.sum(respond(chosen, weights_B, probes))))
+        chosen = spec.with_block_size(choice)
+        return jax.jit(jax.grad(lambda probes: jnp.sum(chosen.respond(weights_B, probes))))
 
     gradients = {choice: gradient(choice) for choice in choices}
 
@@ -123,7 +120,7 @@ def _key(spec: NetworkSpec, size: int, num_probes: int) -> str:
         "cpu": cpu() if device.platform == "cpu" else "",
         "jax": jax.__version__,
         "precision": str(jax.config.jax_default_matmul_precision),
-        "spec": repr(dataclasses.replace(spec, block_size=None)),
+        "spec": repr(spec.with_block_size(None)),
         "networks": size,
         "probes": num_probes,
     }

@@ -1,30 +1,9 @@
-"""Networks of a zoo that cannot be used: how they are told, and how they are left out."""
+"""Networks that cannot be used are left out of a zoo, and listed."""
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
 
-import numpy as np
-
-from probegen_jax.errors import UserError
-
-REMEDY = "replace the file, or leave such networks out with --config.skip_bad=True"
-
-
-class BadNetworkError(UserError):
-    """One network that cannot be used; with `skip_bad` the others still make a zoo."""
-
-    def __init__(self, network: str, fault: str, remedy: str = REMEDY):
-        super().__init__(f"{network}: {fault}; {remedy}")
-        self.network = network
-        self.fault = fault
-
-
-def check_finite(network: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises a `BadNetworkError` that names the first array with a NaN or an infinity."""
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise BadNetworkError(network, f"{name} holds NaN or infinite weights")
+from probegen_jax.errors import BadNetworkError
 
 
 @dataclasses.dataclass

@@ -52,10 +52,10 @@ def describe(zoo: Zoo) -> str:
         "classification": f"classification into {zoo.num_outputs} classes",
         "regression": "regression",
     }[zoo.task]
-    size = getattr(zoo.spec, "num_weights", None)
+    size = zoo.spec.num_weights
     lines = [
         f"{zoo.name}: {len(zoo):,} networks"
-        + (f" of {size:,} weights" if isinstance(size, int) else "")
+        + (f" of {size:,} weights" if size is not None else "")
         + f", {what}",
         "  " + ", ".join(f"{split} {len(zoo.splits[split]):,}" for split in SPLITS),
     ]

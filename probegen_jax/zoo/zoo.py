@@ -1,15 +1,14 @@
 """A zoo: many trained networks with a target each."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.contract import Counts, NetworkSpec
 
 SPLITS = ("train", "val", "test")
 
@@ -71,14 +70,22 @@ class Zoo:
         return len(self.targets_N)
 
     def read(self, rows_N: np.ndarray) -> Any:
-        """Stacked weights, in NumPy arrays, of some networks of a zoo with one architecture."""
+        """Stacked weights of some networks, in NumPy arrays."""
         if isinstance(self.weights, Stored):
             return self.weights.read(rows_N)
-        return jax.tree.map(lambda leaf: np.asarray(leaf[rows_N]), self.weights)
+        return jax.tree.map(np.asarray, self.spec.take(self.weights, rows_N))
+
+    def shard(
+        self, rows: Sequence[np.ndarray], over_hosts: Callable[[Counts], Counts]
+    ) -> list[Any]:
+        """The networks of each device, see `NetworkSpec.shard`."""
+        if isinstance(self.weights, Stored):
+            return [self.weights.read(each) for each in rows]
+        return self.spec.shard(self.weights, rows, over_hosts)
 
     def costs(self) -> np.ndarray | None:
-        """How much work it is to probe each network (N); None where all are of one architecture."""
-        return self.spec.costs(self.weights) if isinstance(self.spec, MixedCnnSpec) else None
+        """How much work it is to probe each network (N); None where it is the same for all."""
+        return self.spec.costs(self.weights)
 
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
@@ -99,7 +106,3 @@ class Zoo:
             raise UserError(f"max_train_networks is {number}; it must be at least 1")
         drawn = np.random.default_rng(0).choice(rows, number, replace=False)
         return dataclasses.replace(self, splits={**self.splits, "train": np.sort(drawn)})
-
-    def gather(self, rows: jax.Array) -> Any:
-        """Stacked weights of the networks at `rows`."""
-        return self.spec.take(self.weights, rows)

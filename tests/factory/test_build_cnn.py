@@ -22,10 +22,10 @@ from probegen_jax.errors import UserError
 from probegen_jax.factory.builtin import digits_cnn
 from probegen_jax.factory.cnn import export, search_space, train_cnns
 from probegen_jax.networks.cnn import cnn, published
+from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.zoo.prepared import build_folder as built_data
 from probegen_jax.zoo.prepared import built_zoos
 from probegen_jax.zoo.prepared.builders import Request
-from probegen_jax.zoo.prepared.layer_table import ParkNetwork
 from probegen_jax.zoo.prepared.reading import read
 from probegen_jax.zoo.published import loading
 

@@ -17,7 +17,6 @@ from probegen_jax.method.head import Head
 from probegen_jax.method.learning import Learner, TrainState
 from probegen_jax.method.model import ProbeGen
 from probegen_jax.method.optimizer import adam_cosine
-from probegen_jax.networks.respond import respond
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.official import parameters
 
@@ -86,7 +85,7 @@ def test_forward_and_gradients(case):
 
     model = nnx.merge(learner.graphdef, params, {})
     probes = model.generator()
-    responses = respond(SPEC, weights, probes)
+    responses = SPEC.respond(weights, probes)
     outputs = model(weights)
 
     def mean_loss(params):

@@ -19,8 +19,8 @@ from probegen_jax.method.learning import Learner
 from probegen_jax.method.model import ProbeGen, make_generator
 from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.networks.cnn import published
+from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.mixed_cnn import mixed
-from probegen_jax.networks.respond import respond
 from probegen_jax.official import parameters
 from probegen_jax.zoo.files import torch_files
 
@@ -52,7 +52,7 @@ class Case:
             torch_files.load_cnn(folder / "networks" / f"model_{n}.pth", str(n))
             for n in range(count)
         ]
-        networks = [published.from_torch(file.state) for file in files]
+        networks = [from_torch(file.state) for file in files]
         if self.meta["family"] == "cifar10_gs":
             self.spec = published.small_cnn_zoo(fidelity="official")
             for network, file in zip(networks, files, strict=True):
@@ -105,7 +105,7 @@ def test_forward_and_gradients(case):
     model = nnx.merge(learner.graphdef, params, {})
     probes = model.generator()
     assert relative_error(probes.transpose(0, 3, 1, 2), expected["probes"]) < 1e-5
-    responses = jax.jit(lambda weights, probes: respond(case.spec, weights, probes))(
+    responses = jax.jit(lambda weights, probes: case.spec.respond(weights, probes))(
         case.weights, probes
     )
     assert relative_error(responses, expected["responses"]) < 1e-5

@@ -9,9 +9,9 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
-from probegen_jax.networks.cnn.published import from_torch, small_cnn_zoo, wild_park
+from probegen_jax.networks.cnn.published import small_cnn_zoo, wild_park
+from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.respond import respond
 
 SPEC = CnnSpec(
     (
@@ -60,11 +60,16 @@ STRIDES = CnnSpec(
     image_shape=(31, 27, 3),
     activations=("relu", "tanh", "leaky_relu"),
 )
+SELUS = CnnSpec(
+    (ConvLayer(1, 5, 3, 1, 1, "selu"), ConvLayer(5, 4, 3, 2, 0, "per_network")),
+    image_shape=(7, 7, 1),
+    activations=("sigmoid", "selu"),
+)
 ONE_LAYER = CnnSpec((ConvLayer(4, 8, 3, 1, 1, "tanh"),), image_shape=(6, 6, 4))
 
 
 @pytest.mark.parametrize(
-    "spec", [SPEC, small_cnn_zoo(), small_cnn_zoo("tanh", "official"), STRIDES, ONE_LAYER]
+    "spec", [SPEC, small_cnn_zoo(), small_cnn_zoo("tanh", "official"), STRIDES, ONE_LAYER, SELUS]
 )
 def test_respond_and_its_gradient_equal_a_loop_over_networks(spec):
     assert isinstance(spec, NetworkSpec)
@@ -81,7 +86,7 @@ def test_respond_and_its_gradient_equal_a_loop_over_networks(spec):
 
         return jax.jit(jax.grad(total, has_aux=True))(probes)
 
-    ours, plain = both(lambda probes: respond(spec, weights, probes)), both(loop)
+    ours, plain = both(lambda probes: spec.respond(weights, probes)), both(loop)
     assert ours[1].shape == (4, 3, spec.response_dim)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -144,7 +149,7 @@ def test_weights_that_disagree_with_their_spec_are_named():
 
 def test_probes_of_the_wrong_size_are_named():
     with pytest.raises(UserError, match=r"probes have shape \(3, 9, 8, 2\), but these networks"):
-        respond(SPEC, batch(SPEC, 2), jnp.zeros((3, 9, 8, 2)))
+        SPEC.respond(batch(SPEC, 2), jnp.zeros((3, 9, 8, 2)))
 
 
 def test_wild_park_configs_are_read_and_faults_named():

@@ -13,9 +13,9 @@ from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import published
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.mixed_cnn import mixed
-from probegen_jax.networks.respond import respond
+from probegen_jax.networks.mixed_cnn import mixed, tables
 from probegen_jax.zoo.zoo import Zoo
 
 IMAGE, CLASSES, BATCH, PROBES, ROWS, DEPTH = (6, 6, 3), 4, 4, 3, 16, 4
@@ -61,31 +61,30 @@ def plain_init(spec, seed):
 
 def pack(zoo_spec, specs, networks):
     """Packed with tables of one size, whatever the mixture needs of each kind."""
-    packed = zoo_spec.pack(specs, networks)
-    tables = tuple(
+    names = [str(n) for n in range(len(specs))]
+    packed = tables.pack(zoo_spec.kinds, zoo_spec.max_layers, specs, networks, names)
+    padded = tuple(
         {
             name: np.pad(leaf, [(0, ROWS - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
             for name, leaf in table.items()
         }
         for table in packed["tables"]
     )
-    return jax.tree.map(jnp.asarray, {**packed, "tables": tables})
+    return jax.tree.map(jnp.asarray, {**packed, "tables": padded})
 
 
 @pytest.fixture(scope="module")
 def compiled():
     """One compiled forward and backward pass for any mixture, and how often it was traced."""
     zoo_spec, _ = mixed.build(EVERY_KIND, [plain_init(spec, 0) for spec in EVERY_KIND])
-    zoo_spec = zoo_spec.with_kinds(
-        [make_spec([4] * DEPTH, [3] * DEPTH, ["relu"] * DEPTH, [-1] * 4)]
-    )
+    zoo_spec = dataclasses.replace(zoo_spec, max_layers=DEPTH)
     assert isinstance(zoo_spec, NetworkSpec)
     traces = []
 
     @jax.jit
     def both(weights, probes, cotangents):
         traces.append(1)
-        responses, back = jax.vjp(lambda p: respond(zoo_spec, weights, p), probes)
+        responses, back = jax.vjp(lambda p: zoo_spec.respond(weights, p), probes)
         return responses, back(cotangents)[0]
 
     return zoo_spec, both, traces
@@ -164,7 +163,7 @@ def test_bfloat16_is_close_and_leaves_float32_outside(compiled):
     probes = jax.random.normal(jax.random.key(0), (PROBES, *IMAGE))
 
     def both(spec):
-        responses, back = jax.vjp(lambda p: respond(spec, weights, p), probes)
+        responses, back = jax.vjp(lambda p: spec.respond(weights, p), probes)
         return responses, back(jnp.ones_like(responses))[0]
 
     exact = jax.jit(lambda: both(zoo_spec))()
@@ -189,24 +188,6 @@ def test_taking_rows_and_another_order_trace_nothing_new(compiled):
     assert len(traces) == 1
 
 
-def test_unseen_kinds_join_without_disturbing_the_old(compiled):
-    zoo_spec, _, _ = compiled
-    known = make_spec([8, 4], [3, 3], ["relu"] * 2, [-1, -1])
-    assert zoo_spec.with_kinds([known]) == zoo_spec
-    new = make_spec([6], [7], ["relu"], [-1])
-    wider = zoo_spec.with_kinds([new])
-    assert wider.kinds[: len(zoo_spec.kinds)] == zoo_spec.kinds
-    with pytest.raises(UserError, match="network 0: layer 0 is of a kind that this zoo has no"):
-        zoo_spec.pack([new], [plain_init(new, 0)])
-    networks = [plain_init(new, 0), plain_init(known, 1)]
-    probes = jax.random.normal(jax.random.key(0), (PROBES, *IMAGE))
-    weights = jax.tree.map(jnp.asarray, wider.pack([new, known], networks))
-    responses = jax.jit(wider.respond)(weights, probes)
-    for n, spec in enumerate((new, known)):
-        expected = spec.apply(networks[n], probes)
-        np.testing.assert_allclose(responses[n], expected, rtol=1e-4, atol=1e-5)
-
-
 def test_networks_that_cannot_share_a_zoo_are_named():
     spec = make_spec([4], [3], ["relu"], [-1])
     other = CnnSpec(spec.layers, num_classes=5, image_shape=IMAGE)
@@ -228,7 +209,7 @@ def test_wild_park_checkpoints_answer_as_the_original_sampler_says(shared):
     loaded = [torch_files.load_cnn(path, str(path)) for path in files]
     specs = [published.wild_park(file.config) for file in loaded]
     assert any(layer.residual >= 0 for spec in specs for layer in spec.layers)
-    zoo_spec, weights = mixed.build(specs, [published.from_torch(file.state) for file in loaded])
+    zoo_spec, weights = mixed.build(specs, [from_torch(file.state) for file in loaded])
     responses = jax.jit(zoo_spec.respond)(jax.tree.map(jnp.asarray, weights), probes)
     assert len(files) == len(expected) == 6
     for path, found in zip(files, responses, strict=True):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from probegen_jax.networks.contract import NetworkSpec
-from probegen_jax.networks.respond import respond
 from probegen_jax.networks.siren import SirenSpec
 
 SPECS = [
@@ -38,7 +37,7 @@ def test_respond_equals_a_loop_over_plain_networks(spec):
     assert isinstance(spec, NetworkSpec)
     weights = zoo_weights(spec, 5)
     probes = jax.random.normal(jax.random.key(1), (7, spec.in_dim))
-    responses = respond(spec, weights, probes)
+    responses = spec.respond(weights, probes)
     assert responses.shape == (5, 7, spec.response_dim)
     for n in range(5):
         network = jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), weights)
@@ -49,7 +48,7 @@ def test_probe_gradients_equal_a_loop_over_networks_with_the_exact_sine():
     spec, number = SpecWithExactSine(), 5
     weights = zoo_weights(SirenSpec(), number)
     probes = jax.random.normal(jax.random.key(1), (7, 2))
-    ours = jax.grad(lambda p: jnp.sum(respond(SirenSpec(), weights, p) ** 2))(probes)
+    ours = jax.grad(lambda p: jnp.sum(SirenSpec().respond(weights, p) ** 2))(probes)
     plain = sum(
         jax.grad(lambda p, n=n: jnp.sum(spec.apply(spec.take(weights, n), p) ** 2))(probes)
         for n in range(number)
@@ -67,7 +66,7 @@ def test_no_sine_goes_beyond_the_bound_and_the_exact_one_agrees():
     assert max(jnp.abs(each).max() for each in phases) <= bound < 1000
     exact = dataclasses.replace(spec, sine="exact")
     np.testing.assert_allclose(
-        respond(exact, weights, probes), respond(spec, weights, probes), atol=1e-5
+        exact.respond(weights, probes), spec.respond(weights, probes), atol=1e-5
     )
 
 

@@ -218,14 +218,14 @@ def test_leaving_out_a_probe_is_replacing_its_responses_by_their_mean(run, found
     import jax
     from flax import nnx
 
-    from probegen_jax.networks.respond import respond
-
     found = found.importance
     learner, zoo = run.experiment.learner, run.experiment.zoo
     one = jax.tree.map(lambda leaf: leaf[0], (run.state.params, run.state.fixed))
     model = nnx.merge(learner.graphdef, *one)
     rows = zoo.splits["val"]
-    responses = np.array(respond(zoo.spec, zoo.gather(jax.numpy.asarray(rows)), model.generator()))
+    responses = np.array(
+        zoo.spec.respond(zoo.spec.take(zoo.weights, jax.numpy.asarray(rows)), model.generator())
+    )
     responses[:, 3] = responses[:, 3].mean(axis=0)
     outputs = model.head(jax.numpy.asarray(responses))
     loss = float(np.mean(learner.loss(outputs, jax.numpy.asarray(zoo.targets_N[rows]))))

@@ -19,11 +19,11 @@ from probegen_jax.errors import UserError
 from probegen_jax.export import main as export
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.predict import main
 from probegen_jax.runs import experiment, predictor
 from probegen_jax.zoo.files import inr_files, torch_files
-from probegen_jax.zoo.files.inr_files import InrKeys
 from probegen_jax.zoo.own import networks
 
 
@@ -56,7 +56,7 @@ def model(run, tmp_path_factory):
 
 def state_of(zoo, row):
     network = jax.tree.map(lambda leaf: leaf[row], zoo.weights)
-    return inr_files.to_state(network, InrKeys())
+    return inr_files.to_state(network, ReadOptions())
 
 
 def probabilities(run, rows, which="last"):
@@ -238,8 +238,7 @@ def mixed_predictor():
     _, params = nnx.split(Head(30, 8, 2, 1, rngs=nnx.Rngs(0)))
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], nnx.to_pure_dict(params))
     spec, _ = mixed.build([KNOWN], [jax.device_get(KNOWN.init(jax.random.key(0)))])
-    reader = networks.reader_for(spec, "faithful", InrKeys())
-    return predictor.Predictor(spec, reader, False, [0], probes, params, (30, 8, 2, 1), 4)
+    return predictor.Predictor(spec, ReadOptions(), False, [0], probes, params, (30, 8, 2, 1), 4)
 
 
 def test_cnns_of_architectures_that_the_zoo_has_not(mixed_predictor, tmp_path):
@@ -277,10 +276,9 @@ def test_cnns_of_architectures_that_the_zoo_has_not(mixed_predictor, tmp_path):
 
 def test_small_cnn_zoo_networks_say_their_activation(tmp_path):
     spec = published.small_cnn_zoo()
-    reader = networks.reader_for(spec, "faithful", InrKeys())
     weights = jax.device_get(spec.init(jax.random.key(0)))
     source = {"model": torch_state(weights), "activation": "tanh"}
-    read = reader.read(source, "x")
+    read = networks.read(spec, source, "x", ReadOptions())
     assert spec.activations[int(read["activation"])] == "tanh"
     np.testing.assert_array_equal(read["layers"][1]["kernel"], weights["layers"][1]["kernel"])
     narrow = {**source["model"], "layers.0.bias": np.zeros(8, np.float32)}
@@ -291,7 +289,7 @@ def test_small_cnn_zoo_networks_say_their_activation(tmp_path):
         ({"model": source["model"]}, "must be a dict with the keys 'model' and 'config'"),
     ):
         with pytest.raises(UserError) as error:
-            reader.read(bad, "x")
+            networks.read(spec, bad, "x", ReadOptions())
         assert error.value.fault == reason
 
 

@@ -12,7 +12,6 @@ from conftest import REPO
 from probegen_jax import settings, train
 from probegen_jax.factory.builtin import digits
 from probegen_jax.networks.cnn.published import small_cnn_zoo
-from probegen_jax.networks.respond import respond
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.training import tuning
 
@@ -31,7 +30,7 @@ def test_any_block_size_gives_the_same_responses_and_gradients(spec, block_size)
 
     def run(spec):
         def loss(probes):
-            responses = respond(spec, weights, probes)
+            responses = spec.respond(weights, probes)
             return jnp.sum(jnp.square(responses)), responses
 
         return jax.jit(jax.grad(loss, has_aux=True))(probes)

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("probegen_jax.networks.mixed_cnn.mixed")
 
 from probegen_jax.networks.cnn import published
+from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.zoo.prepared.builders import Request
 from probegen_jax.zoo.published import loading
 from probegen_jax.zoo.published.cifar10_wild_park import run_of
@@ -58,13 +59,13 @@ def test_wild_park_runs_as_the_checkpoints_say(fidelity, tmp_path):
     )
     assert len(zoo) == len(networks) == 8
     images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 32, 3)), jnp.float32)
-    found = jax.jit(zoo.spec.respond)(zoo.gather(jnp.arange(len(zoo))), images)
+    found = jax.jit(zoo.spec.respond)(zoo.spec.take(zoo.weights, jnp.arange(len(zoo))), images)
     runs: dict[int, set[str]] = {}
     for name, given in networks.items():
         (row,) = np.flatnonzero(zoo.targets_N == np.float32(given["last_result"]["test/acc"]))
         runs.setdefault(int(zoo.runs_N[row]), set()).add(run_of(name))
         spec = published.wild_park(given["config"], fidelity)
-        expected = spec.apply(published.from_torch(given["model"]), images)
+        expected = spec.apply(from_torch(given["model"]), images)
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-4)
     assert all(len(names) == 1 for names in runs.values())
     assert len(runs) == 4

@@ -7,10 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("omegaconf")
 
-from probegen_jax.errors import UserError
-from probegen_jax.zoo.bad_networks import BadNetworkError
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.cnn import layer_table
 from probegen_jax.zoo.files import torch_files
-from probegen_jax.zoo.prepared import layer_table
 from probegen_jax.zoo.prepared.builders import Request
 from probegen_jax.zoo.prepared.reading import read
 from probegen_jax.zoo.published import loading

@@ -3,22 +3,21 @@ import itertools
 import numpy as np
 import pytest
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
-from probegen_jax.zoo.bad_networks import BadNetworkError
 from probegen_jax.zoo.files import inr_files
-from probegen_jax.zoo.files.inr_files import InrKeys
 
-NFN = InrKeys("net.{}.linear", "net.{}")
+NFN = ReadOptions("net.{}.linear", "net.{}")
 
 
-def state_of(spec: SirenSpec, keys: InrKeys, seed: int = 0) -> dict[str, np.ndarray]:
+def state_of(spec: SirenSpec, keys: ReadOptions, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     depth = len(spec.sizes) - 1
     state = {}
     for index, (m, n) in enumerate(itertools.pairwise(spec.sizes)):
-        name = keys.of(index, depth)
+        name = keys.layer_name(index, depth)
         state[f"{name}.weight"] = rng.standard_normal((n, m)).astype(np.float32)
         state[f"{name}.bias"] = rng.standard_normal(n).astype(np.float32)
     return state
@@ -27,18 +26,18 @@ def state_of(spec: SirenSpec, keys: InrKeys, seed: int = 0) -> dict[str, np.ndar
 @pytest.mark.parametrize(
     ("spec", "keys"),
     [
-        (SirenSpec(), InrKeys()),
+        (SirenSpec(), ReadOptions()),
         (SirenSpec(hidden=(32, 32), out_dim=3, output_shift=0.0, grid="ij"), NFN),
-        (SirenSpec(hidden=(64, 48, 16)), InrKeys("layers.{}.fc")),
+        (SirenSpec(hidden=(64, 48, 16)), ReadOptions("layers.{}.fc")),
     ],
 )
 def test_vectors_and_states_are_the_same_numbers(spec, keys):
     state = state_of(spec, keys)
-    vector = inr_files.to_vector(state, "a", spec, keys)
+    vector = flat_weights.flatten(spec.read(state, None, "a", keys))
     assert vector.shape == (spec.num_weights,)
     stacked = flat_weights.unflatten(np.stack([vector, 2 * vector]), spec.abstract())
     assert np.shares_memory(stacked[0]["bias"], stacked[1]["kernel"].base)
-    name = keys.of(1, len(spec.sizes) - 1)
+    name = keys.layer_name(1, len(spec.sizes) - 1)
     np.testing.assert_array_equal(stacked[1]["kernel"][0], state[f"{name}.weight"].T)
     first = tuple({key: leaf[0] for key, leaf in layer.items()} for layer in stacked)
     again = inr_files.to_state(first, keys)
@@ -48,7 +47,7 @@ def test_vectors_and_states_are_the_same_numbers(spec, keys):
 
 
 def broken(change) -> dict[str, np.ndarray]:
-    state = state_of(SirenSpec(), InrKeys())
+    state = state_of(SirenSpec(), ReadOptions())
     change(state)
     return state
 
@@ -76,18 +75,18 @@ BAD = {
 def test_a_bad_network_is_named_with_its_fault(case):
     change, fault = BAD[case]
     with pytest.raises(BadNetworkError, match=f"^zoo/m.pth: {fault}.*; .*skip_bad=True$"):
-        inr_files.to_vector(broken(change), "zoo/m.pth", SirenSpec(), InrKeys())
+        SirenSpec().read(broken(change), None, "zoo/m.pth", ReadOptions())
 
 
 @pytest.mark.parametrize("pattern", ["seq", "seq.{}.{}", "seq.{0}", "{name}.{}"])
 def test_key_patterns_need_one_number(pattern):
     with pytest.raises(UserError, match=r"must hold one \{\}"):
-        InrKeys(pattern)
+        ReadOptions(pattern)
 
 
 def test_safetensors_are_read(tmp_path):
     numpy = pytest.importorskip("safetensors.numpy")
-    state = state_of(SirenSpec(), InrKeys())
+    state = state_of(SirenSpec(), ReadOptions())
     path = tmp_path / "m.safetensors"
     numpy.save_file({**state, "label": np.asarray([4])}, path)
     file = inr_files.read(path, "m.safetensors")

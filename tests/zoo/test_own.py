@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
 from probegen_jax.zoo.own import files_and_targets
 
 SPEC = SirenSpec(hidden=(16, 24, 8), out_dim=3, output_shift=0.0, grid="ij")
-NFN = inr_files.InrKeys("net.{}.linear", "net.{}")
+NFN = ReadOptions("net.{}.linear", "net.{}")
 
 
 def networks(number: int, spec: SirenSpec = SPEC) -> np.ndarray:

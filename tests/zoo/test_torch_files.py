@@ -12,13 +12,13 @@ import pytest
 torch = pytest.importorskip("torch")
 omegaconf = pytest.importorskip("omegaconf")
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
-from probegen_jax.zoo.bad_networks import BadNetworkError
-from probegen_jax.zoo.files import inr_files, torch_files
+from probegen_jax.zoo.files import torch_files
 
-KEYS = inr_files.InrKeys()
+KEYS = ReadOptions()
 
 
 def state_dict(seed: int = 0) -> "collections.OrderedDict":
@@ -161,7 +161,9 @@ def test_genuine_inrs_compute_the_same_function(shared):
     files = sorted(folder.glob("*/checkpoints/model_final.pth"))
     spec = SirenSpec()
     flat = [
-        inr_files.to_vector(torch_files.load_inr(file, file.name).state, file.name, spec, KEYS)
+        flat_weights.flatten(
+            spec.read(torch_files.load_inr(file, file.name).state, None, file.name, KEYS)
+        )
         for file in files
     ]
     assert len(flat) == 32

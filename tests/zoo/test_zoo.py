@@ -31,7 +31,7 @@ def rows(*values):
 def test_gather_takes_rows_in_the_order_asked():
     zoo = make_zoo({"train": rows(0, 1, 2), "val": rows(3), "test": rows(4, 5)})
     assert len(zoo) == 6
-    batch = zoo.gather(jnp.asarray([5, 0]))
+    batch = zoo.spec.take(zoo.weights, jnp.asarray([5, 0]))
     np.testing.assert_array_equal(batch[0]["kernel"][0], zoo.weights[0]["kernel"][5])
     np.testing.assert_array_equal(batch[1]["bias"][1], zoo.weights[1]["bias"][0])
 
@@ -71,7 +71,7 @@ def test_digits_zoo_is_whole(digits_dir):
     images, targets = digits.images()
     np.testing.assert_array_equal(zoo.targets_N, targets)
     drawn = zoo.spec.apply(
-        zoo.gather(jnp.asarray(1796)), jnp.asarray(zoo.spec.pixel_coordinates(8, 8))
+        zoo.spec.take(zoo.weights, jnp.asarray(1796)), jnp.asarray(zoo.spec.pixel_coordinates(8, 8))
     )
     np.testing.assert_allclose(np.asarray(drawn).reshape(8, 8, 1), images[1796], atol=0.1)
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
+from probegen_jax.networks.cnn import layer_table
+from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.zoo.files import small_cnn_files, torch_files
-from probegen_jax.zoo.prepared import build_folder, layer_table
-from probegen_jax.zoo.prepared.layer_table import ParkNetwork
+from probegen_jax.zoo.prepared import build_folder
 from probegen_jax.zoo.prepared.reading import Columns, read
 from probegen_jax.zoo.published.cifar10_gs import ACTIVATIONS
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark

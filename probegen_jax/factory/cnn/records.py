@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from probegen_jax.factory.cnn.search_space import Planned
+from probegen_jax.networks.cnn import layer_table
 from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.zoo import flat_weights, splits
-from probegen_jax.zoo.prepared import layer_table
-from probegen_jax.zoo.prepared.layer_table import ParkNetwork
 from probegen_jax.zoo.zoo import SPLITS
 
 # Of a network's training, by the name of the feature: as in the Small CNN Zoo's metrics.

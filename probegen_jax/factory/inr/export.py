@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from probegen_jax.factory import parts
 from probegen_jax.files import write_json
+from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
@@ -49,7 +50,7 @@ def export(
       UserError: torch is not installed, or no space is left.
     """
     settings = dict(metadata["spec"])
-    spec = SirenSpec(**settings | {"hidden": tuple(settings["hidden"])})
+    spec = SirenSpec.from_json(settings)
     labels = np.asarray(columns["label"]).tolist()
     names = [
         _name(layout, label, image, copy, metadata["train_images"], metadata["copies"])
@@ -67,7 +68,7 @@ def export(
         made: set[str] = set()
         for row in tqdm(missing, desc="exporting", unit="net", disable=None):
             network = tuple({key: leaf[row] for key, leaf in layer.items()} for layer in stacked)
-            state = inr_files.to_state(network, inr_files.InrKeys())
+            state = inr_files.to_state(network, ReadOptions())
             label = labels[row] if layout == "fmnist" else None
             path = folder / names[row]
             parent = os.path.dirname(path)

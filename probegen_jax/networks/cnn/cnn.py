@@ -7,23 +7,31 @@ CNN Wild Park (Kofinas et al., 2024).
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 from probegen_jax.networks.cnn import matmuls, one_by_one
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
+from probegen_jax.networks.cnn.state_dict import from_torch
+from probegen_jax.networks.contract import (
+    NetworkSpec,
+    ReadOptions,
+    check_at_least_one,
+    check_finite,
+)
 
 CnnWeights = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class CnnSpec:
+class CnnSpec(NetworkSpec):
     """The static part of a CNN: everything but its weights.
 
     The weights are `{"layers": ({"kernel": (k, k, in, out), "bias": (out,)}, ...), "head":
@@ -45,7 +53,11 @@ class CnnSpec:
     activations: tuple[str, ...] = ()
     block_size: int | None = None
 
+    vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
+    needs_config: ClassVar[bool] = True
+
     def __post_init__(self):
+        check_at_least_one(num_classes=self.num_classes, block_size=self.block_size)
         if not self.layers:
             raise UserError("a CNN needs at least one convolution; its list of layers is empty")
         for name in self.activations:
@@ -55,13 +67,15 @@ class CnnSpec:
         height, width, channels = self.image_shape
         for index, layer in enumerate(self.layers):
             problem = layer.problem(index, channels, bool(self.activations))
+            if problem is not None:
+                raise UserError(f"layer {index}: {problem}")
             out = (layer.out_size(height), layer.out_size(width))
-            if problem is None and min(out) < 1:
+            if min(out) < 1:
                 problem = (
                     f"a {layer.kernel}×{layer.kernel} kernel with padding {layer.padding} does not "
                     f"fit its {height}×{width} input"
                 )
-            if problem is None and layer.residual >= 0 and sizes[layer.residual] != out:
+            elif layer.residual >= 0 and sizes[layer.residual] != out:
                 problem = (
                     f"adds layer {layer.residual}, which is {_by(sizes[layer.residual])} pixels, "
                     f"to {_by(out)}; residual links need equal sizes"
@@ -80,11 +94,6 @@ class CnnSpec:
     def response_dim(self) -> int:
         """Values in one response, R: the logits."""
         return self.num_classes
-
-    @property
-    def vmap_seeds(self) -> bool:
-        """Whether several seeds should run as one more vmap axis: no, one after another."""
-        return False
 
     @property
     def num_weights(self) -> int:
@@ -205,9 +214,58 @@ class CnnSpec:
 
         return jax.lax.map(one, weights, batch_size=self.block_size)
 
-    def take(self, weights: CnnWeights, rows: jax.Array) -> CnnWeights:
-        """The networks at `rows` of a stacked zoo."""
-        return jax.tree.map(lambda leaf: leaf[rows], weights)
+    def with_block_size(self, block_size: int | None) -> "CnnSpec":
+        """See `NetworkSpec`."""
+        return dataclasses.replace(self, block_size=block_size)
+
+    def block_sizes(self, batch: int) -> Sequence[int | None]:
+        """See `NetworkSpec`."""
+        return (None, *(size for size in (1, 4, 16) if size < batch))
+
+    def with_probe_shape(self, shape: tuple[int, int, int]) -> "CnnSpec":
+        """The same convolutions on images of another size."""
+        return dataclasses.replace(self, image_shape=shape)
+
+    def expected(self, options: ReadOptions) -> str:
+        """See `NetworkSpec`."""
+        if any(layer.activation != PER_NETWORK for layer in self.layers):
+            self._reads_no_files()
+        channels = [self.layers[0].in_channels, *(x.out_channels for x in self.layers)]
+        return (
+            f"a CNN of {'→'.join(map(str, channels))} channels and {self.num_classes} classes "
+            "with arrays layers.0.weight to fc.bias, and its activation: one of "
+            f"{', '.join(self.activations)}"
+        )
+
+    def read(
+        self,
+        state: Mapping[str, np.ndarray],
+        config: Mapping[str, Any] | None,
+        name: str,
+        options: ReadOptions,
+    ) -> CnnWeights:
+        """See `NetworkSpec`; the config says one activation, for all layers."""
+        self.expected(options)  # refuses files where activations are no choice of the network
+        check_finite(name, state)
+        chosen = (config or {}).get("activation")
+        if isinstance(chosen, list) and len(chosen) > 0 and chosen == chosen[:1] * len(chosen):
+            chosen = chosen[0]
+        if chosen not in self.activations:
+            raise BadNetworkError(name, f"its activation is {chosen!r}")
+        try:
+            weights = from_torch(state)
+            weights["activation"] = np.int32(self.activations.index(chosen))
+            self.check(weights, name)
+        except KeyError as error:
+            raise BadNetworkError(name, f"has no {error.args[0]}") from error
+        except UserError as error:
+            fault = str(error).removeprefix(f"network {name}: ")  # which its row says anyway
+            raise BadNetworkError(name, fault) from error
+        return weights
+
+    def is_stacked(self, networks: Any) -> bool:
+        """See `NetworkSpec`."""
+        return isinstance(networks, Mapping) and "layers" in networks
 
     def check(self, weights: CnnWeights, network: str) -> None:
         """Raises a `UserError` naming `network` and layer where weights disagree with the spec.

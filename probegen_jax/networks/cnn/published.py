@@ -1,17 +1,14 @@
 """Specs and weights of CNNs from what published zoos say of them.
 
-The Small CNN Zoo (Unterthiner et al., 2020), the CNN Wild Park (Kofinas et al., 2024), and state
-dicts of PyTorch.
+The Small CNN Zoo (Unterthiner et al., 2020) and the CNN Wild Park (Kofinas et al., 2024).
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from probegen_jax.errors import UserError
-from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
+from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 
 Fidelity = Literal["faithful", "official"]
@@ -85,31 +82,6 @@ def wild_park(
         )
     except UserError as error:
         raise UserError(f"network {network}: {error}") from error
-
-
-def from_torch(state: Mapping[str, Any], prefix: str = "") -> CnnWeights:
-    """Weights from a PyTorch state dict with `layers.i.{weight,bias}` and `fc.{weight,bias}`.
-
-    Args:
-      state: name to array or tensor; kernels (out, in, k, k), `fc.weight` (classes, C).
-      prefix: what comes before each name.
-
-    Returns:
-      The same numbers as `CnnSpec` describes them, as float32 NumPy arrays.
-    """
-
-    def array(name: str) -> np.ndarray:
-        return np.asarray(state[prefix + name], np.float32)
-
-    layers = []
-    while f"{prefix}layers.{len(layers)}.weight" in state:
-        name = f"layers.{len(layers)}"
-        kernel = array(f"{name}.weight").transpose(2, 3, 1, 0)
-        layers.append({"kernel": kernel, "bias": array(f"{name}.bias")})
-    return {
-        "layers": tuple(layers),
-        "head": {"kernel": array("fc.weight").T, "bias": array("fc.bias")},
-    }
 
 
 def _checked(fidelity: str) -> str:

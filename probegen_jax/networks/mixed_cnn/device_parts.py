@@ -7,11 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-
 
 def take_shards(
-    spec: MixedCnnSpec,
     weights: Any,
     rows: Sequence[Int[np.ndarray, " n"]],
     over_hosts: Callable[[Int[np.ndarray, " k"]], Int[np.ndarray, " k"]] = lambda counts: counts,
@@ -19,7 +16,6 @@ def take_shards(
     """The networks of each device, in arrays of the same shapes for all devices.
 
     Args:
-      spec: of the zoo.
       weights: of the zoo, on the host.
       rows: for each device, equally many rows of the zoo.
       over_hosts: the greatest of each count over all hosts, whose devices are not among `rows`.
@@ -29,7 +25,8 @@ def take_shards(
       only what these networks use.
     """
     taken = [{**weights, "programs": _take(weights["programs"], each)} for each in rows]
-    used = [[_used(each["programs"], kind) for kind in range(len(spec.kinds))] for each in taken]
+    kinds = range(len(weights["tables"]))
+    used = [[_used(each["programs"], kind) for kind in kinds] for each in taken]
     most = np.max([[len(table) for table in tables] for tables in used], axis=0, initial=1)
     most = over_hosts(most)
     return [_compact(each, tables, most) for each, tables in zip(taken, used, strict=True)]

@@ -7,18 +7,26 @@ known.
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from probegen_jax.errors import UserError
-from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.cnn import layer_table, published
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights, check_images
-from probegen_jax.networks.cnn.layer import PER_NETWORK
+from probegen_jax.networks.contract import (
+    NetworkSpec,
+    Options,
+    ReadOptions,
+    check_at_least_one,
+    typed,
+)
+from probegen_jax.networks.mixed_cnn import tables
+from probegen_jax.networks.mixed_cnn.device_parts import take_shards
 from probegen_jax.networks.mixed_cnn.on_cpu import convolution, tape
 from probegen_jax.networks.mixed_cnn.on_cpu.convolution import Dtype
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter, Kind, Shape
@@ -28,7 +36,7 @@ CPU_CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedCnnSpec:
+class MixedCnnSpec(NetworkSpec):
     """The static part of a zoo of different CNNs.
 
     The weights are `{"tables": ..., "programs": ...}`. A table holds `kernel` (rows, k, k, in, out)
@@ -55,6 +63,14 @@ class MixedCnnSpec:
     block_size: int | None = None
     dtype: Dtype = "float32"
 
+    vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
+    streams: ClassVar[bool] = False  # all networks lie in the same tables
+    needs_config: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_at_least_one(num_classes=self.num_classes, block_size=self.block_size)
+        check_at_least_one(**{f"image_shape[{i}]": v for i, v in enumerate(self.image_shape)})
+
     @property
     def probe_shape(self) -> Shape:
         """Shape of one probe: (H, W, C)."""
@@ -65,12 +81,7 @@ class MixedCnnSpec:
         """Values in one response, R: the logits."""
         return self.num_classes
 
-    @property
-    def vmap_seeds(self) -> bool:
-        """Whether several seeds should run as one more vmap axis: no, one after another."""
-        return False
-
-    def take(self, weights: MixedWeights, rows: jax.Array) -> MixedWeights:
+    def take(self, weights: MixedWeights, rows: Any) -> MixedWeights:
         """The networks at `rows`: their programs, and the tables as they are."""
         programs = jax.tree.map(lambda leaf: leaf[rows], weights["programs"])
         return {"tables": weights["tables"], "programs": programs}
@@ -95,7 +106,7 @@ class MixedCnnSpec:
             block_size = CPU_CHUNK if jax.default_backend() == "cpu" else probes.shape[0]
         chunks = -(-probes.shape[0] // block_size)
         chunk = -(-probes.shape[0] // chunks)  # evenly: 17 probes are 9 and 8, not 16 and 1
-        stored = _stored(self.image_shape)
+        stored = tables.stored(self.image_shape)
         interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk, self.dtype)
         padding = [(0, chunks * chunk - probes.shape[0]), *[(0, 0)] * 3]
         padding[3] = (0, stored[2] - self.image_shape[2])
@@ -129,39 +140,88 @@ class MixedCnnSpec:
         there = np.arange(kinds.shape[1]) < depths[:, None]
         return np.where(there, np.array(costs_K, np.int64)[kinds], 0).sum(axis=1)
 
-    def with_kinds(self, specs: Sequence[CnnSpec]) -> "MixedCnnSpec":
-        """This spec, able to run the architectures `specs` too.
-
-        It equals the old one if all kinds of layers are known, so that nothing is compiled again;
-        new kinds come last, so that programs made for the old spec still hold.
-        """
-        new = {kind for spec in specs for kind in kinds_of(spec)} - set(self.kinds)
+    def with_options(self, options: Options, weights: MixedWeights | None = None) -> "MixedCnnSpec":
+        """See `NetworkSpec`."""
+        given = dataclasses.replace(options, compute_dtype="float32")
         return dataclasses.replace(
-            self,
-            kinds=(*self.kinds, *sorted(new)),
-            max_layers=max(self.max_layers, *(len(spec.layers) for spec in specs)),
+            super().with_options(given, weights), dtype=options.compute_dtype
         )
 
-    def pack(
+    def with_block_size(self, block_size: int | None) -> "MixedCnnSpec":
+        """See `NetworkSpec`; here it is probes that run together."""
+        return dataclasses.replace(self, block_size=block_size)
+
+    def count(self, weights: MixedWeights) -> int:
+        """See `NetworkSpec`; of the programs, for tables are not stacked by network."""
+        if not self.is_stacked(weights):
+            raise UserError("stacked weights of mixed CNNs are a dict of 'tables' and 'programs'")
+        return super().count(weights["programs"])
+
+    def shard(
         self,
-        specs: Sequence[CnnSpec],
-        networks: Sequence[CnnWeights],
-        names: Sequence[str] | None = None,
-        round_up: bool = False,
-    ) -> MixedWeights:
-        """Networks as tables and programs for this spec, in NumPy arrays.
+        weights: MixedWeights,
+        rows: Sequence[Int[np.ndarray, " n"]],
+        over_hosts: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
+    ) -> list[Any]:
+        """See `NetworkSpec`; each device gets of each table only what its networks use."""
+        return take_shards(weights, rows, over_hosts)
 
-        Args:
-          specs: of each network, of known kinds only (else see `with_kinds`).
-          networks: weights of each, as `CnnSpec.apply` takes them.
-          names: what errors call them; their places by default.
-          round_up: whether to pad tables to powers of two, so that the next few networks to
-            predict for probably find the same shapes, and thus a compiled program.
+    def expected(self, options: ReadOptions) -> str:
+        """See `NetworkSpec`."""
+        return (
+            f"a CNN of the Wild Park's form for images of {self.image_shape[2]} channels and "
+            f"{self.num_classes} classes, with its config"
+        )
 
-        Raises:
-          UserError: a network that disagrees with its spec or does not belong in this zoo.
-        """
-        return pack(self, specs, networks, names, round_up)
+    def read(
+        self,
+        state: Mapping[str, np.ndarray],
+        config: Mapping[str, Any] | None,
+        name: str,
+        options: ReadOptions,
+    ) -> tuple[CnnSpec, CnnWeights]:
+        """See `NetworkSpec`; the config is as in the CNN Wild Park's checkpoints."""
+        network = layer_table.from_torch(state, config or {}, name)
+        channels = int(network.layers[0, 0])
+        if channels != self.image_shape[2]:
+            raise BadNetworkError(name, f"reads images of {channels} channels")
+        if network.num_classes != self.num_classes:
+            raise BadNetworkError(name, f"has {network.num_classes} classes")
+        try:
+            size = self.image_shape[:2]
+            spec = published.wild_park(network.config(), options.fidelity, name, size)
+        except UserError as error:
+            fault = str(error).removeprefix(f"network {name}: ")  # which its row says anyway
+            raise BadNetworkError(name, fault) from error
+        return spec, network.arrays()
+
+    def stack(
+        self, networks: Sequence[tuple[CnnSpec, CnnWeights]]
+    ) -> tuple["MixedCnnSpec", MixedWeights]:
+        """See `NetworkSpec`."""
+        specs, weights = zip(*networks, strict=True)
+        spec, stacked = build(specs, weights)
+        return dataclasses.replace(spec, block_size=self.block_size, dtype=self.dtype), stacked
+
+    def is_stacked(self, networks: Any) -> bool:
+        """See `NetworkSpec`."""
+        return isinstance(networks, Mapping) and {"tables", "programs"} <= networks.keys()
+
+    def to_json(self) -> dict[str, Any]:
+        """What any network must share; kinds of layers follow from the networks at hand."""
+        return {"image_shape": self.image_shape, "num_classes": self.num_classes}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "MixedCnnSpec":
+        """See `NetworkSpec`."""
+        shared = typed(_Shared, values, "network")
+        return cls((), 0, shared.image_shape, shared.num_classes, tape_size=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shared:
+    image_shape: Shape
+    num_classes: int
 
 
 def build(
@@ -180,11 +240,11 @@ def build(
     Raises:
       UserError: weights that disagree with their spec, or networks that cannot share a zoo.
     """
-    names = _names(specs, names)
+    names = names or [str(place) for place in range(len(specs))]
     if not specs:
         raise UserError("a zoo needs at least one network")
-    kinds = tuple(sorted({kind for spec in specs for kind in kinds_of(spec)}))
-    volumes = [sum(math.prod(kind.outputs) for kind in kinds_of(spec)) for spec in specs]
+    kinds = tuple(sorted({kind for spec in specs for kind in tables.kinds_of(spec)}))
+    volumes = [sum(math.prod(kind.outputs) for kind in tables.kinds_of(spec)) for spec in specs]
     mixed = MixedCnnSpec(
         kinds=kinds,
         max_layers=max(len(spec.layers) for spec in specs),
@@ -193,111 +253,4 @@ def build(
         # Batches differ from the zoo's mean; a batch of 32 seldom by more than a quarter.
         tape_size=min(max(volumes), math.ceil(1.25 * sum(volumes) / len(volumes))),
     )
-    return mixed, pack(mixed, specs, networks, names)
-
-
-def pack(
-    mixed: MixedCnnSpec,
-    specs: Sequence[CnnSpec],
-    networks: Sequence[CnnWeights],
-    names: Sequence[str] | None = None,
-    round_up: bool = False,
-) -> MixedWeights:
-    """See `MixedCnnSpec.pack`."""
-    names = _names(specs, names)
-    places = {kind: place for place, kind in enumerate(mixed.kinds)}
-    widest = max(kind.outputs[2] for kind in mixed.kinds)
-    layers: list[list[dict[str, np.ndarray]]] = [[] for _ in mixed.kinds]
-    shape = (len(specs), mixed.max_layers)
-    programs = {
-        "depth": np.zeros(len(specs), np.int32),
-        "kind": np.zeros(shape, np.int32),
-        "row": np.zeros(shape, np.int32),
-        "activation": np.zeros(shape, np.int32),
-        "residual": np.full(shape, -1, np.int32),
-        "head": {
-            "kernel": np.zeros((len(specs), widest, mixed.num_classes), np.float32),
-            "bias": np.zeros((len(specs), mixed.num_classes), np.float32),
-        },
-    }
-    activations = list(ACTIVATIONS)
-    for n, (spec, weights, name) in enumerate(zip(specs, networks, names, strict=True)):
-        _check_member(mixed, spec, weights, name)
-        programs["depth"][n] = len(spec.layers)
-        for i, (layer, kind) in enumerate(zip(spec.layers, kinds_of(spec), strict=True)):
-            rows = layers[places[kind]]
-            chosen = layer.activation
-            if chosen == PER_NETWORK:
-                chosen = spec.activations[int(weights["activation"])]
-            programs["kind"][n, i] = places[kind]
-            programs["row"][n, i] = len(rows)
-            programs["activation"][n, i] = activations.index(chosen)
-            programs["residual"][n, i] = layer.residual
-            rows.append(weights["layers"][i])
-        channels = spec.layers[-1].out_channels
-        programs["head"]["kernel"][n, :channels] = weights["head"]["kernel"]
-        programs["head"]["bias"][n] = weights["head"]["bias"]
-    tables = tuple(
-        _table(kind, rows, round_up) for kind, rows in zip(mixed.kinds, layers, strict=True)
-    )
-    return {"tables": tables, "programs": programs}
-
-
-def kinds_of(spec: CnnSpec) -> list[Kind]:
-    """The kind of each layer of a network."""
-    kinds, inputs = [], _stored(spec.image_shape)
-    for layer, size in zip(spec.layers, spec.sizes, strict=True):
-        outputs = (*size, layer.out_channels)
-        kinds.append(Kind(layer.kernel, layer.stride, layer.padding, inputs, outputs))
-        inputs = outputs
-    return kinds
-
-
-def _stored(shape: Shape) -> Shape:
-    """The shape that images of `shape` are kept in: three channels get a fourth, of zeros.
-
-    Measured: a convolution of four channels takes two thirds of the time of one of three.
-    """
-    return (*shape[:2], 4 if shape[2] == 3 else shape[2])
-
-
-def _table(kind: Kind, rows: list[dict[str, np.ndarray]], round_up: bool) -> dict[str, np.ndarray]:
-    """All layers of a kind; at least one row, so that there is something to compile for."""
-    count = max(1, len(rows))
-    if round_up:
-        count = 1 << (count - 1).bit_length()
-    channels = (kind.inputs[2], kind.outputs[2])
-    table = {
-        "kernel": np.zeros((count, kind.kernel, kind.kernel, *channels), np.float32),
-        "bias": np.zeros((count, channels[1]), np.float32),
-    }
-    for place, row in enumerate(rows):
-        table["kernel"][place, :, :, : row["kernel"].shape[2]] = row["kernel"]
-        table["bias"][place] = row["bias"]
-    return table
-
-
-def _names(specs: Sequence[CnnSpec], names: Sequence[str] | None) -> Sequence[str]:
-    return [str(place) for place in range(len(specs))] if names is None else names
-
-
-def _check_member(mixed: MixedCnnSpec, spec: CnnSpec, weights: CnnWeights, name: str) -> None:
-    """Raises a `UserError` unless a network is as its spec says and fits the zoo."""
-    spec.check(weights, name)
-    for what in ("image_shape", "num_classes"):
-        if getattr(spec, what) != getattr(mixed, what):
-            raise UserError(
-                f"network {name}: {what} is {getattr(spec, what)}, but the zoo's is "
-                f"{getattr(mixed, what)}; a zoo's networks must agree in it"
-            )
-    if len(spec.layers) > mixed.max_layers:
-        raise UserError(
-            f"network {name}: has {len(spec.layers)} layers, this zoo at most {mixed.max_layers}; "
-            "widen the spec with `with_kinds`"
-        )
-    for index, kind in enumerate(kinds_of(spec)):
-        if kind not in mixed.kinds:
-            raise UserError(
-                f"network {name}: layer {index} is of a kind that this zoo has no table for: "
-                f"{kind}; widen the spec with `with_kinds`"
-            )
+    return mixed, tables.pack(kinds, mixed.max_layers, specs, networks, names)

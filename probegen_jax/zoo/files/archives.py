@@ -6,8 +6,7 @@ import pathlib
 import zipfile
 import zlib
 
-from probegen_jax.errors import UserError
-from probegen_jax.zoo.bad_networks import BadNetworkError
+from probegen_jax.errors import BadNetworkError, UserError
 
 
 class Folder:

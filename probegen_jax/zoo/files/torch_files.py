@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from probegen_jax.errors import UserError
-from probegen_jax.zoo.bad_networks import BadNetworkError
+from probegen_jax.errors import BadNetworkError, UserError
 
 State = dict[str, np.ndarray]
 Content = bytes | pathlib.Path

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Num
 from tqdm import tqdm
 
-from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks import siren
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
 from probegen_jax.zoo.files import inr_files
@@ -59,7 +60,7 @@ def from_arrays(
       name: of the zoo, for messages and results.
       spec: the static part of the networks, as `SirenSpec(hidden=(64, 64, 64))`.
       weights: the pytree of `spec.abstract()` with a leading network axis on each leaf; kernels are
-        (N, in, out). Or one array (N, W) of such networks flattened by `vectors.flatten`.
+        (N, in, out). Or one array (N, W) of such networks flattened by `flat_weights.flatten`.
       targets: of each network: class, or value.
       task: what kind of target it is.
       num_outputs: number of classes; one more than the largest target if None.
@@ -74,25 +75,32 @@ def from_arrays(
       UserError: shapes that do not fit, weights or targets that are not finite, or classes outside
         their range.
     """
-    shapes = spec.abstract()
-    if isinstance(weights, np.ndarray):
+    shapes, number = spec.abstract(), len(targets)  # without shapes, any weights are taken
+    if isinstance(weights, np.ndarray) and shapes is not None:
         weights = flat_weights.unflatten(weights, shapes)
-    number = len(targets)
-    if jax.tree.structure(weights) != jax.tree.structure(shapes):
+    if shapes is not None and jax.tree.structure(weights) != jax.tree.structure(shapes):
         raise UserError(
             f"zoo {name}: weights are {jax.tree.structure(weights)}, the spec says "
             f"{jax.tree.structure(shapes)}"
         )
-    found = jax.tree.leaves_with_path(weights)
-    for (path, leaf), shape in zip(found, jax.tree.leaves(shapes), strict=True):
+    leaves = jax.tree.leaves_with_path(weights)
+    expected = [None] * len(leaves) if shapes is None else jax.tree.leaves(shapes)
+    for (path, leaf), shape in zip(leaves, expected, strict=True):
         where = f"zoo {name}: {jax.tree_util.keystr(path, simple=True, separator='.')}"
-        if leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype:
+        if shape is not None and (
+            leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype
+        ):
             raise UserError(
                 f"{where} is {leaf.dtype} {leaf.shape}, expected {shape.dtype} "
                 f"{(number, *shape.shape)}: one row per target"
             )
         if not np.isfinite(leaf).all():
             raise UserError(f"{where} holds NaN or infinite weights; leave those networks out")
+    if spec.count(weights) != number:
+        raise UserError(
+            f"zoo {name}: weights are of {spec.count(weights)} networks, targets of {number}; give "
+            "one target for each network"
+        )
     targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
     if splits_of is None:
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
@@ -113,7 +121,7 @@ def from_folder(
     folder: pathlib.Path,
     targets_csv: pathlib.Path,
     spec: SirenSpec,
-    keys: inr_files.InrKeys,
+    options: ReadOptions,
     *,
     task: Task,
     num_outputs: int | None = None,
@@ -128,7 +136,7 @@ def from_folder(
       folder: of the networks.
       targets_csv: with columns `path` (from `folder`) and `target`, maybe `split`.
       spec: width, depth, w0, output shift, grid order and channels of the networks.
-      keys: how their arrays are named.
+      options: how their arrays are named.
       task: what kind of target it is.
       num_outputs: number of classes; one more than the largest target if None.
       val_share: of validation, where the CSV has no `split`.
@@ -153,13 +161,13 @@ def from_folder(
     key = {
         "files": hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest(),
         "spec": repr(spec),
-        "keys": repr(keys),
+        "options": repr(options),
         "skip_bad": skip_bad,
-        "code": cache.source_hash(inr_files, flat_weights),
+        "code": cache.source_hash(siren, inr_files, flat_weights),
     }
 
     def build() -> cache.Arrays:
-        return _read_networks(folder, listing.paths, spec, keys, skip_bad)
+        return _read_networks(folder, listing.paths, spec, options, skip_bad)
 
     data_dir = data_dir or cache.default_dir()
     arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
@@ -252,7 +260,7 @@ def _read_networks(
     folder: pathlib.Path,
     paths: list[str],
     spec: SirenSpec,
-    keys: inr_files.InrKeys,
+    options: ReadOptions,
     skip_bad: bool,
 ) -> cache.Arrays:
     skipped = bad_networks.Skipped(skip_bad)
@@ -262,12 +270,13 @@ def _read_networks(
         where = str(folder / path)
         try:
             if not path.endswith(inr_files.SUFFIXES):
-                raise bad_networks.BadNetworkError(
+                raise BadNetworkError(
                     where, "is no network file", f"give {', '.join(inr_files.SUFFIXES)} files"
                 )
             file = inr_files.read(folder / path, where)
-            found[len(kept)] = inr_files.to_vector(file.state, where, spec, keys)
-        except bad_networks.BadNetworkError as error:
+            network = spec.read(file.state, None, where, options)
+            found[len(kept)] = flat_weights.flatten(network)
+        except BadNetworkError as error:
             skipped.add(error)
             continue
         kept.append(index)

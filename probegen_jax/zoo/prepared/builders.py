@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.zoo import splits
-from probegen_jax.zoo.bad_networks import BadNetworkError, Skipped
+from probegen_jax.zoo.bad_networks import Skipped
 from probegen_jax.zoo.files import archives
 from probegen_jax.zoo.files.download import Address, fetch
 from probegen_jax.zoo.zoo import SPLITS

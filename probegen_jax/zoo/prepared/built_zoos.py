@@ -13,12 +13,12 @@ from probegen_jax.zoo.prepared.reading import Columns, read
 from probegen_jax.zoo.zoo import Zoo
 
 
-def load(folder: pathlib.Path, family: str, fidelity: str = "faithful") -> Zoo:
+def load(folder: pathlib.Path, family: str | None, fidelity: str = "faithful") -> Zoo:
     """A built zoo, with weights on the host.
 
     Args:
       folder: of the build, its `--out`.
-      family: "inr" or "cnn", as the config expects.
+      family: "inr" or "cnn", as the config expects; None for any.
       fidelity: of CNN zoos: "faithful" runs networks as they were trained, "official" as ProbeGen's
         published code does.
 
@@ -29,20 +29,19 @@ def load(folder: pathlib.Path, family: str, fidelity: str = "faithful") -> Zoo:
 
     builder = build_folder.opened(folder)
     metadata = dict(builder.info.metadata)
-    if metadata["family"] != family:
+    if family not in (None, metadata["family"]):
         raise UserError(
             f"{folder} is a zoo of the family {metadata['family']!r}, but this config is for "
             f"{family!r}; {_CONFIGS}"
         )
     columns, rows = read(builder)
-    return _FAMILIES[family](columns, rows, metadata, fidelity)
+    return _FAMILIES[metadata["family"]](columns, rows, metadata, fidelity)
 
 
 def _inr(
     columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
 ) -> Zoo:
-    settings = dict(metadata["spec"])
-    spec = SirenSpec(**settings | {"hidden": tuple(settings["hidden"])})
+    spec = SirenSpec.from_json(metadata["spec"])
     return Zoo(
         metadata["name"],
         spec,

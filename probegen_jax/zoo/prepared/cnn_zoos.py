@@ -10,9 +10,9 @@ import numpy as np
 from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
+from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.zoo.files.small_cnn_files import SHAPES
-from probegen_jax.zoo.prepared.layer_table import ParkNetwork
 from probegen_jax.zoo.prepared.reading import Columns
 from probegen_jax.zoo.published.cifar10_gs import ACTIVATIONS
 from probegen_jax.zoo.zoo import Zoo

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.zoo import splits
-from probegen_jax.zoo.bad_networks import BadNetworkError
 from probegen_jax.zoo.files import small_cnn_files as files
 from probegen_jax.zoo.files.download import Address
 from probegen_jax.zoo.prepared import builders

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.cnn import layer_table
 from probegen_jax.zoo import splits
-from probegen_jax.zoo.bad_networks import BadNetworkError
 from probegen_jax.zoo.files import torch_files
 from probegen_jax.zoo.files.download import Address
-from probegen_jax.zoo.prepared import builders, layer_table
+from probegen_jax.zoo.prepared import builders
 
 _CHECKPOINT = re.compile(r"cifar10_zooV2/([^/]+)/checkpoint_\d+/checkpoint\.pt")
 

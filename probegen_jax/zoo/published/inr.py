@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.zoo import splits
-from probegen_jax.zoo.bad_networks import BadNetworkError
+from probegen_jax.zoo import flat_weights, splits
 from probegen_jax.zoo.files import inr_files
 from probegen_jax.zoo.prepared import builders
 
@@ -74,7 +74,7 @@ class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
         name, label = item
         where = f"{self._files.where}/{name}"
         file = inr_files.read(self._files.read(name), where)
-        vector = inr_files.to_vector(file.state, where, SPEC, inr_files.InrKeys())
+        vector = flat_weights.flatten(SPEC.read(file.state, None, where, ReadOptions()))
         label = file.label if label is None else label
         return {"weights": vector, "label": _checked_label(label, where), "path": name}
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from probegen_jax.zoo.bad_networks import BadNetworkError, check_finite
+from probegen_jax.errors import BadNetworkError
+from probegen_jax.networks import activations
+from probegen_jax.networks.contract import check_finite
 
 # Columns of the table. An activation is its place in ACTIVATIONS; residual is −1, or the earlier
 # layer whose output, after its activation, is added before this layer's activation.
@@ -22,7 +24,7 @@ COLUMNS = (
 )
 # Above any channel or kernel that a CNN of this kind could have.
 _LARGEST = 2**16
-ACTIVATIONS = ("none", "relu", "gelu", "tanh", "sigmoid", "leaky_relu", "sine")
+ACTIVATIONS = tuple(activations.ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,30 @@
+"""Weights of a CNN from PyTorch's names and layout."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def from_torch(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights from a PyTorch state dict with `layers.i.{weight,bias}` and `fc.{weight,bias}`.
+
+    Args:
+      state: name to array or tensor; kernels (out, in, k, k), `fc.weight` (classes, C).
+
+    Returns:
+      The same numbers as `CnnSpec` describes them, as float32 NumPy arrays.
+    """
+
+    def array(name: str) -> np.ndarray:
+        return np.asarray(state[name], np.float32)
+
+    layers = []
+    while f"layers.{len(layers)}.weight" in state:
+        name = f"layers.{len(layers)}"
+        kernel = array(f"{name}.weight").transpose(2, 3, 1, 0)
+        layers.append({"kernel": kernel, "bias": array(f"{name}.bias")})
+    return {
+        "layers": tuple(layers),
+        "head": {"kernel": array("fc.weight").T, "bias": array("fc.bias")},
+    }

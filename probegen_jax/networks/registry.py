@@ -1,0 +1,44 @@
+"""The families of networks by the names that exported models know them by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.siren import SirenSpec
+
+FAMILIES: dict[str, type[NetworkSpec]] = {
+    "siren": SirenSpec,
+    "cnn": CnnSpec,
+    "mixed_cnn": MixedCnnSpec,
+}
+
+
+def to_json(spec: NetworkSpec) -> dict[str, Any]:
+    """A spec as plain values, with the name of its family.
+
+    Raises:
+      UserError: a family that has no name.
+    """
+    for kind, family in FAMILIES.items():
+        if type(spec) is family:
+            return {"kind": kind, **spec.to_json()}
+    raise UserError(
+        f"cannot export a run on networks like {type(spec).__name__}; add the family to "
+        "networks/registry.py"
+    )
+
+
+def from_json(content: Any) -> NetworkSpec:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: an unknown family, or values that make no spec of it.
+    """
+    kind = content.get("kind") if isinstance(content, Mapping) else None
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise UserError(f"networks of kind {kind!r} are unknown; known are {', '.join(FAMILIES)}")
+    values = {name: value for name, value in content.items() if name != "kind"}
+    return FAMILIES[kind].from_json(values)
