@@ -17,18 +17,17 @@ from ml_collections import ConfigDict
 from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json
-from probegen_jax.method import dead_leaves, learning
-from probegen_jax.method.losses import LOSSES
-from probegen_jax.method.metrics import METRICS, mean_over_runs
+from probegen_jax.method import learning
+from probegen_jax.method.generators import registry
 from probegen_jax.method.model import make_model
 from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.method.tasks import TASKS, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.sine import EXACT_TO
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.zoo_from_config import from_config
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
-from probegen_jax.zoo import cache
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 
@@ -71,7 +70,7 @@ class Experiment:
     @property
     def metric_name(self) -> str:
         """What is reported: "accuracy" or "kendall_tau"."""
-        return METRICS[self.zoo.task][0]
+        return TASKS[self.zoo.task].metric_name
 
     def outputs(
         self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
@@ -98,7 +97,7 @@ class Experiment:
         self, split: str, outputs_SxNxO: Float[Array, "S N O"] | Float[np.ndarray, "S N O"]
     ) -> list[float]:
         """The metric of each seed's outputs for the networks of a split."""
-        _, metric = METRICS[self.zoo.task]
+        metric = TASKS[self.zoo.task].metric
         targets_N = self.zoo.targets_N[self.zoo.splits[split]]
         return [metric(outputs_NxO, targets_N) for outputs_NxO in np.asarray(outputs_SxNxO)]
 
@@ -113,7 +112,7 @@ class Experiment:
           Of every seed: its step and its metric on each split, and also the metric within runs
           where the zoo has runs.
         """
-        _, metric = METRICS[self.zoo.task]
+        metric = TASKS[self.zoo.task].metric
         found: list[dict[str, Any]] = [{"step": step} for step in at]
         for split, outputs_SxNxO in outputs.items():
             outputs_SxNxO = np.asarray(outputs_SxNxO)
@@ -192,42 +191,23 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
 
 
 def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "M h w C"] | None:
-    """The images that fixed probes are taken from, where the method is dead leaves."""
-    if config.method != "dead_leaves" or len(spec.probe_shape) != 3:
-        return None
-    # Twice as many as probes, so that seeds differ in what they take.
-    return dead_leaves.probe_bank(
-        config.dead_leaves,
-        2 * config.num_probes,
-        spec.probe_shape,
-        config.seed,
-        fidelity=config.get("fidelity", "faithful"),
-        folder=cache.folder(config.data_dir),
-    )
+    """The images that the method's probes are taken from; None where it needs none."""
+    generator = registry.entry(config.method, spec.probe_shape).generator
+    return generator.needed_images(config.to_dict(), spec.probe_shape)
 
 
 def make_learner(
     config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "M H W C"] | None
 ) -> learning.Learner:
-    """The learner of a config for a zoo; `images` are what dead leaves are taken from."""
+    """The learner of a config for a zoo; `images` as `probe_images` gives them."""
+    settings = config.to_dict()
 
     def model_from(key: Key[Array, ""]) -> nnx.Module:
-        return make_model(
-            zoo.spec,
-            config.method,
-            config.num_probes,
-            latent_dim=config.latent_dim,
-            generator_depth=config.generator_depth,
-            generator_width=config.generator_width,
-            images=images,
-            head_width=config.head_width,
-            head_depth=config.head_depth,
-            num_outputs=zoo.num_outputs,
-            rngs=nnx.Rngs(params=key),
-        )
+        rngs = nnx.Rngs(params=key)
+        return make_model(zoo.spec, settings, zoo.num_outputs, images=images, rngs=rngs)
 
     optimizer = adam_cosine(config.learning_rate, _total_steps(config, zoo))
-    return learning.Learner(model_from, zoo.spec, LOSSES[zoo.task], optimizer)
+    return learning.Learner(model_from, zoo.spec, TASKS[zoo.task].loss, optimizer)
 
 
 def _steps_per_epoch(config: ConfigDict, zoo: Zoo) -> int:

@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, Int
 from probegen_jax.errors import UserError
 from probegen_jax.method import learning
 from probegen_jax.method.head import Head
+from probegen_jax.method.model import head_shape
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.respond import respond
@@ -223,10 +225,7 @@ def _run(
     weights: Any,
     rows_TxB: Int[Array, "T B"],
 ) -> Float[Array, "S TB O"]:
-    inputs, width, depth, outputs = head_shape
-    graph, _ = nnx.split(
-        nnx.eval_shape(lambda: Head(inputs, width, depth, outputs, rngs=nnx.Rngs(0)))
-    )
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Head(*head_shape, rngs=nnx.Rngs(0))))
 
     def one_batch(rows_B: Array) -> Array:
         networks = spec.take(weights, jnp.maximum(rows_B, 0))
@@ -237,9 +236,7 @@ def _run(
 
         return jax.lax.map(one_seed, (head_params, probes_SxP))
 
-    outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
-    outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
-    outputs_SxNxO = outputs_SxTxBxO.reshape(outputs_SxTxBxO.shape[0], -1, outputs)
+    outputs_SxNxO = learning.over_batches(one_batch, rows_TxB)
     return jax.nn.softmax(outputs_SxNxO, axis=-1) if classes else outputs_SxNxO
 
 
@@ -264,16 +261,11 @@ def of_run(run: Any, which: str = "last") -> Predictor:
     return Predictor(
         spec=zoo.spec,
         reader=reader_for(zoo.spec, config.get("fidelity", "faithful"), inr_keys(config)),
-        classes=zoo.task == "classification",
+        classes=TASKS[zoo.task].classes,
         seeds=experiment.seeds,
         probes_SxP=np.asarray(experiment.learner.probes(state)),
         head_params=state.params["head"],
-        head_shape=(
-            config.num_probes * zoo.spec.response_dim,
-            config.head_width,
-            config.head_depth,
-            zoo.num_outputs,
-        ),
+        head_shape=head_shape(zoo.spec, config.to_dict(), zoo.num_outputs),
         batch_size=config.batch_size,
     )
 
