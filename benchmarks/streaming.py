@@ -20,9 +20,10 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.prepare import status
-from probegen_jax.method import learning, losses
+from probegen_jax.method import learning
 from probegen_jax.method.model import make_model
 from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.training.batch_order import lay_out
 from probegen_jax.training.batches import make_batches
@@ -32,6 +33,14 @@ from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 SPEC, BATCH, CLASSES = SirenSpec(), 32, 10
+SETTINGS = {
+    "method": "probegen",
+    "num_probes": 128,
+    "latent_dim": 32,
+    "generator_depth": 2,
+    "head_width": 256,
+    "head_depth": 6,
+}
 
 
 def sparse_zoo(path: pathlib.Path, gigabytes: float) -> Zoo:
@@ -65,17 +74,7 @@ def main() -> None:
     options = parser.parse_args()
 
     def model(key):
-        return make_model(
-            SPEC,
-            "probegen",
-            128,
-            latent_dim=32,
-            generator_depth=2,
-            head_width=256,
-            head_depth=6,
-            num_outputs=CLASSES,
-            rngs=nnx.Rngs(params=key),
-        )
+        return make_model(SPEC, SETTINGS, CLASSES, rngs=nnx.Rngs(params=key))
 
     with tempfile.TemporaryDirectory() as folder:
         zoo = sparse_zoo(pathlib.Path(folder) / "zoo", options.gigabytes)
@@ -83,7 +82,7 @@ def main() -> None:
         keys_S = jax.random.key(0)[None]
         layout = lay_out(zoo.splits, BATCH)
         batches = make_batches(zoo, layout, mesh, keys_S, "stream")
-        learner = learning.Learner(model, SPEC, losses.cross_entropy, adam_cosine(3e-4, 10**6))
+        learner = learning.Learner(model, SPEC, cross_entropy, adam_cosine(3e-4, 10**6))
         programs = Programs(learner, mesh)
         state = programs.init(keys_S)
         losses_SxT = place(mesh, jnp.zeros((1, layout.steps["train"])), BY_SEED)

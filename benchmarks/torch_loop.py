@@ -41,7 +41,7 @@ from benchmarks.torch_networks import (
     respond_loop,
 )
 from probegen_jax import errors, settings
-from probegen_jax.method.metrics import METRICS
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.zoo.zoo import Zoo
 
 Respond = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -225,7 +225,7 @@ def train(config: Any, zoo: Zoo, images: Any, seed: int, options: Any, ways: Any
             loss = train_step(model, optimizer, scheduler, batch, targets, loss_function, respond)
         seconds.append(time.perf_counter() - started)
     result: dict[str, Any] = {"seed": seed, "train_loss": loss}
-    metric = METRICS[zoo.task][1]
+    metric = TASKS[zoo.task].metric
     if options.save:
         torch.save(model.state_dict(), pathlib.Path(options.save) / f"seed{seed}.pth")
     for split in ("val", "test"):
@@ -289,7 +289,7 @@ def main(argv: Sequence[str]) -> None:
         "dataset": zoo.name,
         "method": config.method,
         "num_probes": config.num_probes,
-        "metric": METRICS[zoo.task][0],
+        "metric": TASKS[zoo.task].metric_name,
         "variant": options.variant,
         "lean": options.lean,
         "device": options.device,

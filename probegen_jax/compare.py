@@ -69,9 +69,15 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
     """
     _check(options)
     # Imports are here so that a mistake on the command line is told at once.
-    from probegen_jax.official import files
+    from probegen_jax.official import files, parameters
     from probegen_jax.runs.experiment import load_run, set_up
 
+    theirs = options.torch_checkpoint or options.export
+    if theirs and config.method not in parameters.METHODS:
+        raise UserError(
+            f"method is {config.method!r}, which the official code does not have; it has "
+            f"{', '.join(parameters.METHODS)}"
+        )
     workdir = None if options.workdir is None else pathlib.Path(options.workdir)
     ours = None if workdir is None else _our_run(workdir, config)
     if options.export:
@@ -165,7 +171,7 @@ def _torch_runs(experiment: Any, options: Any, config_file: str) -> list[dict[st
     if not fixed and (options.torch_seed or options.torch_probes):
         raise UserError(
             f"{paths[0]} holds its probes; leave out --torch_seed and --torch_probes, which are "
-            "for uniform and dead_leaves"
+            "for probes that are not trained"
         )
     probes = [files.seeded_probes(experiment, seed) for seed in options.torch_seed] or [
         files.load_probes(pathlib.Path(path), experiment) for path in options.torch_probes
@@ -192,9 +198,9 @@ def _check_export(path: pathlib.Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"--export={path}: there is no folder {path.parent}")
     written = [path, *path.parent.glob(f"{path.stem}-seed*.pth"), _probes_path(path)]
-    for each in written:
-        if each.exists():
-            raise UserError(f"--export: {each} exists; delete it, or choose another name")
+    for file in written:
+        if file.exists():
+            raise UserError(f"--export: {file} exists; delete it, or choose another name")
 
 
 def _export(run: Any, path: pathlib.Path) -> list[str]:

@@ -117,6 +117,8 @@ def load_model(folder: pathlib.Path) -> Any:
     from safetensors.numpy import load_file
 
     from probegen_jax.files import read_json
+    from probegen_jax.method.model import head_shape
+    from probegen_jax.method.tasks import TASKS
     from probegen_jax.networks import registry
     from probegen_jax.runs.predictor import Predictor, read_options
 
@@ -131,23 +133,18 @@ def load_model(folder: pathlib.Path) -> Any:
         settings, spec = content["settings"], registry.from_json(content["network"])
         probes = tensors["probes"]
         head = _tree({name: leaf for name, leaf in tensors.items() if name.startswith("head.")})
-        head_shape = (
-            settings["num_probes"] * spec.response_dim,
-            settings["head_width"],
-            settings["head_depth"],
-            content["num_outputs"],
-        )
+        shape = head_shape(spec, settings, content["num_outputs"])
         inputs = head["head"]["layers"][0]["kernel"].shape[1]
-        if probes.shape[2:] != spec.probe_shape or inputs != head_shape[0]:
+        if probes.shape[2:] != spec.probe_shape or inputs != shape[0]:
             raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
         return Predictor(
             spec=spec,
             reading=read_options(settings),
-            classes=content["task"] == "classification",
+            classes=TASKS[content["task"]].classes,
             seeds=content["seeds"],
             probes_SxP=probes,
             head_params=head["head"],
-            head_shape=head_shape,
+            head_shape=head_shape(spec, settings, content["num_outputs"]),
             batch_size=settings["batch_size"],
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -163,33 +160,30 @@ def card(content: Mapping[str, Any], name: str) -> str:
       content: of `config.json`.
       name: of the model.
     """
+    from probegen_jax.method.tasks import TASKS
+
     result, settings = content["result"], content["settings"]
-    classes = content["task"] == "classification"
-    metric = "accuracy" if classes else "Kendall's τ"
+    task = TASKS[content["task"]]
+    goal = task.goal.format(num_outputs=content["num_outputs"])
     which = content["parameters"]
     rows = "\n".join(
         f"| {seed['seed']} | {seed[which]['step']} | {seed[which]['val']:.4f} | "
         f"{seed[which]['test']:.4f} |"
         for seed in result["seeds"]
     )
-    what = (
-        f"which of {content['num_outputs']} classes a network belongs to"
-        if classes
-        else "a value of each network, such as its test accuracy"
-    )
     return f"""---
 library_name: probegen_jax
 tags: [weight-space-learning, probing, probegen, jax]
-metrics: [{"accuracy" if classes else "kendall_tau"}]
+metrics: [{task.metric_name}]
 ---
 
 # {name}
 
-Probes and heads that predict {what}, trained on {result["train_networks"]:,} networks of
+Probes and heads that predict {goal}, trained on {result["train_networks"]:,} networks of
 `{result["dataset"]}` ({settings["method"]}, {settings["num_probes"]} probes,
 {len(content["seeds"])} seed(s), parameters at the {which} step).
 
-| seed | step | validation {metric} | test {metric} |
+| seed | step | validation {task.metric_title} | test {task.metric_title} |
 |---|---|---|---|
 {rows}
 

@@ -12,12 +12,10 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from probegen_jax.errors import UserError
+from probegen_jax.method.generators.registry import METHODS
 
 _AT_LEAST_ONE = (
     "num_probes",
-    "latent_dim",
-    "generator_depth",
-    "generator_width",
     "head_width",
     "head_depth",
     "num_epochs",
@@ -26,7 +24,6 @@ _AT_LEAST_ONE = (
     "eval_every",
     "checkpoint_every",
 )
-METHODS = ("probegen", "vanilla", "uniform", "dead_leaves")
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES = {
     "sine": ("auto", "fast", "exact"),
@@ -123,15 +120,16 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
     """
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
-    for key in ("dataset", "method", "learning_rate", "seed", "matmul_precision", *_AT_LEAST_ONE):
-        if key not in config:
-            raise UserError(f"{path}: the config lacks the key {key!r}")
+    _need(config, path, "dataset", "method", "learning_rate", "seed", "matmul_precision")
+    _need(config, path, *_AT_LEAST_ONE)
     if config.method not in METHODS:
         raise UserError(
             f"method is {config.method!r}; choose from {', '.join(METHODS)}, as in "
-            f"--config={path}:{METHODS[1]},64"
+            f"--config={path}:{list(METHODS)[1]},64"
         )
-    for key in _AT_LEAST_ONE:
+    own = METHODS[config.method].settings
+    _need(config, path, *own)
+    for key in (*_AT_LEAST_ONE, *(key for key in own if type(config[key]) is int)):
         if config[key] < 1:
             raise UserError(f"{key} is {config[key]}; give at least 1 with --config.{key}=N")
     if not config.learning_rate > 0:
@@ -228,6 +226,13 @@ def change(config: ConfigDict, values: Mapping[str, Any]) -> None:
         config.lock().update(dict(values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_what_went_wrong(error, pathlib.Path("settings"))) from error
+
+
+def _need(config: ConfigDict, path: pathlib.Path, *keys: str) -> None:
+    """Refuses a config without one of the keys."""
+    for key in keys:
+        if key not in config:
+            raise UserError(f"{path}: the config lacks the key {key!r}")
 
 
 def nested(config: ConfigDict, key: str, default: Any) -> Any:

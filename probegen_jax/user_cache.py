@@ -16,6 +16,11 @@ def default_dir() -> pathlib.Path:
     return pathlib.Path(base) / "probegen_jax"
 
 
+def data_folder(data_dir: str | None) -> pathlib.Path:
+    """The folder that the setting `data_dir` names; `default_dir()` if None."""
+    return pathlib.Path(data_dir).expanduser() if data_dir else default_dir()
+
+
 def keep_compiled() -> None:
     """Has jax keep what takes it long to compile, so that the next run starts at once.
 

@@ -42,6 +42,7 @@ from absl import flags
 from probegen_jax import command, errors, settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json
+from probegen_jax.method.generators import registry
 from probegen_jax.runs.folder import refuse_other
 
 # The synthetic probes of each zoo, by config file; the first four are the paper's.
@@ -149,7 +150,7 @@ def selection(only: Sequence[str]) -> list[tuple[str, str, int]]:
     for name in only:
         if name in ZOOS:
             chosen["zoo"].append(name)
-        elif name in (*METHODS, "uniform", "dead_leaves"):
+        elif name in (*METHODS, *registry.METHODS):
             chosen["method"].append(name)
         elif name.isdigit() and int(name) > 0:
             chosen["probes"].append(int(name))
@@ -163,11 +164,11 @@ def selection(only: Sequence[str]) -> list[tuple[str, str, int]]:
         chosen["zoo"] or PAPER, chosen["method"] or METHODS, chosen["probes"] or PROBES
     ):
         method = ZOOS[zoo] if method == "synthetic" else method
-        if method in ("uniform", "dead_leaves") and method != ZOOS[zoo]:
+        kinds = registry.METHODS[ZOOS[zoo]].entries.keys()
+        if not kinds & registry.METHODS[method].entries.keys():
             continue  # uniform coordinates are not for CNNs, dead leaves not for INRs
         found.append((zoo, method, number))
-    methods = ("probegen", "vanilla", "uniform", "dead_leaves")
-    order = (*ZOOS, *methods)
+    order = (*ZOOS, *registry.METHODS)
     return sorted(set(found), key=lambda run: (order.index(run[0]), order.index(run[1]), run[2]))
 
 

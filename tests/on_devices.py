@@ -22,9 +22,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from probegen_jax.method import learning, losses
+from probegen_jax.method import learning
 from probegen_jax.method.model import make_model
 from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.mixed_cnn import mixed
@@ -71,19 +72,10 @@ def make_zoo(kind: str) -> Zoo:
 
 def make_learner(spec) -> learning.Learner:
     def model(key):
-        return make_model(
-            spec,
-            "vanilla",
-            4,
-            latent_dim=3,
-            generator_depth=2,
-            head_width=8,
-            head_depth=2,
-            num_outputs=3,
-            rngs=nnx.Rngs(params=key),
-        )
+        settings = {"method": "vanilla", "num_probes": 4, "head_width": 8, "head_depth": 2}
+        return make_model(spec, settings, 3, rngs=nnx.Rngs(params=key))
 
-    return learning.Learner(model, spec, losses.cross_entropy, adam_cosine(1e-2, 300))
+    return learning.Learner(model, spec, cross_entropy, adam_cosine(1e-2, 300))
 
 
 def run(zoo: Zoo, devices: int, groups: int = 1) -> dict:

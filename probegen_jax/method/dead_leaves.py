@@ -81,15 +81,11 @@ def probe_bank(
     """
     if source == "generated":
         return normalise(generate(number, *image_shape, seed))
-    path = (
-        dead_leaves_files.fetch(folder)
-        if source == "published"
-        else pathlib.Path(source).expanduser()
-    )
+    path = dead_leaves_files.find(source, folder)
     return dead_leaves_files.read(path, number, image_shape, seed, fidelity)
 
 
-def _textures(rng: np.random.Generator, rows: int, cols: int) -> Float[np.ndarray, "T h w"]:
+def _textures(rng: np.random.Generator, rows: int, cols: int) -> Float[np.ndarray, "textures h w"]:
     """Periodic noise of amplitude 1/f^α, α from 0.5 (rough) to 2 (smooth); mean 0, deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)[None])
     frequency[0, 0] = np.inf  # no mean
@@ -116,7 +112,7 @@ def _cover(rng: np.random.Generator, rows: int, cols: int) -> tuple[Int[np.ndarr
     return leaf_of_pixel.reshape(rows, cols), laid
 
 
-def _radii(rng: np.random.Generator, number: int) -> Float[np.ndarray, " L"]:
+def _radii(rng: np.random.Generator, number: int) -> Float[np.ndarray, " leaves"]:
     """Radii as parts of the image's side, from the inverse of their distribution function."""
     least, most = _MIN_RADIUS**-2, _MAX_RADIUS**-2
     return 1 / np.sqrt(least - rng.uniform(size=number) * (least - most))
@@ -124,11 +120,11 @@ def _radii(rng: np.random.Generator, number: int) -> Float[np.ndarray, " L"]:
 
 def _leaves(
     rng: np.random.Generator,
-    x: Float[np.ndarray, " M"],
-    y: Float[np.ndarray, " M"],
+    x: Float[np.ndarray, " points"],
+    y: Float[np.ndarray, " points"],
     rows: int,
     cols: int,
-) -> Bool[np.ndarray, "L M"]:
+) -> Bool[np.ndarray, "leaves points"]:
     """Throws some leaves; which of the points (x, y) does each cover?"""
     number = _LEAVES_AT_ONCE
     radius = max(rows, cols) * _radii(rng, number)
@@ -143,7 +139,9 @@ def _leaves(
     rectangle = np.concatenate([half, np.pi - half, np.pi + half, 2 * np.pi - half], axis=1)
     kind = rng.integers(0, 6, number)  # 0 is a disc: the circle alone bounds it
     angles = np.select(
-        [kind[:, None] == k for k in range(1, 6)], [square, turned, rectangle, triangle, free], 0.0
+        [kind[:, None] == shape for shape in range(1, 6)],
+        [square, turned, rectangle, triangle, free],
+        0.0,
     )
     dx = x[None] - centre_x[:, None].astype(np.float32)
     dy = y[None] - centre_y[:, None].astype(np.float32)
@@ -164,7 +162,7 @@ def _paint(
     rng: np.random.Generator,
     leaf_of_pixel: Int[np.ndarray, "h w"],
     num_leaves: int,
-    textures: Float[np.ndarray, "T h w"],
+    textures: Float[np.ndarray, "textures h w"],
     channels: int,
 ) -> Float[np.ndarray, "h w C"]:
     """Colours the leaves: a flat colour, and one texture, shifted, in a mixture of its channels."""

@@ -107,6 +107,16 @@ def read(
     return normalise(images)
 
 
+def find(source: str, folder: pathlib.Path) -> pathlib.Path:
+    """The zip or folder of published images.
+
+    Args:
+      source: "published", which downloads the zip to `folder` once, or a path.
+      folder: for the download.
+    """
+    return fetch(folder) if source == "published" else pathlib.Path(source).expanduser()
+
+
 def fetch(folder: pathlib.Path, url: str = PUBLISHED_URL) -> pathlib.Path:
     """The published zip in `folder`, downloaded if it is not there yet.
 

@@ -137,36 +137,36 @@ def _scatter(x: jax.Array, kernel: jax.Array, stride: int, cut: int) -> jax.Arra
         sides = [(shift - cut, m - 1 - shift - cut, 0) for shift in (i, j)]
         return jax.lax.pad(blocks[:, :, :, i, j], zero, [(0, 0, 0), *sides, (0, 0, 0)])
 
-    each = [shifted(i, j) for i in range(m) for j in range(m)]
-    return _interleave(sum(each[1:], each[0]), stride)
+    overlapping = [shifted(i, j) for i in range(m) for j in range(m)]
+    return _interleave(sum(overlapping[1:], overlapping[0]), stride)
 
 
 @jax.custom_vjp
-def _matmul(x: jax.Array, kernel_KxN: jax.Array) -> jax.Array:
+def _matmul(x: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
     """Rows times a kernel, with a faster way to the kernel's gradient on a CPU.
 
-    That gradient sums over rows, and XLA's fast matmuls sum over the columns of what comes first:
-    so the narrower of the two is turned round beforehand.
+    That gradient sums over rows (Q, the pixels of all images), and XLA's fast matmuls sum over the
+    columns of what comes first: so the narrower of the two is turned round beforehand.
     """
-    return x @ kernel_KxN
+    return x @ kernel_IxO
 
 
-def _matmul_forward(x, kernel_KxN):
-    return x @ kernel_KxN, (x, kernel_KxN)
+def _matmul_forward(x, kernel_IxO):
+    return x @ kernel_IxO, (x, kernel_IxO)
 
 
 def _matmul_back(kept, g):
-    x, kernel_KxN = kept
-    x_MxK, g_MxN = (each.reshape(-1, each.shape[-1]) for each in (x, g))
+    x, kernel_IxO = kept
+    x_QxI, g_QxO = (rows.reshape(-1, rows.shape[-1]) for rows in (x, g))
     # The barriers keep XLA from folding the transpositions into the matmul again.
     barrier = jax.lax.optimization_barrier
     if jax.default_backend() != "cpu":
-        g_kernel = x_MxK.T @ g_MxN
-    elif kernel_KxN.shape[0] < kernel_KxN.shape[1]:
-        g_kernel = barrier(x_MxK.T) @ g_MxN
+        g_kernel = x_QxI.T @ g_QxO
+    elif kernel_IxO.shape[0] < kernel_IxO.shape[1]:
+        g_kernel = barrier(x_QxI.T) @ g_QxO
     else:
-        g_kernel = barrier(barrier(g_MxN.T) @ x_MxK).T
-    return (g_MxN @ kernel_KxN.T).reshape(x.shape), g_kernel
+        g_kernel = barrier(barrier(g_QxO.T) @ x_QxI).T
+    return (g_QxO @ kernel_IxO.T).reshape(x.shape), g_kernel
 
 
 _matmul.defvjp(_matmul_forward, _matmul_back)

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from probegen_jax.method.losses import Loss
+from probegen_jax.method.tasks import Loss
 from probegen_jax.networks.contract import NetworkSpec
 
 
@@ -55,7 +55,7 @@ class Learner:
     Attributes:
       make_model: from a key to a fresh Flax model, called with stacked zoo weights.
       spec: the zoo networks' spec.
-      loss: per-network loss.
+      loss: per-network loss; None, as the optimizer, if the model is only run.
       optimizer: an optax transformation.
       data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
         over more than one device.
@@ -65,8 +65,8 @@ class Learner:
 
     make_model: Callable[[Key[Array, ""]], nnx.Module]
     spec: NetworkSpec
-    loss: Loss
-    optimizer: optax.GradientTransformation
+    loss: Loss | None = None
+    optimizer: optax.GradientTransformation | None = None
     data_axis: str | None = None
     from_responses: bool = False
 
@@ -160,15 +160,33 @@ class Learner:
         if self.data_axis is None:
             return sums_S
         # As one vector: a sum for each array would be as many exchanges.
-        vectors_SxK = jax.vmap(lambda sums: ravel_pytree(sums)[0])(sums_S)
+        vectors_SxV = jax.vmap(lambda sums: ravel_pytree(sums)[0])(sums_S)
         split = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], sums_S))[1]
-        return jax.vmap(split)(jax.lax.psum(vectors_SxK, self.data_axis))
+        return jax.vmap(split)(jax.lax.psum(vectors_SxV, self.data_axis))
 
 
 def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T B"]:
     """Rows in their order, the last batch filled up with -1."""
     padded = np.pad(rows_N, (0, -len(rows_N) % batch_size), constant_values=-1)
     return jnp.asarray(padded.reshape(-1, batch_size), jnp.int32)
+
+
+def over_batches(
+    function: Callable[[Int[Array, " B"]], Float[Array, "S B ..."]], rows_TxB: Int[Array, "T B"]
+) -> Float[Array, "S TB ..."]:
+    """Calls `function` with the rows of one batch after the other.
+
+    Args:
+      function: from rows to something for every seed and network, (S, B, ...).
+      rows_TxB: of T batches.
+
+    Returns:
+      What the calls returned, for every seed the networks in their order.
+    """
+    values_TxSxB = jax.lax.map(function, rows_TxB)
+    values_SxTxB = jnp.moveaxis(values_TxSxB, 1, 0)
+    seeds, _, _, *rest = values_SxTxB.shape
+    return values_SxTxB.reshape(seeds, -1, *rest)
 
 
 def train_steps(
@@ -231,9 +249,7 @@ def predict(
 
         return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
 
-    outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
-    outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
-    return outputs_SxTxBxO.reshape(outputs_SxTxBxO.shape[0], -1, outputs_SxTxBxO.shape[-1])
+    return over_batches(one_batch, rows_TxB)
 
 
 def choose_per_seed(first_S: Bool[Array, " S"], ours: Any, theirs: Any) -> Any:
@@ -262,7 +278,4 @@ def responses(
 
         return learner.over_seeds(one_seed, zoo_weights, state_S.params, state_S.fixed)
 
-    responses_TxSxBxPxR = jax.lax.map(one_batch, rows_TxB)
-    responses_SxTxBxPxR = jnp.moveaxis(responses_TxSxBxPxR, 1, 0)
-    seeds, _, _, *probe_and_response = responses_SxTxBxPxR.shape
-    return responses_SxTxBxPxR.reshape(seeds, -1, *probe_and_response)
+    return over_batches(one_batch, rows_TxB)

@@ -1,25 +1,26 @@
 """ProbeGen: a generator's probes, every network's responses to them, a head that reads those."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from probegen_jax.errors import UserError
-from probegen_jax.method.generators import DeepLinear, Uniform, Vanilla
+from probegen_jax.method.generators import registry
+from probegen_jax.method.generators.base import Generator
 from probegen_jax.method.head import Head
-from probegen_jax.method.image_generators import DeepLinearImage, FixedImages, VanillaImage
 from probegen_jax.networks.contract import NetworkSpec
 
 
 class ProbeGen(nnx.Module):
     """The whole predictor. What is trained is its `nnx.Param`s: generator and head."""
 
-    def __init__(self, spec: NetworkSpec, generator: nnx.Module, head: Head):
+    def __init__(self, spec: NetworkSpec, generator: Generator, head: Head):
         """Args:
         spec: the zoo networks that the probes are shown to.
-        generator: called without arguments, returns probes (P, *spec.probe_shape).
+        generator: of probes (P, *spec.probe_shape).
         head: from responses (B, P, R) to outputs.
         """
         self.spec = spec
@@ -32,77 +33,58 @@ class ProbeGen(nnx.Module):
 
 
 def make_generator(
-    method: str,
+    settings: Mapping[str, Any],
     probe_shape: tuple[int, ...],
-    num_probes: int,
     *,
-    latent_dim: int,
-    depth: int,
-    width: int = 16,
     images: Float[np.ndarray, "M H W C"] | None = None,
     rngs: nnx.Rngs,
-) -> nnx.Module:
-    """The probe source of a method.
+) -> Generator:
+    """The generator of a method.
 
     Args:
-      method: "probegen" or "vanilla"; "uniform" for coordinates, "dead_leaves" for images.
+      settings: a config, as a dict; of it `method`, `num_probes`, and the method's own keys.
       probe_shape: of one probe, as the zoo's spec says: coordinates (D,) or images (H, W, C).
-      num_probes: P.
-      latent_dim: of ProbeGen's latents.
-      depth: of ProbeGen's generator.
-      width: of ProbeGen's image generator, its channels before the last layer.
-      images: for "dead_leaves", at least P of them.
+      images: as the generator's `needed_images` gives them.
       rngs: its `params` stream draws everything.
 
     Raises:
       UserError: no such method for such probes.
     """
-    image_probes = len(probe_shape) == 3
-    if method == "probegen" and image_probes:
-        return DeepLinearImage(num_probes, probe_shape, latent_dim, width, depth, rngs=rngs)
-    if method == "probegen":
-        return DeepLinear(num_probes, latent_dim, probe_shape[0], depth, rngs=rngs)
-    if method == "vanilla" and image_probes:
-        return VanillaImage(num_probes, probe_shape, rngs=rngs)
-    if method == "vanilla":
-        return Vanilla(num_probes, probe_shape, rngs=rngs)
-    if method == "uniform" and not image_probes:
-        return Uniform(num_probes, probe_shape, rngs=rngs)
-    if method == "dead_leaves" and image_probes:
-        if images is None:
-            raise ValueError("dead leaves need images")
-        return FixedImages(num_probes, images, rngs=rngs)
-    choices = ("probegen", "vanilla", "dead_leaves" if image_probes else "uniform")
-    raise UserError(
-        f"method is {method!r}, but this zoo's networks read "
-        f"{'images' if image_probes else 'coordinates'}; choose from {', '.join(choices)}"
-    )
+    entry = registry.entry(settings["method"], probe_shape)
+    own = {keyword: settings[key] for keyword, key in entry.settings.items()}
+    if images is not None:
+        own["images"] = images
+    generator = entry.generator(settings["num_probes"], probe_shape, rngs=rngs, **own)
+    if bool(jax.tree.leaves(nnx.state(generator, nnx.Param))) != entry.trained:
+        raise ValueError(f"{entry.path}: its entry says trained={entry.trained}, which is not so")
+    return generator
+
+
+def head_shape(
+    spec: NetworkSpec, settings: Mapping[str, Any], num_outputs: int
+) -> tuple[int, int, int, int]:
+    """Inputs, width, linear layers and outputs of the head, as `Head` takes them."""
+    inputs = settings["num_probes"] * spec.response_dim
+    return inputs, settings["head_width"], settings["head_depth"], num_outputs
 
 
 def make_model(
     spec: NetworkSpec,
-    method: str,
-    num_probes: int,
-    *,
-    latent_dim: int,
-    generator_depth: int,
-    generator_width: int = 16,
-    images: Float[np.ndarray, "M H W C"] | None = None,
-    head_width: int,
-    head_depth: int,
+    settings: Mapping[str, Any],
     num_outputs: int,
+    *,
+    images: Float[np.ndarray, "M H W C"] | None = None,
     rngs: nnx.Rngs,
 ) -> ProbeGen:
-    """A fresh ProbeGen; arguments as in the config, and `images` for dead leaves."""
-    generator = make_generator(
-        method,
-        spec.probe_shape,
-        num_probes,
-        latent_dim=latent_dim,
-        depth=generator_depth,
-        width=generator_width,
-        images=images,
-        rngs=rngs,
-    )
-    head = Head(num_probes * spec.response_dim, head_width, head_depth, num_outputs, rngs=rngs)
-    return ProbeGen(spec, generator, head)
+    """A fresh ProbeGen.
+
+    Args:
+      spec: of the zoo networks.
+      settings: a config, as a dict; of it what `make_generator` reads, `head_width` and
+        `head_depth`.
+      num_outputs: classes, or 1 for a value.
+      images: as of `make_generator`.
+      rngs: its `params` stream draws the generator, then the head.
+    """
+    generator = make_generator(settings, spec.probe_shape, images=images, rngs=rngs)
+    return ProbeGen(spec, generator, Head(*head_shape(spec, settings, num_outputs), rngs=rngs))

@@ -12,10 +12,11 @@ import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.method import dead_leaves_files
+from probegen_jax.method.generators import registry
 from probegen_jax.method.learning import TrainState
 from probegen_jax.official import parameters
 from probegen_jax.runs.experiment import Experiment
-from probegen_jax.zoo import cache
+from probegen_jax.user_cache import data_folder
 from probegen_jax.zoo.files import torch_files
 
 # Columns of `log.csv`; the metric's are empty in rows of the other task.
@@ -50,7 +51,7 @@ def load_checkpoint(path: pathlib.Path, experiment: Experiment, config_file: str
     """
     state = torch_files.load_state_dict(path)
     try:
-        found = parameters.sizes(state)
+        theirs = parameters.sizes(state)
     except UserError as error:
         raise UserError(f"{path}: {error}; give a checkpoint of the official code") from error
     expected = _official_shapes(experiment)
@@ -58,9 +59,9 @@ def load_checkpoint(path: pathlib.Path, experiment: Experiment, config_file: str
     if differing:
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise UserError(
-            f"{path} holds {found}, but the config asks for {parameters.sizes(expected)}: "
+            f"{path} holds {theirs}, but the config asks for {parameters.sizes(expected)}: "
             f"{'; '.join(differing[:4])}{more}; "
-            f"{_remedy(found, parameters.sizes(expected), experiment, config_file)}"
+            f"{_remedy(theirs, parameters.sizes(expected), experiment, config_file)}"
         )
     return parameters.from_official(state)
 
@@ -96,13 +97,8 @@ def seeded_probes(experiment: Experiment, seed: int) -> np.ndarray:
             "the official code takes its probes from the published dead leaves; add "
             "--config.dead_leaves=published, or the path of their zip or folder"
         )
-    path = (
-        dead_leaves_files.fetch(cache.folder(config.data_dir))
-        if config.dead_leaves == "published"
-        else pathlib.Path(config.dead_leaves).expanduser()
-    )
     return dead_leaves_files.read(
-        path,
+        dead_leaves_files.find(config.dead_leaves, data_folder(config.data_dir)),
         config.num_probes,
         shape,
         seed,
@@ -173,17 +169,18 @@ def read_log(path: pathlib.Path, metric_name: str) -> Log:
         )
     if not rows:
         raise UserError(f"{path} has no rows; the official code writes one every 500 steps")
-    found = []
+    log_rows = []
     for line, row in enumerate(rows, 2):
         try:
-            found.append(LogRow(int(float(row[needed[0]])), *(float(row[n]) for n in needed[1:])))
+            step, *val_and_test = (float(row[name]) for name in needed)
+            log_rows.append(LogRow(int(step), *val_and_test))
         except (TypeError, ValueError) as error:
             shown = ", ".join(f"{name}={row[name]!r}" for name in needed)
             raise UserError(
                 f"{path}, line {line}: {shown}; expected numbers. An empty metric is that of "
                 "another kind of data set"
             ) from error
-    return Log(found[-1], max(found, key=lambda row: row.val))
+    return Log(log_rows[-1], max(log_rows, key=lambda row: row.val))
 
 
 def _official_shapes(experiment: Experiment) -> dict[str, np.ndarray]:
@@ -194,32 +191,32 @@ def _official_shapes(experiment: Experiment) -> dict[str, np.ndarray]:
 
 
 def _remedy(
-    found: parameters.Sizes, ours: parameters.Sizes, experiment: Experiment, config_file: str
+    theirs: parameters.Sizes, ours: parameters.Sizes, experiment: Experiment, config_file: str
 ) -> str:
     """What to do about a checkpoint that does not fit."""
     spec = experiment.zoo.spec
-    num_probes, remainder = divmod(found.num_responses, spec.response_dim)
+    num_probes, remainder = divmod(theirs.num_responses, spec.response_dim)
     channels = spec.probe_shape[-1]
     strange = [
-        f"{what} {theirs}, here {here}"
-        for what, theirs, here in (
-            ("outputs", found.num_outputs, ours.num_outputs),
-            ("values or channels of a probe", found.probe_dims or channels, channels),
-            ("responses per probe", _per_probe(found, num_probes), spec.response_dim),
+        f"{what} {there}, here {here}"
+        for what, there, here in (
+            ("outputs", theirs.num_outputs, ours.num_outputs),
+            ("values or channels of a probe", theirs.probe_dims or channels, channels),
+            ("responses per probe", _per_probe(theirs, num_probes), spec.response_dim),
         )
-        if theirs != here
+        if there != here
     ]
     if strange or remainder:
         return f"it is for another kind of data set ({'; '.join(strange)}): choose its config"
-    method = found.method or ("dead_leaves" if len(spec.probe_shape) == 3 else "uniform")
+    method = theirs.method or parameters.FIXED[registry.kind_of(spec.probe_shape)]
     asked: Mapping[str, Any] = experiment.config
     changes = [
-        f" --config.{key}={getattr(found, key)}"
+        f" --config.{key}={getattr(theirs, key)}"
         for key in ("latent_dim", "generator_depth", "generator_width", "head_width", "head_depth")
-        if getattr(found, key) not in (None, asked[key])
+        if getattr(theirs, key) not in (None, asked[key])
     ]
     return f"use --config={config_file}:{method},{num_probes}{''.join(changes)}"
 
 
-def _per_probe(found: parameters.Sizes, num_probes: int) -> int:
-    return found.num_responses // (found.num_probes or num_probes or 1)
+def _per_probe(theirs: parameters.Sizes, num_probes: int) -> int:
+    return theirs.num_responses // (theirs.num_probes or num_probes or 1)

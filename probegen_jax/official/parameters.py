@@ -19,6 +19,10 @@ import numpy as np
 
 from probegen_jax.errors import UserError
 
+# The methods that the official code has, by our names; those of fixed probes by kind of probe.
+FIXED = {"coordinates": "uniform", "images": "dead_leaves"}
+METHODS = ("probegen", "vanilla", *FIXED.values())
+
 _LAYER = re.compile(r"(tokens_generator|points_mixer)(?:\.main)?\.(\d+)\.(weight|bias)")
 
 # Axes of their tensors, by number of dimensions, as ours: linear kernels, and those of transposed
@@ -33,7 +37,7 @@ class Sizes:
 
     Attributes:
       generator: the official name of the probes' source.
-      method: ours: "probegen" or "vanilla".
+      method: our name of it, "probegen" or "vanilla".
       num_probes: P.
       latent_dim: values of a latent; of ProbeGen only.
       generator_depth: layers from latents to probes; of ProbeGen only.
@@ -102,19 +106,19 @@ def differences(
     state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
     """Where an official `state_dict` is not of the shapes `expected`: name, both shapes."""
-    found = []
+    differing = []
     for name in [*expected, *(name for name in state if name not in expected)]:
         theirs = tuple(state[name].shape) if name in state else None
         ours = expected.get(name)
         if theirs == ours:
             continue
         if theirs is None:
-            found.append(f"{name} is missing, expected {ours}")
+            differing.append(f"{name} is missing, expected {ours}")
         elif ours is None:
-            found.append(f"{name} {theirs} is not expected")
+            differing.append(f"{name} {theirs} is not expected")
         else:
-            found.append(f"{name} is {theirs}, expected {ours}")
-    return found
+            differing.append(f"{name} is {theirs}, expected {ours}")
+    return differing
 
 
 def from_official(state: Mapping[str, np.ndarray]) -> dict[str, Any]:

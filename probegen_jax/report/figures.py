@@ -1,5 +1,6 @@
 """The pictures of a run folder. The only module that imports matplotlib."""
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,10 @@ from jaxtyping import Array, Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from probegen_jax.method.generators.registry import METHODS
 from probegen_jax.zoo.zoo import Zoo
+
+_METHOD_COLORS = ("#e4572e", "#7a8b99", "#c9b458", "#8a6fb0")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
@@ -158,34 +162,34 @@ def draw_grid(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
     """
     done = [row for row in rows if row["status"] == "done"]
     zoos = list(dict.fromkeys(row["zoo"] for row in done))
-    colors = {"probegen": "#e4572e", "vanilla": "#7a8b99", "uniform": "#c9b458"}
+    colors = dict(zip(METHODS, itertools.cycle(_METHOD_COLORS)))
     figure = Figure(figsize=(3.4 * len(zoos), 3.2))
     for panel, zoo in enumerate(zoos):
         axes = figure.add_subplot(1, len(zoos), panel + 1)
         shown = [row for row in done if row["zoo"] == zoo]
         means = [float(row["test_mean"]) for row in shown]
         deviations = [float(row["test_std"]) for row in shown]
-        places = range(len(shown))
+        positions = range(len(shown))
         axes.bar(
-            places,
+            positions,
             means,
             yerr=deviations if any(deviations) else None,
             capsize=3,
-            color=[colors.get(row["method"], "#8a6fb0") for row in shown],
+            color=[colors.get(row["method"], "#404040") for row in shown],
         )
         published = [float(row["published"] or "nan") for row in shown]
-        axes.scatter(places, published, marker="D", s=30, c="black", zorder=3, label="published")
-        for place, mean, deviation in zip(places, means, deviations, strict=True):
+        axes.scatter(positions, published, marker="D", s=30, c="black", zorder=3, label="published")
+        for position, mean, deviation in zip(positions, means, deviations, strict=True):
             axes.annotate(
                 f"{mean:.3f}",
-                (place, mean + deviation),
+                (position, mean + deviation),
                 (0, 3),
                 textcoords="offset points",
                 ha="center",
                 fontsize=7,
             )
         names = [f"{row['method']}\n{row['num_probes']}".replace("_", "\n") for row in shown]
-        axes.set_xticks(places, names, fontsize=7)
+        axes.set_xticks(positions, names, fontsize=7)
         # Zoomed in on the bars' ends, for all are much alike.
         values = [v for v in (*means, *published) if np.isfinite(v)]
         room = max(max(values) - min(values), 0.02)

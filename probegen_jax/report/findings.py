@@ -13,8 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 from scipy.special import softmax
 
-from probegen_jax.method.losses import LOSSES
-from probegen_jax.method.metrics import METRICS
+from probegen_jax.method.tasks import TASKS, Task, of_metric
 from probegen_jax.runs.experiment import Run
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
@@ -114,9 +113,9 @@ class Findings:
     importance: Importance
 
     @property
-    def classes(self) -> bool:
-        """Whether classes are predicted, and not values."""
-        return bool(self.result["metric"] == "accuracy")
+    def task(self) -> Task:
+        """What is predicted, and how it is scored."""
+        return of_metric(self.result["metric"])
 
 
 def find(run: Run) -> Findings:
@@ -180,10 +179,6 @@ def read_records(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _facts(run: Run) -> dict[str, str]:
     """What was trained on what, as a table's rows."""
     zoo, config = run.experiment.zoo, run.experiment.config
-    task = {
-        "classification": f"which of {zoo.num_outputs} classes a network belongs to",
-        "regression": "a value for each network, such as its test accuracy",
-    }[zoo.task]
     counts = ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in SPLITS)
     size = zoo.spec.num_weights
     shape = zoo.spec.probe_shape
@@ -192,7 +187,7 @@ def _facts(run: Run) -> dict[str, str]:
     facts = {
         "zoo": f"{zoo.name}, {len(zoo):,} networks"
         + (f" of {size:,} weights" if size is not None else ""),
-        "predicted": task,
+        "predicted": TASKS[zoo.task].goal.format(num_outputs=zoo.num_outputs),
         "networks": counts,
         "probes": f"{config.num_probes} ({config.method}), {kind} {size_of}",
         "responses": f"{zoo.spec.response_dim} for each probe",
@@ -231,7 +226,7 @@ def _wrong(
     zoo: Zoo, rows: Int[np.ndarray, " N"], outputs_NxO: Float[np.ndarray, "N O"]
 ) -> list[Wrong]:
     targets_N = zoo.targets_N[rows]
-    if zoo.task == "classification":
+    if TASKS[zoo.task].classes:
         shares_NxO = softmax(outputs_NxO, axis=-1)
         predicted_N = np.argmax(outputs_NxO, axis=-1)
         each = np.arange(len(rows))
@@ -249,7 +244,7 @@ def _wrong(
 
 def _importance(run: Run) -> Importance:
     experiment, zoo = run.experiment, run.experiment.zoo
-    learner = experiment.learner
+    learner, task = experiment.learner, TASKS[zoo.task]
     rows = zoo.splits["val"]
     rows = rows[
         np.unique(np.linspace(0, len(rows) - 1, min(_MOST_NETWORKS, len(rows))).astype(int))
@@ -268,13 +263,12 @@ def _importance(run: Run) -> Importance:
             left_out = jnp.arange(mean_PxR.shape[0]) == probe  # none where probe is -1
             mixed = jnp.where(left_out[None, :, None], mean_PxR[None], responses_NxPxR)
             outputs_NxO = head(mixed)
-            return jnp.mean(LOSSES[zoo.task](outputs_NxO, targets_N)), outputs_NxO
+            return jnp.mean(task.loss(outputs_NxO, targets_N)), outputs_NxO
 
         return jax.lax.map(without, jnp.arange(-1, mean_PxR.shape[0]))
 
     losses, outputs = measure(params, fixed, responses_NxPxR)
-    _, metric = METRICS[zoo.task]
-    scores = np.array([metric(each, zoo.targets_N[rows]) for each in np.asarray(outputs)])
+    scores = np.array([task.metric(each, zoo.targets_N[rows]) for each in np.asarray(outputs)])
     losses = np.asarray(losses)
     return Importance(
         len(rows),

@@ -8,16 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from probegen_jax.method import published_figures
+from probegen_jax.method.generators import registry
 from probegen_jax.report import charts, sections
 from probegen_jax.report.findings import Findings
 from probegen_jax.report.text import plural, score, table
-
-METHODS = {
-    "probegen": "ProbeGen",
-    "vanilla": "vanilla probes",
-    "uniform": "random points",
-    "dead_leaves": "dead leaves",
-}
 
 
 def render(runs: Sequence[Findings]) -> str:
@@ -76,14 +70,13 @@ def _header(title: str, runs: Sequence[Findings]) -> str:
 def _numbers(run: Findings, alone: bool) -> str:
     """The figures that one looks for first."""
     result = run.result
-    method = METHODS.get(result["method"], result["method"])
+    method = registry.title(result["method"])
     if "mean" not in result:
         return _number("not finished", f"{run.name}: at step {result['steps']:,}", main=True)
     seeds = len(result["seeds"])
-    metric = "test accuracy" if run.classes else "Kendall's τ on test"
     value = score(run, result["mean"])
     spread = f" ± {score(run, result['std'])}" if seeds > 1 else ""
-    who = f"{metric}, {method}, {result['num_probes']} probes"
+    who = f"test {run.task.metric_title}, {method}, {result['num_probes']} probes"
     if not alone:
         return _number(value, f"{run.name}: {who}", spread, main=True)
     best = np.mean([seed["best"]["test"] for seed in result["seeds"]])
@@ -121,7 +114,7 @@ def _comparison(runs: Sequence[Findings]) -> str:
             [
                 run.name,
                 result["dataset"],
-                METHODS.get(result["method"], result["method"]),
+                registry.title(result["method"]),
                 str(result["num_probes"]),
                 str(len(result["seeds"])) if finished else "",
                 f"{score(run, result['mean'])} ± {score(run, result['std'])}"

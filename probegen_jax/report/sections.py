@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from probegen_jax.method import published_figures
-from probegen_jax.method.metrics import METRICS
+from probegen_jax.method.tasks import of_metric
 from probegen_jax.report import charts, pictures
 from probegen_jax.report.findings import Drawing, Findings, shown
 from probegen_jax.report.text import percent, plural, score, table
@@ -66,9 +66,9 @@ def results(run: Findings) -> str:
         cells = [""] * len(keys)
         cells[1] = score(run, published.value) + ("" if published.verified else " ?")
         sums.append(["published", *cells, ""])
-    metric = "Accuracy" if run.classes else "Kendall's τ"
+    metric = run.task.metric_title
     return table(
-        f"{metric} of {plural(number, 'seed')}",
+        f"{metric[:1].upper()}{metric[1:]} of {plural(number, 'seed')}",
         head,
         rows + sums,
         numeric=set(range(1, len(head))),
@@ -90,7 +90,7 @@ def _series(run: Findings, key: str) -> list[tuple[str, list[int], list[float]]]
 def curve_charts(run: Findings) -> dict[str, str]:
     """Charts of the training loss and of the validation metric, by name."""
     metric = run.result["metric"]
-    title = "validation accuracy" if run.classes else "Kendall's τ on validation"
+    title = f"validation {run.task.metric_title}"
     return {
         "loss": charts.lines("training loss", _series(run, "train_loss"), log=True),
         "validation": charts.lines(title, _series(run, f"val_{metric}")),
@@ -112,7 +112,7 @@ def curves_together(runs: Sequence[Findings]) -> str:
             if run.result["metric"] == metric and each:
                 means = np.mean([ys for _, _, ys in each], axis=0).tolist()
                 series.append((run.name, each[0][1], means))
-        name = "accuracy" if metric == METRICS["classification"][0] else "Kendall's τ"
+        name = of_metric(metric).metric_title
         found.append(figure(charts.lines(f"validation {name}", series), "Mean over seeds: " + (
             ", ".join(html.escape(label) for label, _, _ in series))))  # fmt: skip
     return f'<div class="row">{"".join(found)}</div>'
@@ -167,7 +167,7 @@ def probes(run: Findings) -> str:
 
 def prediction_chart(run: Findings) -> str:
     """The confusion matrix, or predicted against true values."""
-    if run.classes:
+    if run.task.classes:
         predicted_N = np.argmax(run.outputs_NxO, axis=-1)
         classes = run.outputs_NxO.shape[1]
         counts = np.zeros((classes, classes), np.int64)
@@ -178,10 +178,9 @@ def prediction_chart(run: Findings) -> str:
 
 def predictions(run: Findings) -> str:
     """The confusion matrix with each class's accuracy, or a scatter with τ."""
-    _, metric = METRICS["classification" if run.classes else "regression"]
-    reached = metric(run.outputs_NxO, run.targets_N)
+    reached = run.task.metric(run.outputs_NxO, run.targets_N)
     number = f"{len(run.targets_N):,} test networks"
-    if not run.classes:
+    if not run.task.classes:
         chart = figure(prediction_chart(run), f"{number}, Kendall's τ = {reached:.3f}")
         return f'<div class="narrow">{chart}</div>'
     predicted_N = np.argmax(run.outputs_NxO, axis=-1)
@@ -250,7 +249,7 @@ def importance(run: Findings) -> str:
     found = run.importance
     drawn = importance_charts(run)
     largest = int(np.argmax(found.loss_P))
-    metric = "accuracy" if run.classes else "Kendall's τ"
+    metric = run.task.metric_title
     without = found.metric - float(found.metric_P[largest])
     words = (
         f"Of {found.networks:,} validation networks the mean loss is {found.loss:.4f}. Without "

@@ -18,7 +18,7 @@ def plural(number: int, thing: str) -> str:
 
 def score(run: Findings, value: float) -> str:
     """A metric's value: per cent of accuracy, or a coefficient."""
-    return percent(value) if run.classes else f"{value:.3f}"
+    return percent(value) if run.task.classes else f"{value:.3f}"
 
 
 def table(

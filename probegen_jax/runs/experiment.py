@@ -17,17 +17,16 @@ from ml_collections import ConfigDict
 from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json
-from probegen_jax.method import dead_leaves, learning
-from probegen_jax.method.losses import LOSSES
-from probegen_jax.method.metrics import METRICS, mean_over_runs
+from probegen_jax.method import learning
+from probegen_jax.method.generators import registry
 from probegen_jax.method.model import make_model
 from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.method.tasks import TASKS, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs.zoo_from_config import from_config
 from probegen_jax.training import evaluation
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.loop import Schedule
-from probegen_jax.zoo import cache
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 
@@ -76,7 +75,7 @@ class Experiment:
     @property
     def metric_name(self) -> str:
         """What is reported: "accuracy" or "kendall_tau"."""
-        return METRICS[self.zoo.task][0]
+        return TASKS[self.zoo.task].metric_name
 
     def outputs(
         self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
@@ -87,7 +86,8 @@ class Experiment:
           state_S: what is used of it is `params` and `fixed`.
           rows_N: of the networks.
         """
-        return evaluation.outputs(*self._asked(state_S, rows_N))
+        fixed = learning.probes_are_fixed(state_S)
+        return evaluation.outputs(*self._asked(state_S, rows_N), answers_first=fixed)
 
     def responses(
         self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
@@ -101,7 +101,7 @@ class Experiment:
 
     def scores(self, split: str, outputs_SxNxO: Float[np.ndarray, "S N O"]) -> list[float]:
         """The metric of each seed's outputs for the networks of a split."""
-        _, metric = METRICS[self.zoo.task]
+        metric = TASKS[self.zoo.task].metric
         targets_N = self.zoo.targets_N[self.zoo.splits[split]]
         return [metric(outputs_NxO, targets_N) for outputs_NxO in outputs_SxNxO]
 
@@ -116,7 +116,7 @@ class Experiment:
           Of every seed: its step and its metric on each split, and also the metric within runs
           where the zoo has runs.
         """
-        _, metric = METRICS[self.zoo.task]
+        metric = TASKS[self.zoo.task].metric
         found: list[dict[str, Any]] = [{"step": step} for step in at]
         for split, outputs_SxNxO in outputs.items():
             for entry, score in zip(found, self.scores(split, outputs_SxNxO), strict=True):
@@ -180,42 +180,22 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
 
 
 def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "M h w C"] | None:
-    """The images that fixed probes are taken from, where the method is dead leaves."""
-    if config.method != "dead_leaves" or len(spec.probe_shape) != 3:
-        return None
-    # Twice as many as probes, so that seeds differ in what they take.
-    return dead_leaves.probe_bank(
-        config.dead_leaves,
-        2 * config.num_probes,
-        spec.probe_shape,
-        config.seed,
-        fidelity=config.get("fidelity", "faithful"),
-        folder=cache.folder(config.data_dir),
-    )
+    """The images that the method's probes are taken from; None where it needs none."""
+    generator = registry.entry(config.method, spec.probe_shape).generator
+    return generator.needed_images(config.to_dict(), spec.probe_shape)
 
 
 def make_learner(
     config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "M H W C"] | None
 ) -> learning.Learner:
-    """The learner of a config for a zoo; `images` are what dead leaves are taken from."""
+    """The learner of a config for a zoo; `images` as `probe_images` gives them."""
+    settings, spec, num_outputs = config.to_dict(), zoo.spec, zoo.num_outputs
 
-    def model_from(key: Key[Array, ""]) -> nnx.Module:
-        return make_model(
-            zoo.spec,
-            config.method,
-            config.num_probes,
-            latent_dim=config.latent_dim,
-            generator_depth=config.generator_depth,
-            generator_width=config.generator_width,
-            images=images,
-            head_width=config.head_width,
-            head_depth=config.head_depth,
-            num_outputs=zoo.num_outputs,
-            rngs=nnx.Rngs(params=key),
-        )
+    def model_from(key: Key[Array, ""]) -> nnx.Module:  # not to hold on to the zoo's weights
+        return make_model(spec, settings, num_outputs, images=images, rngs=nnx.Rngs(params=key))
 
     optimizer = adam_cosine(config.learning_rate, _total_steps(config, zoo))
-    return learning.Learner(model_from, zoo.spec, LOSSES[zoo.task], optimizer)
+    return learning.Learner(model_from, zoo.spec, TASKS[zoo.task].loss, optimizer)
 
 
 def _steps_per_epoch(config: ConfigDict, zoo: Zoo) -> int:

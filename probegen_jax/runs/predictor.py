@@ -20,10 +20,14 @@ from jaxtyping import Array, Float, Int
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.method import learning
+from probegen_jax.method.generators.base import Given
 from probegen_jax.method.head import Head
+from probegen_jax.method.model import ProbeGen, head_shape
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
+from probegen_jax.training import evaluation
 from probegen_jax.zoo.own.networks import find_files, read
-from probegen_jax.zoo.zoo import Zoo
+from probegen_jax.zoo.zoo import Networks, Zoo
 
 _CHUNK = 2048  # networks that are read before they are predicted for
 
@@ -154,12 +158,12 @@ class Predictor:
                 f"values, but this run was trained on networks that answer {ours[0]} with {ours[1]}"
             )
         names = [f"{zoo.name}/{row}" for row in rows_N]
-        outputs = self._outputs(zoo.spec, zoo.weights, rows_N)
+        outputs = self._outputs(zoo, rows_N)
         return Predictions(names, [None] * len(names), outputs, self.classes)
 
     def _stacked(self, weights: Any) -> Predictions:
         number = self.spec.count(weights)
-        outputs = self._outputs(self.spec, weights, np.arange(number))
+        outputs = self._outputs(Networks("networks", self.spec, weights), np.arange(number))
         names = [str(n) for n in range(number)]
         return Predictions(names, [None] * number, outputs, self.classes)
 
@@ -176,55 +180,33 @@ class Predictor:
                 except BadNetworkError as error:
                     faults[n] = f"{error.fault}; this run expects {expected}"
             if good:
-                spec, weights = self.spec.stack(networks)
-                values[:, good] = self._outputs(spec, weights, np.arange(len(good)))
+                stacked = Networks("networks", *self.spec.stack(networks))
+                values[:, good] = self._outputs(stacked, np.arange(len(good)))
         return Predictions(names, faults, values, self.classes)
 
     def _outputs(
-        self, spec: NetworkSpec, weights: Any, rows_N: Int[np.ndarray, " N"]
+        self, networks: Networks, rows_N: Int[np.ndarray, " N"]
     ) -> Float[np.ndarray, "S N O"]:
-        """Probabilities or values for the networks at rows of stacked weights."""
-        rows_TxB = learning.in_batches(rows_N, min(self.batch_size, len(rows_N)))
-        outputs = _run(
-            spec,
-            self.head_shape,
-            self.classes,
-            self.head_params,
-            jnp.asarray(self.probes_SxP),
-            jax.tree.map(jnp.asarray, weights),
-            rows_TxB,
+        """Probabilities or values for the networks at rows."""
+        state = learning.TrainState(
+            {"head": self.head_params}, {"generator": {"probes": self.probes_SxP}}, None, None
         )
-        return np.asarray(outputs)[:, : len(rows_N)]
+        learner = _learner(networks.spec, self.probes_SxP.shape[1:], self.head_shape)
+        outputs = evaluation.outputs(learner, networks, state, rows_N, self.batch_size)
+        return np.asarray(jax.nn.softmax(outputs, axis=-1)) if self.classes else outputs
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "head_shape", "classes"))
-def _run(
-    spec: NetworkSpec,
-    head_shape: tuple[int, int, int, int],
-    classes: bool,
-    head_params: Any,
-    probes_SxP: Float[Array, "S P ..."],
-    weights: Any,
-    rows_TxB: Int[Array, "T B"],
-) -> Float[Array, "S TB O"]:
-    inputs, width, depth, outputs = head_shape
-    graph, _ = nnx.split(
-        nnx.eval_shape(lambda: Head(inputs, width, depth, outputs, rngs=nnx.Rngs(0)))
-    )
+@functools.lru_cache(maxsize=8)  # equal learners share what is compiled
+def _learner(
+    spec: NetworkSpec, probes_shape: tuple[int, ...], head_shape: tuple[int, int, int, int]
+) -> learning.Learner:
+    """Runs a head on the responses to probes that are part of the state."""
 
-    def one_batch(rows_B: Array) -> Array:
-        networks = spec.take(weights, jnp.maximum(rows_B, 0))
+    def model_from(key: Key[Array, ""]) -> ProbeGen:
+        head = Head(*head_shape, rngs=nnx.Rngs(params=key))
+        return ProbeGen(spec, Given(jnp.zeros(probes_shape)), head)
 
-        def one_seed(args: tuple[Any, Array]) -> Array:
-            params, probes = args
-            return nnx.merge(graph, params)(spec.respond(networks, probes))
-
-        return jax.lax.map(one_seed, (head_params, probes_SxP))
-
-    outputs_TxSxBxO = jax.lax.map(one_batch, rows_TxB)
-    outputs_SxTxBxO = jnp.moveaxis(outputs_TxSxBxO, 1, 0)
-    outputs_SxNxO = outputs_SxTxBxO.reshape(outputs_SxTxBxO.shape[0], -1, outputs)
-    return jax.nn.softmax(outputs_SxNxO, axis=-1) if classes else outputs_SxNxO
+    return learning.Learner(model_from, spec)
 
 
 def of_run(run: Any, which: str = "last") -> Predictor:
@@ -248,16 +230,11 @@ def of_run(run: Any, which: str = "last") -> Predictor:
     return Predictor(
         spec=zoo.spec,
         reading=read_options(config),
-        classes=zoo.task == "classification",
+        classes=TASKS[zoo.task].classes,
         seeds=experiment.seeds,
         probes_SxP=np.asarray(experiment.learner.probes(state)),
         head_params=state.params["head"],
-        head_shape=(
-            config.num_probes * zoo.spec.response_dim,
-            config.head_width,
-            config.head_depth,
-            zoo.num_outputs,
-        ),
+        head_shape=head_shape(zoo.spec, config.to_dict(), zoo.num_outputs),
         batch_size=config.batch_size,
     )
 

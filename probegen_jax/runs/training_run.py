@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from probegen_jax import settings
 from probegen_jax.files import write_json
+from probegen_jax.method.generators import registry
 from probegen_jax.runs import experiment as experiments
 from probegen_jax.runs.environment import environment
 from probegen_jax.runs.experiment import Experiment, Run
@@ -50,7 +51,8 @@ def train_run(
     experiment = processes.in_turn("zoo", lambda: experiments.set_up(config, zoo))
     zoo = experiment.zoo
     processes.agree("zoo", experiments.facts(zoo))
-    if config.get("block_size") is None and config.method in ("probegen", "vanilla"):
+    trained = registry.entry(config.method, zoo.spec.probe_shape).trained
+    if trained and config.get("block_size") is None:
         share = config.batch_size // mesh.shape[DATA]
         block_size = processes.from_first(
             "block_size",

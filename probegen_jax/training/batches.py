@@ -16,7 +16,7 @@ from probegen_jax.training.batch_order import Layout
 from probegen_jax.training.job import processes
 from probegen_jax.training.mesh import DATA, join, my_parts, place
 from probegen_jax.training.programs import Programs
-from probegen_jax.zoo.zoo import Zoo
+from probegen_jax.zoo.zoo import Networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Resident:
 
 
 def make_batches(
-    zoo: Zoo, layout: Layout, mesh: Mesh, keys_S: Key[Array, " S"], mode: str = "auto"
+    zoo: Networks, layout: Layout, mesh: Mesh, keys_S: Key[Array, " S"], mode: str = "auto"
 ) -> Batches:
     """The batches of a zoo, from the devices if it fits.
 
@@ -155,13 +155,13 @@ def make_batches(
     return Resident(layout, weights, place_targets(zoo, layout, mesh), keys_S)
 
 
-def place_targets(zoo: Zoo, layout: Layout, mesh: Mesh) -> jax.Array:
+def place_targets(zoo: Networks, layout: Layout, mesh: Mesh) -> jax.Array:
     """The targets of all networks, laid out and on the devices."""
     rows = _rows(layout, mesh)
-    return join(mesh, {part: zoo.targets_N[rows_N] for part, rows_N in rows.items()})
+    return join(mesh, {part: zoo.targets_of(rows_N) for part, rows_N in rows.items()})
 
 
-def _load(zoo: Zoo, layout: Layout, mesh: Mesh) -> Any:
+def _load(zoo: Networks, layout: Layout, mesh: Mesh) -> Any:
     """This host's networks, on its devices."""
     rows = _rows(layout, mesh)
     over_hosts = processes.most if mesh.is_multi_process else np.asarray

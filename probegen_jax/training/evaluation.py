@@ -11,23 +11,24 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from probegen_jax.method import learning
 from probegen_jax.training.batch_order import in_order
 from probegen_jax.training.batches import Batches, Resident, make_batches, place_targets
 from probegen_jax.training.mesh import BY_SEED, fetch, make_mesh, place
 from probegen_jax.training.programs import Programs
-from probegen_jax.zoo.zoo import Zoo
+from probegen_jax.zoo.zoo import Networks
 
 
 def outputs(
     learner: learning.Learner,
-    zoo: Zoo,
+    zoo: Networks,
     state_S: learning.TrainState,
     rows_N: Int[np.ndarray, " N"],
     batch_size: int,
     mode: str = "auto",
+    answers_first: bool = False,
 ) -> Float[np.ndarray, "S N O"]:
     """Every seed's outputs for networks of a zoo, computed by this process alone.
 
@@ -38,33 +39,30 @@ def outputs(
       rows_N: of the networks.
       batch_size: networks that run together.
       mode: "resident", "stream", or "auto": resident if the networks fit on the device.
+      answers_first: whether all networks answer before the head runs, as in a training whose
+        probes are fixed; the results are then its very bits.
 
     Raises:
       UserError: the zoo cannot be streamed.
     """
-    layout, mesh = in_order(rows_N, batch_size), _mesh(batch_size)
-    batches = make_batches(zoo, layout, mesh, _no_keys(state_S), mode)
-    state_S = _on_device(mesh, state_S)
-    programs = _programs(learner, mesh)
-    if learning.probes_are_fixed(state_S):  # in two parts, as in training
+    programs, batches, state_S = _ready(learner, zoo, state_S, rows_N, batch_size, mode)
+    if answers_first:
         programs, batches = with_responses(programs, batches, zoo, state_S)
     return split_outputs(programs, batches, state_S.params, state_S.fixed, "rows", len(rows_N))
 
 
 def responses(
     learner: learning.Learner,
-    zoo: Zoo,
+    zoo: Networks,
     state_S: learning.TrainState,
     rows_N: Int[np.ndarray, " N"],
     batch_size: int,
     mode: str = "auto",
 ) -> Float[np.ndarray, "S N P R"]:
     """Every seed's responses of networks of a zoo to its probes; arguments as of `outputs`."""
-    layout, mesh = in_order(rows_N, batch_size), _mesh(batch_size)
-    batches = make_batches(zoo, layout, mesh, _no_keys(state_S), mode)
-    state_S = _on_device(mesh, state_S)
-    slots, places = layout.rows_BxM.shape
-    laid_out = fetch(mesh, batches.responses(_programs(learner, mesh), state_S))
+    programs, batches, state_S = _ready(learner, zoo, state_S, rows_N, batch_size, mode)
+    slots, places = batches.layout.rows_BxM.shape
+    laid_out = fetch(programs.mesh, batches.responses(programs, state_S))
     # From slot by slot to batch by batch, which is the order of the rows.
     by_slot = laid_out.reshape(len(laid_out), slots, places, *laid_out.shape[2:])
     in_rows = by_slot.swapaxes(1, 2).reshape(laid_out.shape)
@@ -72,7 +70,11 @@ def responses(
 
 
 def with_responses(
-    programs: Programs, batches: Batches, zoo: Zoo, state_S: learning.TrainState, keys_S: Any = None
+    programs: Programs,
+    batches: Batches,
+    zoo: Networks,
+    state_S: learning.TrainState,
+    keys_S: Any = None,
 ) -> tuple[Programs, Resident]:
     """Programs and batches in which the responses to fixed probes stand for the networks.
 
@@ -113,17 +115,19 @@ def _programs(learner: learning.Learner, mesh: Mesh) -> Programs:
     return Programs(learner, mesh)
 
 
-def _mesh(batch_size: int) -> Mesh:
-    """One device of this process: others may be at work elsewhere."""
-    return make_mesh(batch_size, devices=jax.local_devices()[:1])
-
-
-def _on_device(mesh: Mesh, state_S: learning.TrainState) -> learning.TrainState:
-    used = learning.TrainState(state_S.params, state_S.fixed, None, None)
-    return place(mesh, used, BY_SEED)
-
-
-def _no_keys(state_S: learning.TrainState) -> Key[Array, " S"]:
-    """As many keys as there are seeds; nothing is shuffled with them."""
+def _ready(
+    learner: learning.Learner,
+    zoo: Networks,
+    state_S: learning.TrainState,
+    rows_N: Int[np.ndarray, " N"],
+    batch_size: int,
+    mode: str,
+) -> tuple[Programs, Batches, learning.TrainState]:
+    """What runs, on what, with which parameters; on one device, for others may be at work."""
+    batch_size = min(batch_size, len(rows_N))
+    mesh = make_mesh(batch_size, devices=jax.local_devices()[:1])
     seeds = len(jax.tree.leaves(state_S.params)[0])
-    return jax.random.split(jax.random.key(0), seeds)
+    no_order_S = jax.random.split(jax.random.key(0), seeds)  # nothing is shuffled
+    batches = make_batches(zoo, in_order(rows_N, batch_size), mesh, no_order_S, mode)
+    used = learning.TrainState(state_S.params, state_S.fixed, None, None)
+    return _programs(learner, mesh), batches, place(mesh, used, BY_SEED)

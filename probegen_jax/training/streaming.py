@@ -23,7 +23,7 @@ from probegen_jax.training.batch_order import Layout, epoch_places_of_seeds
 from probegen_jax.training.batches import Stretch
 from probegen_jax.training.mesh import BATCHES, DATA, SEEDS, join, my_parts, place
 from probegen_jax.training.programs import Programs
-from probegen_jax.zoo.zoo import Zoo
+from probegen_jax.zoo.zoo import Networks
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Streamed:
 
     def __init__(
         self,
-        zoo: Zoo,
+        zoo: Networks,
         layout: Layout,
         mesh: Mesh,
         keys_S: Key[Array, " S"],
@@ -163,7 +163,7 @@ class Streamed:
         parts = {}
         for part in my_parts(self._mesh):
             rows_N = np.maximum(rows_BxM[self._slots[part]].ravel(), 0)
-            parts[part] = self._zoo.read(rows_N), self._zoo.targets_N[rows_N]
+            parts[part] = self._zoo.read(rows_N), self._zoo.targets_of(rows_N)
         return parts
 
     def _to_devices(self, chunk: dict[str, Any]) -> dict[str, Any]:

@@ -14,14 +14,8 @@ import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.user_cache import default_dir
 
 Arrays = dict[str, np.ndarray]
-
-
-def folder(data_dir: str | None) -> pathlib.Path:
-    """The folder that `data_dir` names; `default_dir()` if None."""
-    return pathlib.Path(data_dir).expanduser() if data_dir else default_dir()
 
 
 def make_folder(folder: pathlib.Path) -> None:

@@ -25,13 +25,47 @@ class Stored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Zoo:
+class Networks:
+    """Stacked networks.
+
+    Attributes:
+      name: what results and errors call them.
+      spec: the static part that all networks share.
+      weights: the spec's weights with a leading network axis N on every leaf, or `Stored` ones.
+    """
+
+    name: str
+    spec: NetworkSpec
+    weights: Any
+
+    def read(self, rows_N: np.ndarray) -> Any:
+        """Stacked weights of some networks, in NumPy arrays."""
+        if isinstance(self.weights, Stored):
+            return self.weights.read(rows_N)
+        return jax.tree.map(np.asarray, self.spec.take(self.weights, rows_N))
+
+    def shard(
+        self, rows: Sequence[np.ndarray], over_hosts: Callable[[Counts], Counts]
+    ) -> list[Any]:
+        """The networks of each device, see `NetworkSpec.shard`."""
+        if isinstance(self.weights, Stored):
+            return [self.weights.read(each) for each in rows]
+        return self.spec.shard(self.weights, rows, over_hosts)
+
+    def costs(self) -> np.ndarray | None:
+        """How much work it is to probe each network (N); None where it is the same for all."""
+        return self.spec.costs(self.weights)
+
+    def targets_of(self, rows_N: np.ndarray) -> np.ndarray:
+        """What is to be predicted of some networks; 0 where that is not known."""
+        return np.zeros(len(rows_N), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoo(Networks):
     """Stacked networks, what is to be predicted of each, and which are for what.
 
     Attributes:
-      name: the zoo's name, as in `result.json`.
-      spec: the static part that all networks share.
-      weights: the spec's weights with a leading network axis N on every leaf, or `Stored` ones.
       targets_N: class index (int32) or value (float32) of each network.
       splits: rows of "train", "val" and "test"; no row is in two.
       task: what kind of target it is.
@@ -40,9 +74,6 @@ class Zoo:
       image_shape: for INR zoos, height and width of the images that the networks were fitted to.
     """
 
-    name: str
-    spec: NetworkSpec
-    weights: Any
     targets_N: np.ndarray
     splits: Mapping[str, np.ndarray]
     task: Literal["classification", "regression"]
@@ -69,23 +100,9 @@ class Zoo:
     def __len__(self) -> int:
         return len(self.targets_N)
 
-    def read(self, rows_N: np.ndarray) -> Any:
-        """Stacked weights of some networks, in NumPy arrays."""
-        if isinstance(self.weights, Stored):
-            return self.weights.read(rows_N)
-        return jax.tree.map(np.asarray, self.spec.take(self.weights, rows_N))
-
-    def shard(
-        self, rows: Sequence[np.ndarray], over_hosts: Callable[[Counts], Counts]
-    ) -> list[Any]:
-        """The networks of each device, see `NetworkSpec.shard`."""
-        if isinstance(self.weights, Stored):
-            return [self.weights.read(each) for each in rows]
-        return self.spec.shard(self.weights, rows, over_hosts)
-
-    def costs(self) -> np.ndarray | None:
-        """How much work it is to probe each network (N); None where it is the same for all."""
-        return self.spec.costs(self.weights)
+    def targets_of(self, rows_N: np.ndarray) -> np.ndarray:
+        """What is to be predicted of some networks."""
+        return self.targets_N[rows_N]
 
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""

@@ -11,9 +11,8 @@ from probegen_jax.method.model import make_generator
 
 
 def generator(method, num_probes=6, key=0, depth=2):
-    return make_generator(
-        method, (2,), num_probes, latent_dim=32, depth=depth, rngs=nnx.Rngs(params=key)
-    )
+    settings = {"num_probes": num_probes, "latent_dim": 32, "generator_depth": depth}
+    return make_generator(settings | {"method": method}, (2,), rngs=nnx.Rngs(params=key))
 
 
 @pytest.mark.parametrize("method", ["probegen", "vanilla", "uniform"])

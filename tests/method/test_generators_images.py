@@ -7,12 +7,13 @@ import pytest
 from flax import nnx
 
 from probegen_jax.errors import UserError
-from probegen_jax.method.generators import DeepLinear, Uniform
-from probegen_jax.method.image_generators import DeepLinearImage, FixedImages, VanillaImage
+from probegen_jax.method.generators.coordinates import DeepLinear, Uniform
+from probegen_jax.method.generators.images import DeadLeaves, DeepLinearImage, VanillaImage
 from probegen_jax.method.layers import ConvTranspose
 from probegen_jax.method.model import make_generator
 from probegen_jax.official import parameters
 
+SETTINGS = {"num_probes": 5, "latent_dim": 4, "generator_depth": 3, "generator_width": 2}
 LAYERS = [
     # in, out, k, stride, padding, size: one pixel, gathered, scattered, and both strides
     (32, 12, 4, 1, 0, 1),
@@ -180,16 +181,15 @@ def test_impossible_generators_say_why(shape, depth, message):
     [
         ("probegen", (8, 8, 1), DeepLinearImage),
         ("vanilla", (8, 8, 1), VanillaImage),
-        ("dead_leaves", (8, 8, 1), FixedImages),
+        ("dead_leaves", (8, 8, 1), DeadLeaves),
         ("probegen", (2,), DeepLinear),
         ("uniform", (2,), Uniform),
     ],
 )
 def test_the_method_and_the_probes_shape_choose_the_generator(method, shape, kind):
-    images = np.zeros((5, 8, 8, 1), np.float32)
-    generator = make_generator(
-        method, shape, 5, latent_dim=4, depth=3, width=2, images=images, rngs=nnx.Rngs(params=0)
-    )
+    images = np.zeros((5, 8, 8, 1), np.float32) if method == "dead_leaves" else None
+    settings = SETTINGS | {"method": method}
+    generator = make_generator(settings, shape, images=images, rngs=nnx.Rngs(params=0))
     assert type(generator) is kind
     assert generator().shape == (5, *shape)
 
@@ -203,18 +203,18 @@ def test_the_method_and_the_probes_shape_choose_the_generator(method, shape, kin
 )
 def test_a_method_for_other_probes_is_named(method, shape, message):
     with pytest.raises(UserError, match=message):
-        make_generator(method, shape, 5, latent_dim=4, depth=3, rngs=nnx.Rngs(params=0))
+        make_generator(SETTINGS | {"method": method}, shape, rngs=nnx.Rngs(params=0))
 
 
 def test_fixed_images_are_different_images_of_the_bank():
     bank = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1) * np.ones((1, 4, 4, 2), np.float32)
-    generator = FixedImages(6, bank, rngs=nnx.Rngs(params=3))
+    generator = DeadLeaves(6, (4, 4, 2), images=bank, rngs=nnx.Rngs(params=3))
     assert not jax.tree.leaves(nnx.split(generator, nnx.Param, ...)[1])
     chosen = np.asarray(generator())[:, 0, 0, 0]
     assert len(set(chosen.tolist())) == 6
-    again = FixedImages(6, bank, rngs=nnx.Rngs(params=3))
+    again = DeadLeaves(6, (4, 4, 2), images=bank, rngs=nnx.Rngs(params=3))
     np.testing.assert_array_equal(generator(), again())
-    other = FixedImages(6, bank, rngs=nnx.Rngs(params=4))
+    other = DeadLeaves(6, (4, 4, 2), images=bank, rngs=nnx.Rngs(params=4))
     assert not np.array_equal(generator(), other())
     with pytest.raises(UserError, match="only 10 images"):
-        FixedImages(11, bank, rngs=nnx.Rngs(params=0))
+        DeadLeaves(11, (4, 4, 2), images=bank, rngs=nnx.Rngs(params=0))

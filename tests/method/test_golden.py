@@ -11,12 +11,12 @@ import pytest
 from conftest import REPO
 from flax import nnx
 
-from probegen_jax.method import losses
-from probegen_jax.method.generators import DeepLinear, Vanilla
+from probegen_jax.method.generators.coordinates import DeepLinear, Vanilla
 from probegen_jax.method.head import Head
 from probegen_jax.method.learning import Learner, TrainState
 from probegen_jax.method.model import ProbeGen
 from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.official import parameters
 
@@ -34,7 +34,7 @@ def relative_error(ours, theirs) -> float:
 
 def make_generator(case: str, rngs: nnx.Rngs) -> nnx.Module:
     if case == "inr_deep_linear":
-        return DeepLinear(NUM_PROBES, latent_dim=32, out_dim=2, depth=2, rngs=rngs)
+        return DeepLinear(NUM_PROBES, SPEC.probe_shape, latent_dim=32, depth=2, rngs=rngs)
     return Vanilla(NUM_PROBES, SPEC.probe_shape, rngs=rngs)
 
 
@@ -44,9 +44,7 @@ def make_learner(case: str) -> Learner:
         head = Head(NUM_PROBES, HEAD_WIDTH, HEAD_DEPTH, 10, rngs=rngs)
         return ProbeGen(SPEC, make_generator(case, rngs), head)
 
-    return Learner(
-        make_model, SPEC, losses.cross_entropy, adam_cosine(LEARNING_RATE, total_steps=STEPS)
-    )
+    return Learner(make_model, SPEC, cross_entropy, adam_cosine(LEARNING_RATE, total_steps=STEPS))
 
 
 def load(case: str):
@@ -89,7 +87,7 @@ def test_forward_and_gradients(case):
     outputs = model(weights)
 
     def mean_loss(params):
-        return jnp.mean(losses.cross_entropy(learner.outputs(params, {}, weights), targets))
+        return jnp.mean(cross_entropy(learner.outputs(params, {}, weights), targets))
 
     loss, grads = jax.value_and_grad(mean_loss)(params)
     # The vanilla case's recorded probes are a view of the parameter that training then moved: they

@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 from test_golden import fresh_state, relative_error
 
-from probegen_jax.method import losses
 from probegen_jax.method.head import Head
 from probegen_jax.method.learning import Learner
 from probegen_jax.method.model import ProbeGen, make_generator
 from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.method.tasks import squared_error
 from probegen_jax.networks.cnn import published
 from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.mixed_cnn import mixed
@@ -66,22 +66,21 @@ class Case:
         self.learner = Learner(
             self.make_model,
             self.spec,
-            losses.squared_error,
+            squared_error,
             adam_cosine(self.meta["lr"], self.meta["steps"]),
         )
 
     def make_model(self, key):
         rngs = nnx.Rngs(params=key)
         depth = int(self.meta["generator"].rsplit("_", 1)[1])
-        generator = make_generator(
-            "probegen" if depth else "vanilla",
-            self.spec.probe_shape,
-            self.meta["n_probes"],
-            latent_dim=LATENT_DIM,
-            depth=depth,
-            width=WIDTH,
-            rngs=rngs,
-        )
+        settings = {
+            "method": "probegen" if depth else "vanilla",
+            "num_probes": self.meta["n_probes"],
+            "latent_dim": LATENT_DIM,
+            "generator_depth": depth,
+            "generator_width": WIDTH,
+        }
+        generator = make_generator(settings, self.spec.probe_shape, rngs=rngs)
         responses = self.meta["n_probes"] * self.spec.response_dim
         head = Head(responses, self.meta["d_hidden"], self.meta["head_layers"], 1, rngs=rngs)
         return ProbeGen(self.spec, generator, head)
@@ -114,7 +113,7 @@ def test_forward_and_gradients(case):
     def outputs_loss_and_grads(params):
         def mean_loss(params):
             outputs = learner.outputs(params, {}, case.weights)
-            return jnp.mean(losses.squared_error(outputs, case.targets)), outputs
+            return jnp.mean(squared_error(outputs, case.targets)), outputs
 
         return jax.value_and_grad(mean_loss, has_aux=True)(params)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from probegen_jax.method import learning, losses
+from probegen_jax.method import learning, tasks
 from probegen_jax.method.model import make_model
 from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.networks.siren import SirenSpec
@@ -15,21 +15,20 @@ SPEC = SirenSpec(hidden=(8,))
 NUM_NETWORKS, BATCH = 22, 5
 
 
+SETTINGS = {
+    "num_probes": 4,
+    "latent_dim": 3,
+    "generator_depth": 2,
+    "head_width": 8,
+    "head_depth": 2,
+}
+
+
 def make_learner(method="probegen"):
     def model(key):
-        return make_model(
-            SPEC,
-            method,
-            4,
-            latent_dim=3,
-            generator_depth=2,
-            head_width=8,
-            head_depth=2,
-            num_outputs=3,
-            rngs=nnx.Rngs(params=key),
-        )
+        return make_model(SPEC, SETTINGS | {"method": method}, 3, rngs=nnx.Rngs(params=key))
 
-    return learning.Learner(model, SPEC, losses.cross_entropy, adam_cosine(1e-2, 300))
+    return learning.Learner(model, SPEC, tasks.cross_entropy, adam_cosine(1e-2, 300))
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +164,10 @@ def test_choose_per_seed():
 def test_losses_by_hand():
     outputs = jnp.asarray([[0.0, 0.0], [2.0, 0.0]])
     np.testing.assert_allclose(
-        losses.cross_entropy(outputs, jnp.asarray([1, 0])),
+        tasks.cross_entropy(outputs, jnp.asarray([1, 0])),
         [np.log(2), np.log(1 + np.exp(-2))],
         rtol=1e-6,
     )
     np.testing.assert_allclose(
-        losses.squared_error(jnp.asarray([[0.5], [0.1]]), jnp.asarray([0.0, 0.1])), [0.25, 0]
+        tasks.squared_error(jnp.asarray([[0.5], [0.1]]), jnp.asarray([0.0, 0.1])), [0.25, 0]
     )

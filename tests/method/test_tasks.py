@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from probegen_jax.errors import UserError
-from probegen_jax.method.metrics import METRICS, accuracy, kendall_tau, mean_over_runs
+from probegen_jax.method.tasks import TASKS, accuracy, kendall_tau, mean_over_runs
 
 
 def test_accuracy_counts_the_largest_logit():
@@ -22,7 +22,8 @@ def test_kendall_tau_is_scipys():
     assert kendall_tau(outputs, targets) == kendalltau(outputs[:, 0], targets).statistic
     assert kendall_tau(targets[:, None], targets) == pytest.approx(1)
     assert kendall_tau(-targets[:, None], targets) == pytest.approx(-1)
-    assert METRICS["regression"] == ("kendall_tau", kendall_tau)
+    task = TASKS["regression"]
+    assert (task.metric_name, task.metric) == ("kendall_tau", kendall_tau)
 
 
 def test_predictions_that_order_nothing_score_zero():

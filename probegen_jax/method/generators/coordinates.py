@@ -1,8 +1,4 @@
-"""Where the probes of INRs come from: ProbeGen's deep linear generator and the baselines beside it.
-
-A generator is called without arguments and returns the probes. What it trains is an `nnx.Param`;
-what it holds fixed is a `Fixed` variable, which no optimiser sees.
-"""
+"""Probes that are points, for INRs: ProbeGen's deep linear generator, and the baselines."""
 
 import itertools
 
@@ -11,14 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from probegen_jax.method.generators.base import Fixed, Generator
 from probegen_jax.method.layers import dense
 
 
-class Fixed(nnx.Variable):
-    """State of a generator that training does not touch."""
-
-
-class DeepLinear(nnx.Module):
+class DeepLinear(Generator):
     """ProbeGen for vectors: free latents through linear layers with no activation between them.
 
     (P, latent) → Dense → … → Dense → (P, D); Kahana et al. 2025, section 4: the depth biases the
@@ -26,17 +19,23 @@ class DeepLinear(nnx.Module):
     """
 
     def __init__(
-        self, num_probes: int, latent_dim: int, out_dim: int, depth: int, *, rngs: nnx.Rngs
+        self,
+        num_probes: int,
+        probe_shape: tuple[int, ...],
+        *,
+        latent_dim: int,
+        depth: int,
+        rngs: nnx.Rngs,
     ):
         """Args:
         num_probes: P.
+        probe_shape: (D,).
         latent_dim: width of the latents and of the hidden layers (32 in the paper).
-        out_dim: D, coordinates of a probe.
         depth: linear layers, at least 1 (2 in the paper).
         rngs: its `params` stream draws latents and layers.
         """
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, latent_dim)))
-        widths = [latent_dim] * depth + [out_dim]
+        widths = [latent_dim] * depth + [*probe_shape]
         self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
 
     def __call__(self) -> Float[Array, "P D"]:
@@ -46,7 +45,7 @@ class DeepLinear(nnx.Module):
         return probes
 
 
-class Vanilla(nnx.Module):
+class Vanilla(Generator):
     """Vanilla probing: every value of every probe is a free parameter, N(0, 1) at the start."""
 
     def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
@@ -56,7 +55,7 @@ class Vanilla(nnx.Module):
         return self.probes[...]
 
 
-class Uniform(nnx.Module):
+class Uniform(Generator):
     """Synthetic probes for INRs: fixed coordinates, U(-1, 1) on the image plane."""
 
     def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):

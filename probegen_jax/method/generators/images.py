@@ -1,4 +1,7 @@
-"""Where image probes come from: deep linear generators, free pixels, and fixed images."""
+"""Probes that are images: deep linear generators, free pixels, and dead leaves."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +10,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from probegen_jax.errors import UserError
-from probegen_jax.method.generators import Fixed
+from probegen_jax.method import dead_leaves
+from probegen_jax.method.generators.base import Fixed, Generator
 from probegen_jax.method.layers import ConvTranspose
+from probegen_jax.user_cache import data_folder
 
 _SIZES = "4, 5, 6 or 7 times a power of two: 8, 16, 28, 32, 64, …"
 
 
-class DeepLinearImage(nnx.Module):
+class DeepLinearImage(Generator):
     """ProbeGen for images: free latents through transposed convolutions, no activation between.
 
     (P, 1, 1, latent) → k4 s1 p0 → 4×4 pixels → k4 s2 p1, doubling the size each time → k3 s1 p1
@@ -30,16 +35,16 @@ class DeepLinearImage(nnx.Module):
     def __init__(
         self,
         num_probes: int,
-        image_shape: tuple[int, int, int],
+        probe_shape: tuple[int, ...],
+        *,
         latent_dim: int = 32,
         width: int = 16,
         depth: int | None = None,
-        *,
         rngs: nnx.Rngs,
     ):
         """Args:
         num_probes: P.
-        image_shape: height, width and channels of a probe.
+        probe_shape: height, width and channels of a probe.
         latent_dim: values of a latent (32 in the paper).
         width: w, channels before the last layer at 32×32 (16 in the paper).
         depth: transposed convolutions; by default as few as the size needs (5 at 32×32).
@@ -48,12 +53,12 @@ class DeepLinearImage(nnx.Module):
         Raises:
           UserError: a size outside the family, or a depth too small for the size.
         """
-        start, doublings = _start_and_doublings(image_shape)
+        start, doublings = _start_and_doublings(probe_shape)
         least = doublings + 2
         depth = least if depth is None else depth
         if depth < least or (doublings == 0 and depth > least):
             raise UserError(
-                f"a deep linear generator of {image_shape[0]}×{image_shape[1]} images needs "
+                f"a deep linear generator of {probe_shape[0]}×{probe_shape[1]} images needs "
                 f"{'exactly' if doublings == 0 else 'at least'} {least} layers, got {depth}"
             )
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, 1, 1, latent_dim)))
@@ -64,7 +69,7 @@ class DeepLinearImage(nnx.Module):
             if doubling == doublings - 1:
                 layers += [ConvTranspose(m, m, 3, 1, 1, rngs=rngs) for _ in range(depth - least)]
             layers.append(ConvTranspose(m, n, 4, 2, 1, rngs=rngs))
-        layers.append(ConvTranspose(widths[-1], image_shape[2], 3, 1, 1, rngs=rngs))
+        layers.append(ConvTranspose(widths[-1], probe_shape[2], 3, 1, 1, rngs=rngs))
         self.layers = nnx.List(layers)
 
     def __call__(self) -> Float[Array, "P H W C"]:
@@ -77,9 +82,9 @@ class DeepLinearImage(nnx.Module):
         # grow with the number of probes.
         basis = jnp.eye(dim + 1, dim).reshape(dim + 1, 1, 1, dim)
         made = self._run(basis, (jnp.arange(dim + 1) == dim).astype(jnp.float32))
-        linear_DxM, constant_M = made[:dim].reshape(dim, -1), made[dim].reshape(-1)
-        probes_PxM = latents_PxD @ linear_DxM + constant_M[None]
-        return jnp.tanh(probes_PxM.reshape(number, *made.shape[1:]))
+        linear_DxV, constant_V = made[:dim].reshape(dim, -1), made[dim].reshape(-1)
+        probes_PxV = latents_PxD @ linear_DxV + constant_V[None]
+        return jnp.tanh(probes_PxV.reshape(number, *made.shape[1:]))
 
     def _run(
         self, latents: Float[Array, "P 1 1 D"], bias_scale_P: Float[Array, " P"]
@@ -89,34 +94,45 @@ class DeepLinearImage(nnx.Module):
         return latents
 
 
-class VanillaImage(nnx.Module):
+class VanillaImage(Generator):
     """Vanilla probing with images: tanh of free pixels, which are N(0, 1) at the start."""
 
-    def __init__(self, num_probes: int, image_shape: tuple[int, int, int], *, rngs: nnx.Rngs):
-        """Args:
-        num_probes: P.
-        image_shape: height, width and channels of a probe.
-        rngs: its `params` stream draws the pixels.
-        """
-        self.probes = nnx.Param(jax.random.normal(rngs.params(), (num_probes, *image_shape)))
+    def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.probes = nnx.Param(jax.random.normal(rngs.params(), (num_probes, *probe_shape)))
 
     def __call__(self) -> Float[Array, "P H W C"]:
         return jnp.tanh(self.probes[...])
 
 
-class FixedImages(nnx.Module):
-    """Synthetic probes for image networks: images out of a bank (dead leaves), never trained."""
+class DeadLeaves(Generator):
+    """Synthetic probes for image networks: images of opaque shapes, never trained."""
+
+    @classmethod
+    def needed_images(
+        cls, settings: Mapping[str, Any], probe_shape: tuple[int, ...]
+    ) -> Float[np.ndarray, "M h w C"]:
+        # Twice as many as probes, so that seeds differ in what they take.
+        return dead_leaves.probe_bank(
+            settings["dead_leaves"],
+            2 * settings["num_probes"],
+            probe_shape,
+            settings["seed"],
+            fidelity=settings.get("fidelity", "faithful"),
+            folder=data_folder(settings["data_dir"]),
+        )
 
     def __init__(
         self,
         num_probes: int,
-        images: Float[Array, "M H W C"] | Float[np.ndarray, "M H W C"],
+        probe_shape: tuple[int, ...],
         *,
+        images: Float[np.ndarray, "M H W C"],
         rngs: nnx.Rngs,
     ):
         """Args:
-        num_probes: P; each seed takes as many different images out of the bank.
-        images: the bank of M ≥ P images, on the scale that the zoo's networks read.
+        num_probes: P; each seed takes as many different images out of those given.
+        probe_shape: height, width and channels of the images.
+        images: M ≥ P of them, on the scale that the zoo's networks read.
         rngs: its `params` stream chooses.
 
         Raises:
@@ -127,6 +143,7 @@ class FixedImages(nnx.Module):
                 f"{num_probes} probes, but only {len(images)} images to take them from; give more "
                 "images or set num_probes lower"
             )
+        del probe_shape  # that of the images
         chosen = jax.random.choice(rngs.params(), len(images), (num_probes,), replace=False)
         self.probes = Fixed(jnp.asarray(images)[chosen])
 
@@ -134,9 +151,9 @@ class FixedImages(nnx.Module):
         return self.probes[...]
 
 
-def _start_and_doublings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+def _start_and_doublings(probe_shape: tuple[int, ...]) -> tuple[int, int]:
     """Finds s and n with height = width = s·2ⁿ, 4 ≤ s ≤ 7."""
-    height, width, _ = image_shape
+    height, width, _ = probe_shape
     start, doublings = height, 0
     while start > 7 and start % 2 == 0:
         start, doublings = start // 2, doublings + 1

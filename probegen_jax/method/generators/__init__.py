@@ -1,0 +1,1 @@
+"""Where probes come from: the methods by name, and the classes that make their probes."""

@@ -1,0 +1,120 @@
+"""The methods by name: which class makes the probes, and what it needs of a config.
+
+A new method is a class and an entry; no other file has to know it.
+
+1. Derive a class from `base.Generator`. It is called as
+   `Class(num_probes, probe_shape, rngs=rngs, **settings)` and, without arguments, returns the
+   probes (P, *probe_shape). What training shall change is an `nnx.Param`.
+2. Add an entry to `METHODS`: what reports call it, the class as "module:Class", and the config
+   key of each setting, as in
+
+       "tanh": Method("tanh layers", coordinates=Entry("mine:Tanh", {"width": "tanh_width"}))
+
+   `coordinates` is for networks that read points, `images` for those that read images; a method
+   may have either or both. A class whose probes are not trained says `trained=False`.
+3. Add settings of its own to the config, as in `config.tanh_width = 32`. Those that are whole
+   numbers must be at least 1.
+
+Then `--config=configs/mnist.py:tanh,64` trains it. A config file is a program and may itself add
+the entry.
+
+A command line is checked against `METHODS` before jax is imported: classes are named here, and
+imported when they are used.
+"""
+
+import dataclasses
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from probegen_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A class of generators.
+
+    Attributes:
+      path: of the class, "module:Class".
+      settings: the config key of each keyword argument that the class takes.
+      trained: whether training changes the probes.
+    """
+
+    path: str
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    trained: bool = True
+
+    @property
+    def generator(self) -> Any:
+        """The class; see `base.Generator`."""
+        return pkgutil.resolve_name(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to come by probes.
+
+    Attributes:
+      title: what reports call it.
+      coordinates: makes probes that are points (D,), if the method can.
+      images: makes probes that are images (H, W, C), if the method can.
+    """
+
+    title: str
+    coordinates: Entry | None = None
+    images: Entry | None = None
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """By the kind of probe, "coordinates" or "images"."""
+        both = {"coordinates": self.coordinates, "images": self.images}
+        return {kind: entry for kind, entry in both.items() if entry is not None}
+
+    @property
+    def settings(self) -> list[str]:
+        """The config keys that belong to it."""
+        return sorted({key for entry in self.entries.values() for key in entry.settings.values()})
+
+
+_COORDINATES, _IMAGES = f"{__package__}.coordinates", f"{__package__}.images"
+_LINEAR = {"latent_dim": "latent_dim", "depth": "generator_depth"}
+METHODS: dict[str, Method] = {
+    "probegen": Method(
+        "ProbeGen",
+        coordinates=Entry(f"{_COORDINATES}:DeepLinear", _LINEAR),
+        images=Entry(f"{_IMAGES}:DeepLinearImage", _LINEAR | {"width": "generator_width"}),
+    ),
+    "vanilla": Method(
+        "vanilla probes",
+        coordinates=Entry(f"{_COORDINATES}:Vanilla"),
+        images=Entry(f"{_IMAGES}:VanillaImage"),
+    ),
+    "uniform": Method("random points", coordinates=Entry(f"{_COORDINATES}:Uniform", trained=False)),
+    "dead_leaves": Method("dead leaves", images=Entry(f"{_IMAGES}:DeadLeaves", trained=False)),
+}
+
+
+def kind_of(probe_shape: tuple[int, ...]) -> str:
+    """The kind of probe: "coordinates" (D,) or "images" (H, W, C)."""
+    return "images" if len(probe_shape) == 3 else "coordinates"
+
+
+def entry(method: str, probe_shape: tuple[int, ...]) -> Entry:
+    """What makes a method's probes of a shape.
+
+    Raises:
+      UserError: no such method for such probes.
+    """
+    kind = kind_of(probe_shape)
+    choices = {name: each.entries[kind] for name, each in METHODS.items() if kind in each.entries}
+    if method not in choices:
+        raise UserError(
+            f"method is {method!r}, but this zoo's networks read {kind}; choose from "
+            f"{', '.join(choices)}"
+        )
+    return choices[method]
+
+
+def title(method: str) -> str:
+    """What reports call a method; its name, of a run whose method is no longer known."""
+    return METHODS[method].title if method in METHODS else method

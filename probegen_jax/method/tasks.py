@@ -1,0 +1,140 @@
+"""What a kind of target decides: the loss, the metric, and how a report speaks of them.
+
+A new kind of target is an entry of `TASKS`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from probegen_jax.errors import UserError
+
+# Losses are per network: a step weighs and averages them, so that a padded batch counts right.
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+# Metrics are computed on the host, once per evaluation, of a whole split; larger is better.
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def cross_entropy(outputs: Float[Array, "B O"], targets: Int[Array, " B"]) -> Float[Array, " B"]:
+    """Softmax cross-entropy of logits against class indices."""
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+
+def squared_error(outputs: Float[Array, "B 1"], targets: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Squared error of a single output."""
+    return jnp.square(outputs[:, 0] - targets)
+
+
+def accuracy(outputs_NxO: np.ndarray, targets_N: np.ndarray) -> float:
+    """Share of networks whose largest logit is their class, in [0, 1]."""
+    return float(np.mean(np.argmax(outputs_NxO, axis=-1) == targets_N))
+
+
+def kendall_tau(outputs_Nx1: np.ndarray, targets_N: np.ndarray) -> float:
+    """Kendall's τ-b between predictions and targets, in [-1, 1], as `scipy.stats.kendalltau`.
+
+    Returns:
+      τ. Where all predictions are equal, and SciPy says nan, 0: they order nothing, which is worth
+      as much as a random order. Where a prediction is not finite, nan.
+
+    Raises:
+      UserError: all targets are equal (or there is one), so that there is no order to predict.
+    """
+    from scipy.stats import kendalltau  # slow to import, and only regressions need it
+
+    if np.all(targets_N == targets_N[0]):
+        raise UserError(
+            f"Kendall's τ needs networks with different targets, but all {len(targets_N)} have "
+            f"{targets_N[0]}; use a larger split"
+        )
+    predictions_N = outputs_Nx1[:, 0]
+    if not np.all(np.isfinite(predictions_N)):
+        return float("nan")
+    if np.all(predictions_N == predictions_N[0]):
+        return 0.0
+    return float(kendalltau(predictions_N, targets_N).statistic)
+
+
+def mean_over_runs(
+    metric: Metric, outputs_NxO: np.ndarray, targets_N: np.ndarray, runs_N: np.ndarray
+) -> float | None:
+    """A metric within each run, then averaged: what is left when runs need not be told apart.
+
+    In a zoo of many checkpoints of few runs, a score over all networks mostly says which run is
+    the better one.
+
+    Args:
+      metric: of outputs and targets.
+      outputs_NxO: of N networks.
+      targets_N: their targets.
+      runs_N: the run that each is a checkpoint of.
+
+    Returns:
+      The mean over runs that hold networks with different targets; None if there is no such run.
+    """
+    scores = []
+    order = np.argsort(runs_N, kind="stable")
+    sorted_N = runs_N[order]
+    starts = np.flatnonzero(sorted_N[1:] != sorted_N[:-1]) + 1
+    for rows in np.split(order, starts):
+        if np.any(targets_N[rows] != targets_N[rows[0]]):
+            scores.append(metric(outputs_NxO[rows], targets_N[rows]))
+    return float(np.mean(scores)) if scores else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One kind of target.
+
+    Attributes:
+      name: as a zoo's `task` says it.
+      loss: of every network, from the outputs and targets of a batch.
+      metric: of all outputs and targets of a split.
+      metric_name: in `result.json` and logs.
+      metric_title: in texts.
+      classes: whether outputs are logits of classes; else the first output is the value itself.
+      goal: what is predicted, with `{num_outputs}` for the number of outputs.
+    """
+
+    name: str
+    loss: Loss
+    metric: Metric
+    metric_name: str
+    metric_title: str
+    classes: bool
+    goal: str
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="classification",
+            loss=cross_entropy,
+            metric=accuracy,
+            metric_name="accuracy",
+            metric_title="accuracy",
+            classes=True,
+            goal="which of {num_outputs} classes a network belongs to",
+        ),
+        Task(
+            name="regression",
+            loss=squared_error,
+            metric=kendall_tau,
+            metric_name="kendall_tau",
+            metric_title="Kendall's τ",
+            classes=False,
+            goal="a value for each network, such as its test accuracy",
+        ),
+    )
+}
+
+
+def of_metric(metric_name: str) -> Task:
+    """The task that is scored by a metric, as `result.json` names it."""
+    return next(task for task in TASKS.values() if task.metric_name == metric_name)
