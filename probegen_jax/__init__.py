@@ -19,14 +19,14 @@ def load(path: str | os.PathLike[str], **options: Any) -> "Predictor":
 
     Args:
       path: of a run folder, or of a folder that `probegen_jax.export` wrote.
-      **options: as of `predictor.load`.
+      **options: as of `runs.exported.load`.
 
     Raises:
       UserError: no such folder, or a run that is not finished.
     """
-    from probegen_jax.runs import predictor
+    from probegen_jax.runs import exported
 
-    return predictor.load(path, **options)
+    return exported.load(path, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -99,15 +99,14 @@ def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[s
 
 
 def _of_split(run: pathlib.Path, split: str, which: str, places: Mapping[str, str]) -> Any:
-    from probegen_jax import export
-    from probegen_jax.runs import predictor
+    from probegen_jax.runs import exported, predictor
     from probegen_jax.runs.experiment import load_run
 
-    if export.is_model(run):
+    if exported.is_model(run):
         raise UserError(f"{run} is an exported model, which has no zoo; give files, or the run")
     loaded = load_run(run, places)
     zoo = loaded.experiment.zoo
-    return predictor.of_run(loaded, which).predict_rows(zoo, zoo.splits[split])
+    return predictor.predictor_of(loaded, which).predict_rows(zoo, zoo.splits[split])
 
 
 def _check_writable(out: pathlib.Path) -> None:

@@ -124,9 +124,10 @@ def train_zoo(
     workdir = workdir or f"runs/{zoo.name}-{method}-{num_probes}"
     _, run = _train(config, workdir, zoo=zoo)
 
-    from probegen_jax.runs import predictor
+    from probegen_jax.runs.exported import load
+    from probegen_jax.runs.predictor import predictor_of
 
-    return predictor.load(workdir, zoo=zoo) if run is None else predictor.of_run(run)
+    return load(workdir, zoo=zoo) if run is None else predictor_of(run)
 
 
 def _train(

@@ -7,9 +7,8 @@ import csv
 import dataclasses
 import functools
 import io
-import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from probegen_jax.method.head import Head
 from probegen_jax.method.model import ProbeGen, head_shape
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
+from probegen_jax.runs.experiment import Run
 from probegen_jax.training import evaluation
 from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.zoo import Networks, Zoo
@@ -209,7 +209,7 @@ def _learner(
     return learning.Learner(model_from, spec)
 
 
-def of_run(run: Any, which: str = "last") -> Predictor:
+def predictor_of(run: Run, which: str = "last") -> Predictor:
     """The predictor of a finished run.
 
     Args:
@@ -244,31 +244,3 @@ def read_options(config: Any) -> ReadOptions:
     given = {field.name: config.get(field.name) for field in dataclasses.fields(ReadOptions)}
     given = {name: value for name, value in given.items() if value is not None}
     return typed(ReadOptions, given, "settings")
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    which: str = "last",
-    places: Mapping[str, str] | None = None,
-    zoo: Zoo | None = None,
-) -> Predictor:
-    """The predictor of a run folder, or of a model that `probegen_jax.export` wrote.
-
-    Args:
-      path: of the folder.
-      which: of a run's parameters, the "last" or the "best" on validation.
-      places: of a run: where its zoo lies now, if it has moved, as `{"data_dir": "..."}`.
-      zoo: of a run: what it was trained on, where that was a zoo in memory.
-
-    Raises:
-      UserError: no such folder, or a run that is not finished.
-    """
-    from probegen_jax import export
-
-    folder = pathlib.Path(path)
-    if export.is_model(folder):
-        return export.load_model(folder)
-    from probegen_jax.runs.experiment import load_run
-
-    return of_run(load_run(folder, places, zoo=zoo), which)

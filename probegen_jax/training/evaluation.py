@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from probegen_jax.method import learning
 from probegen_jax.training.batch_order import in_order
-from probegen_jax.training.batches import Batches, Resident, make_batches, place_targets
+from probegen_jax.training.batches import make_batches
 from probegen_jax.training.mesh import BY_SEED, fetch, make_mesh, place
 from probegen_jax.training.programs import Programs
+from probegen_jax.training.resident import Batches, Resident, place_targets
 from probegen_jax.zoo.zoo import Networks
 
 

@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax.method.learning import TrainState
 from probegen_jax.training.batch_order import Layout, epoch_places_of_seeds
-from probegen_jax.training.batches import Stretch
 from probegen_jax.training.mesh import BATCHES, DATA, SEEDS, join, my_parts, place
 from probegen_jax.training.programs import Programs
+from probegen_jax.training.resident import Stretch
 from probegen_jax.zoo.zoo import Networks
 
 T = TypeVar("T")

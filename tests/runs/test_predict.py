@@ -152,7 +152,7 @@ def test_the_folder_of_a_model(run, model):
 
 def test_the_best_parameters_are_asked_for(run):
     rows = run.experiment.zoo.splits["val"]
-    best = predictor.of_run(run, "best").predict_rows(run.experiment.zoo, rows)
+    best = predictor.predictor_of(run, "best").predict_rows(run.experiment.zoo, rows)
     np.testing.assert_allclose(best.values, probabilities(run, rows, "best"), atol=1e-6)
     assert best.values_SxNxO.shape == (2, len(rows), 10)
 
@@ -321,7 +321,7 @@ def test_export_refuses_what_it_should(run, model, tmp_path):
     with pytest.raises(
         UserError, match=r"is at step 135 of 135, not finished; train it to its end"
     ):
-        predictor.of_run(dataclasses.replace(run, result=None))
+        predictor.predictor_of(dataclasses.replace(run, result=None))
     broken = tmp_path / "broken"
     subprocess.run(["cp", "-r", model, broken], check=True)
     weights = broken / "model.safetensors"
