@@ -32,12 +32,13 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(1)
 
 
-def evaluate(folder: pathlib.Path, places: dict[str, str]) -> bool:
+def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> bool:
     """Shows a run's figures, computed again; whether they are those of `result.json`.
 
     Args:
       folder: of a finished run.
       places: config keys that say where things lie now.
+      zoo: that the run was trained on, where that was in memory.
 
     Raises:
       UserError: no such run, or one that is not finished.
@@ -47,7 +48,7 @@ def evaluate(folder: pathlib.Path, places: dict[str, str]) -> bool:
     run_config(folder, places)
     if not (folder / "result.json").exists():
         raise UserError(f"the run in {folder} is not finished; go on with it first")
-    run = load_run(folder, places)
+    run = load_run(folder, places, zoo=zoo)
     experiment, zoo = run.experiment, run.experiment.zoo
     found: dict[str, list[dict[str, Any]]] = {}
     for which, steps in (("last", [run.step] * len(experiment.seeds)), ("best", run.best_steps)):

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[str, str]) -> Any:
-    from probegen_jax.runs.predictor import load
+    from probegen_jax.runs.exported import load
     from probegen_jax.zoo.own.networks import find_files
 
     zoos = [name for name in files if (pathlib.Path(name) / "dataset_info.json").is_file()]

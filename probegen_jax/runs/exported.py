@@ -133,6 +133,7 @@ def load_model(folder: pathlib.Path) -> Predictor:
             head_params=head["head"],
             head_shape=head_shape(spec, settings, content["num_outputs"]),
             batch_size=settings["batch_size"],
+            result=content["result"],
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -101,6 +101,7 @@ class Predictor:
       head_params: of each seed, as a pure dict with a leading seed axis on every leaf.
       head_shape: inputs, width, linear layers and outputs of the head.
       batch_size: networks that run together.
+      result: the content of the run's `result.json`.
     """
 
     spec: NetworkSpec
@@ -111,6 +112,7 @@ class Predictor:
     head_params: Any
     head_shape: tuple[int, int, int, int]
     batch_size: int
+    result: dict[str, Any]
 
     def predict(self, networks: Any) -> Predictions:
         """Predicts for networks of the kind that the run was trained on.
@@ -160,6 +162,18 @@ class Predictor:
         names = [f"{zoo.name}/{row}" for row in rows_N]
         outputs = self._outputs(zoo, rows_N)
         return Predictions(names, [None] * len(names), outputs, self.classes)
+
+    def evaluate(self, zoo: Zoo, split: str = "test") -> list[float]:
+        """The metric of each seed, accuracy or Kendall's τ, on networks of a zoo.
+
+        Args:
+          zoo: of networks of the kind that the run was trained on, with such targets.
+          split: of the zoo: "train", "val" or "test".
+        """
+        rows_N = zoo.splits[split]
+        outputs_SxNxO = self.predict_rows(zoo, rows_N).values_SxNxO
+        metric = TASKS[zoo.task].metric
+        return [metric(outputs_NxO, zoo.targets_N[rows_N]) for outputs_NxO in outputs_SxNxO]
 
     def _stacked(self, weights: Any) -> Predictions:
         number = self.spec.count(weights)
@@ -236,6 +250,7 @@ def predictor_of(run: Run, which: str = "last") -> Predictor:
         head_params=state.params["head"],
         head_shape=head_shape(zoo.spec, config.to_dict(), zoo.num_outputs),
         batch_size=config.batch_size,
+        result=run.result,
     )
 
 
