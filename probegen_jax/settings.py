@@ -96,9 +96,9 @@ def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:
     """One line, without the stack trace that config_flags puts into its messages."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, AttributeError | KeyError) and error.args:  # how ConfigDict refuses a key
-        key = re.search(r"\w+", lines[0])
+        key = re.search(r'Key "(\w+)"|(\w+)', lines[0])
         meant = re.search(r'Did you mean "(\w+)"', str(error))
-        return f"unknown config key {key and key[0]!r}" + (
+        return f"unknown config key {key and (key[1] or key[2])!r}" + (
             f", meaning {meant[1]!r}?" if meant else ""
         )
     if any("Traceback" in line for line in lines):

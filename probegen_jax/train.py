@@ -118,8 +118,8 @@ def train_zoo(
       UserError: a setting or the zoo is not usable, or the folder holds another run.
     """
     config = settings.defaults(zoo.name)
-    settings.change(config, {"method": method, "num_probes": num_probes, **changes})
     config.in_memory = True
+    settings.change(config, {"method": method, "num_probes": num_probes, **changes})
     settings.check(config, pathlib.Path("probegen_jax.train"))
     workdir = workdir or f"runs/{zoo.name}-{method}-{num_probes}"
     _, run = _train(config, workdir, zoo=zoo)

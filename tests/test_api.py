@@ -37,7 +37,7 @@ class Line(NetworkSpec):
     response_dim: int = 1
 
     def apply(self, weights, probes):
-        return jnp.tanh(probes @ weights["kernel"] + weights["bias"])
+        return jnp.tanh(probes @ weights["kernel"] + weights["bias"][None])
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,7 @@ def test_a_family_of_ten_lines_does_everything(mode, zoo, tmp_path, monkeypatch,
     parts = probegen_jax.train(zoo, num_probes=4, workdir=tmp_path / "parts", **settings)
     assert "resuming" in capsys.readouterr().out
     assert parts.result["seeds"] == result["seeds"]
-    for one, other in zip(
-        *map(jax.tree.leaves, (whole.head_params, parts.head_params)), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
+    jax.tree.map(np.testing.assert_array_equal, whole.head_params, parts.head_params)
 
     # A finished run gives the same back.
     again = probegen_jax.train(zoo, num_probes=4, workdir=tmp_path / "whole", **settings)
@@ -113,7 +110,7 @@ def test_without_its_zoo_a_run_says_what_to_do(zoo, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_epoch": 3}, "unknown config key 'num_epoch', meaning \"num_epochs\"?"),
+        ({"num_epoch": 3}, "unknown config key 'num_epoch', meaning 'num_epochs'?"),
         ({"num_epochs": "3"}, "num_epochs"),
         ({"method": "probgen"}, "choose from probegen, vanilla"),
         ({"data": {"mode": "fly"}}, "data.mode is 'fly'; choose from"),
@@ -122,9 +119,7 @@ def test_without_its_zoo_a_run_says_what_to_do(zoo, tmp_path):
 def test_wrong_settings_are_named(changes, message, zoo, tmp_path):
     with pytest.raises(UserError) as told:
         probegen_jax.train(zoo, workdir=tmp_path / "run", **{"method": "probegen"} | changes)
-    assert message.replace('"', "") in str(told.value).replace('"', "").replace(
-        "'num_epochs'", "num_epochs"
-    )
+    assert message in str(told.value)
     assert not (tmp_path / "run").exists()
 
 

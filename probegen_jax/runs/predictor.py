@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.method import learning
@@ -101,7 +101,7 @@ class Predictor:
       head_params: of each seed, as a pure dict with a leading seed axis on every leaf.
       head_shape: inputs, width, linear layers and outputs of the head.
       batch_size: networks that run together.
-      result: the content of the run's `result.json`.
+      result: the content of the run's `result.json`, where it is known.
     """
 
     spec: NetworkSpec
@@ -112,7 +112,7 @@ class Predictor:
     head_params: Any
     head_shape: tuple[int, int, int, int]
     batch_size: int
-    result: dict[str, Any]
+    result: dict[str, Any] | None = None
 
     def predict(self, networks: Any) -> Predictions:
         """Predicts for networks of the kind that the run was trained on.

@@ -13,6 +13,7 @@ How a run resumes (the same command on the same folder, on any number of devices
    run makes the same steps with the same values, bit for bit.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -190,7 +191,15 @@ class Training:
         pace, stop = Pace(self.mesh), False
         # A step that waited for the host would be an error: what goes to the devices goes on
         # purpose.
-        with interrupt.hold(), jax.transfer_guard("disallow"):
+        with (
+            contextlib.ExitStack() as at_the_end,
+            interrupt.hold(),
+            jax.transfer_guard("disallow"),
+        ):
+            at_the_end.callback(self._batches.close)
+            at_the_end.callback(self._checkpoints.close)
+            for shown in filter(None, (log, bar)):
+                at_the_end.callback(shown.close)
             while self.done < self.schedule.total_steps and not stop:
                 made, reached = self._advance(pace.steps)
                 # The stretch before is fetched only now, with this one already under way.
@@ -201,11 +210,6 @@ class Training:
                     self._finish(log, bar)
                     self._save(at_boundary=reached is not None)
             self.seconds = time.monotonic() - self._started
-            bar.close()
-            if log is not None:
-                log.close()
-            self._checkpoints.close()
-            self._batches.close()
         if self.done < self.schedule.total_steps:
             raise Stopped(agreed=True)
 
