@@ -7,7 +7,8 @@
   --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla, uniform or
                                    dead_leaves
   --config.KEY=VALUE               changes one setting
-  --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given
+  --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given, with the
+                                   name of zoo_dir or networks_dir after CONFIG where there is one
   --distributed=auto|on|off        whether this is one of several processes; auto: if Slurm, Open
                                    MPI or a TPU pod says so, or the flags below do
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -38,7 +39,15 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = settings.parse(argv, __doc__, _define)
-    name = f"{settings.config_name(argv)}-{values.config.method}-{values.config.num_probes}"
+    given = values.config.get("zoo_dir") or values.config.get("networks_dir")
+    name = "-".join(
+        [
+            settings.config_name(argv),
+            *([os.path.basename(os.path.abspath(given))] if given else []),
+            values.config.method,
+            str(values.config.num_probes),
+        ]
+    )
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax.training.allocator import keep_freed_memory
     from probegen_jax.training.job import processes
@@ -141,15 +150,15 @@ def _train(
     import jax
 
     from probegen_jax.report import write as report
-    from probegen_jax.runs.folder import computed, open_run
-    from probegen_jax.runs.training_run import summary, train_run
+    from probegen_jax.runs.folder import computed
+    from probegen_jax.runs.training_run import look_at, summary, train_run
     from probegen_jax.training.job import processes
     from probegen_jax.training.job.interrupt import Interrupt
     from probegen_jax.training.job.logs import log_files
 
     folder = pathlib.Path(workdir)
     processes.agree("command", computed(config.to_dict()) | processes.code_facts())
-    finished = processes.from_first("folder", lambda: open_run(folder, config.to_dict()))
+    finished = processes.from_first("folder", lambda: look_at(folder, config, zoo))
     with log_files(folder / "logs"):
         if finished is not None:
             print(f"{folder} is finished: {summary(finished)}")

@@ -23,11 +23,15 @@ from probegen_jax.method.model import make_model
 from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.method.tasks import TASKS, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
-from probegen_jax.runs.zoo_from_config import from_config
+from probegen_jax.runs.folder import refuse_other_zoo, zoo_facts
+from probegen_jax.runs.zoo_from_config import BUILT_IN, from_config
 from probegen_jax.training import evaluation
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.loop import Schedule
 from probegen_jax.zoo.zoo import Stored, Zoo
+
+# Of zoos with more weights than that, so many networks tell whether it is the same one.
+_MOST_BYTES, _SPREAD = 2 * 2**30, 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +134,40 @@ class Experiment:
         return found
 
 
-def facts(zoo: Zoo) -> dict[str, Any]:
-    """What tells a zoo from others with the same config, such as other files under its name."""
+def facts(zoo: Zoo, config: ConfigDict) -> dict[str, Any]:
+    """What tells a zoo from another one with the same config, in plain values.
+
+    Args:
+      zoo: that the config leads to.
+      config: of the run. The built-in zoos are made anew on every machine, with other rounding;
+        their weights do not count.
+    """
     digest = hashlib.sha256(np.asarray(zoo.targets_N).tobytes())
     for split, rows in sorted(zoo.splits.items()):
         digest.update(f"{split} {len(rows)}".encode() + np.asarray(rows).tobytes())
-    return {"networks": len(zoo), "targets and splits": digest.hexdigest()[:16]}
+    found = {"networks": len(zoo), "targets and splits": digest.hexdigest()[:16]}
+    if config.get("zoo_dir") or config.dataset not in BUILT_IN:
+        found["weights"] = _weights_digest(zoo)
+    return found
+
+
+def _weights_digest(zoo: Zoo) -> str:
+    """Of all weights, or where they are many, of networks that are spread evenly over the zoo."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.weights) if not isinstance(leaf, Stored))
+    weights = zoo.weights
+    if isinstance(weights, Stored) or size > _MOST_BYTES:
+        rows_N = np.unique(np.linspace(0, len(zoo) - 1, _SPREAD).astype(np.int64))
+        weights = zoo.read(rows_N)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()[:16]
+
+
+def zoo_of(config: ConfigDict, zoo: Zoo | None = None) -> Zoo:
+    """The zoo that a run is trained on: `zoo`, or the one that its config names."""
+    zoo = from_config(config) if zoo is None else zoo
+    return zoo.with_fewer_to_train_on(config.get("max_train_networks"))
 
 
 def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
@@ -150,8 +182,7 @@ def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
     """
     logging.set_verbosity(logging.ERROR)  # Orbax tells every save
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-    zoo = from_config(config) if zoo is None else zoo
-    zoo = zoo.with_fewer_to_train_on(config.get("max_train_networks"))
+    zoo = zoo_of(config, zoo)
     zoo = dataclasses.replace(zoo, spec=_how_it_runs(zoo, config))
     images = probe_images(config, zoo.spec)
     if images is not None and images.shape[1:] != zoo.spec.probe_shape:
@@ -267,10 +298,11 @@ def load_run(
     if experiment is None:
         experiment = set_up(config, zoo)
     experiment = dataclasses.replace(experiment, config=config)
+    refuse_other_zoo(folder, zoo_facts(folder), facts(experiment.zoo, config))
     checkpoints = Checkpoints(saved)
     at = checkpoints.latest_step()
     fresh = jax.jit(experiment.learner.init)(experiment.keys[0])
-    arrays, facts = checkpoints.restore(at, {"state": fresh, "best_params": fresh.params})
+    arrays, known = checkpoints.restore(at, {"state": fresh, "best_params": fresh.params})
     checkpoints.close()
     result_file = folder / "result.json"
     return Run(
@@ -279,7 +311,7 @@ def load_run(
         at,
         arrays["state"],
         arrays["best_params"],
-        facts["best"]["step"],
+        known["best"]["step"],
         read_json(result_file) if result_file.exists() else None,
     )
 

@@ -1,11 +1,14 @@
 """The folder of a run: what it is, and whether this command may go on in it."""
 
+import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
 
+ZOO = "zoo.json"
 # Where things lie, on how many devices, and what is shown, may change between a run and its
 # continuation; what is computed may not.
 _PLACES = (
@@ -48,7 +51,7 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
             refuse_other(folder, read_json(config_file), config)
         else:
             # Of a start that came to nothing, or of a lost disk.
-            ours = ("logs", "checkpoints", "tuning.json")
+            ours = ("logs", "checkpoints", "tuning.json", ZOO)
             strangers = [
                 entry.name
                 for entry in folder.iterdir()
@@ -70,8 +73,8 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
 
 
 def computed(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what is computed."""
-    return {key: value for key, value in config.items() if key not in _PLACES}
+    """The settings that decide what is computed, as JSON gives them back."""
+    return json.loads(json.dumps({k: v for k, v in config.items() if k not in _PLACES}))
 
 
 def refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -90,6 +93,34 @@ def refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, A
         raise UserError(
             f"{folder} holds a run of another config: {', '.join(differing)}; "
             "choose another folder with --workdir=DIR"
+        )
+
+
+def zoo_facts(folder: pathlib.Path) -> dict[str, Any]:
+    """What is known of the zoo that the run in a folder is trained on; nothing of older runs."""
+    path = folder / ZOO
+    return read_json(path) if path.exists() else {}
+
+
+def refuse_other_zoo(
+    folder: pathlib.Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> None:
+    """Raises a `UserError` that says in what the zoo of the run in `folder` differs from ours.
+
+    Args:
+      folder: of the run.
+      theirs: facts of its zoo, as far as they are known.
+      ours: facts of the zoo that it is to be used with, see `experiment.facts`.
+    """
+    differing = [
+        f"{name} ({theirs[name]} there, {ours[name]} here)"
+        for name in sorted(theirs.keys() & ours.keys())
+        if theirs[name] != ours[name]
+    ]
+    if differing:
+        raise UserError(
+            f"{folder} holds a run on another zoo: {', '.join(differing)}; use the zoo of that "
+            "run, or choose another folder with --workdir=DIR"
         )
 
 

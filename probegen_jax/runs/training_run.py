@@ -1,7 +1,7 @@
 """One training in a run's folder, from its config to `result.json`."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from probegen_jax import settings
+from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
 from probegen_jax.method.generators import registry
 from probegen_jax.runs import experiment as experiments
+from probegen_jax.runs import folder as folders
 from probegen_jax.runs.environment import environment
 from probegen_jax.runs.experiment import Experiment, Run
-from probegen_jax.runs.folder import computed, refuse_other
+from probegen_jax.runs.folder import computed, refuse_other, refuse_other_zoo
 from probegen_jax.training import tuning
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.job import processes
@@ -24,6 +26,29 @@ from probegen_jax.training.loop import Training
 from probegen_jax.training.mesh import DATA, fetch, make_mesh
 from probegen_jax.training.records import MetricsLog, Progress, TensorBoard
 from probegen_jax.zoo.zoo import Zoo
+
+
+def look_at(
+    folder: pathlib.Path, config: ConfigDict, zoo: Zoo | None = None
+) -> dict[str, Any] | None:
+    """Opens a run's folder, and makes sure that a finished run is one on this config's zoo.
+
+    Args:
+      folder: of the run.
+      config: as `settings.check` accepts it.
+      zoo: in memory; if None, the one that the config names.
+
+    Returns:
+      The result of a finished run, None of one that is yet to be trained or goes on.
+
+    Raises:
+      UserError: see `folder.open_run`; or a run on another zoo.
+    """
+    result, known = folders.open_run(folder, config.to_dict()), folders.zoo_facts(folder)
+    if result is not None and known:
+        found = experiments.facts(experiments.zoo_of(config, zoo), config)
+        refuse_other_zoo(folder, known, found)
+    return result
 
 
 def train_run(
@@ -50,7 +75,9 @@ def train_run(
     mesh = make_mesh(config.batch_size, config.num_seeds, groups, devices)
     experiment = processes.in_turn("zoo", lambda: experiments.set_up(config, zoo))
     zoo = experiment.zoo
-    processes.agree("zoo", experiments.facts(zoo))
+    zoo_facts = experiments.facts(zoo, config)
+    processes.agree("zoo", zoo_facts)
+    refuse_other_zoo(folder, folders.zoo_facts(folder), zoo_facts)
     trained = registry.entry(config.method, zoo.spec.probe_shape).trained
     if trained and config.get("block_size") is None:
         share = config.batch_size // mesh.shape[DATA]
@@ -71,11 +98,11 @@ def train_run(
         metric_name=experiment.metric_name,
         score=experiment.scores,
         checkpoints=Checkpoints(folder_of(folder, config.get("checkpoint_dir")), keep),
-        identity=computed(config.to_dict()),
+        identity={"config": computed(config.to_dict()), "zoo": zoo_facts},
     )
-    resumed = training.resume(lambda theirs: refuse_other(folder, theirs, config.to_dict()))
+    resumed = training.resume(lambda theirs: _refuse_other(folder, theirs, config, zoo_facts))
     _announce(experiment, folder, training.done if resumed else None)
-    log = _open_log(config, folder, training) if jax.process_index() == 0 else None
+    log = _open_log(config, folder, zoo_facts, training) if jax.process_index() == 0 else None
     training.run(
         log, Progress(experiment.total_steps, training.done, experiment.metric_name), interrupt
     )
@@ -104,7 +131,23 @@ def _announce(experiment: Experiment, folder: pathlib.Path, step: int | None) ->
     )
 
 
-def _open_log(config: ConfigDict, folder: pathlib.Path, training: Training) -> MetricsLog:
+def _refuse_other(
+    folder: pathlib.Path, theirs: Mapping[str, Any], config: ConfigDict, zoo_facts: dict[str, Any]
+) -> None:
+    """Refuses a checkpoint of other settings, or of another zoo."""
+    if "config" not in theirs:
+        raise UserError(
+            f"the checkpoint in {folder} is of an earlier version of this program; start again in "
+            "another folder with --workdir=DIR"
+        )
+    refuse_other(folder, theirs["config"], config.to_dict())
+    refuse_other_zoo(folder, theirs.get("zoo", {}), zoo_facts)
+
+
+def _open_log(
+    config: ConfigDict, folder: pathlib.Path, zoo_facts: dict[str, Any], training: Training
+) -> MetricsLog:
+    write_json(folder / folders.ZOO, zoo_facts)
     write_json(folder / "config.json", config.to_dict())
     board = None
     if config.get("tensorboard"):

@@ -126,7 +126,7 @@ class Training:
           metric_name: of what `score` computes.
           score: the metric of each seed's outputs for the networks of a split.
           checkpoints: of the run.
-          identity: what the run is, in plain values; each checkpoint holds it.
+          identity: what the run is, in plain values; the facts of each checkpoint hold it.
         """
         init_keys_S, order_keys_S = keys
         self.zoo, self.mesh, self.schedule = zoo, mesh, schedule
@@ -153,7 +153,7 @@ class Training:
         """Goes on from the last checkpoint; whether there is one.
 
         Args:
-          refuse_other: raises a `UserError` if the identity of the checkpoint is another run's.
+          refuse_other: raises a `UserError` if the facts of the checkpoint are another run's.
         """
         self.done = processes.from_first("step", self._checkpoints.latest_step) or 0
         if not self.done:
@@ -161,12 +161,7 @@ class Training:
         arrays, facts = self._checkpoints.restore(
             self.done, {"state": self.state, "best_params": self.best_params}
         )
-        if "config" not in facts:
-            raise UserError(
-                f"the checkpoint in {self._checkpoints.folder} is of an earlier version of this "
-                "program; start again in another folder with --workdir=DIR"
-            )
-        refuse_other(facts["config"])
+        refuse_other(facts)
         self.state, self.best_params = arrays["state"], arrays["best_params"]
         self.best, self.seconds, self.records = facts["best"], facts["seconds"], facts["records"]
         at, known = self.done % self.schedule.steps_per_epoch, len(facts["losses"][0])
@@ -290,7 +285,7 @@ class Training:
             "losses": fetch(self.mesh, self._losses_SxT)[:, not_told].tolist(),
             "data": self._batches.position,
             "records": list(self.records) if jax.process_index() == 0 else [],
-            "config": dict(self._identity),
+            **self._identity,
         }
         arrays = {"state": self.state, "best_params": self.best_params}
         self._checkpoints.save(self.done, arrays, facts)
