@@ -1,6 +1,5 @@
 """The activations that networks of the CNN zoos use, by name."""
 
-from collections.abc import Callable
 from types import MappingProxyType
 
 import jax
@@ -50,8 +49,6 @@ SLOPES = MappingProxyType(
         "selu": lambda y: jnp.where(y > 0, y.dtype.type(_LAMBDA), y + y.dtype.type(_LAMBDA_ALPHA)),
     }
 )
-
-Activation = Callable[[jax.Array], jax.Array]
 
 
 def unknown_activation(name: str) -> str:

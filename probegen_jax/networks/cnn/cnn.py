@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
-from probegen_jax.networks.cnn import matmuls, one_by_one
+from probegen_jax.networks.cnn import forward, matmuls, one_by_one
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.contract import (
@@ -167,29 +167,11 @@ class CnnSpec(NetworkSpec):
           The logits.
         """
         check_images(probes, self.image_shape)
-        outputs: list[jax.Array] = []
-        x = probes
-        for layer, affine in zip(self.layers, weights["layers"], strict=True):
-            x = jax.lax.conv_general_dilated(
-                x,
-                affine["kernel"],
-                (layer.stride, layer.stride),
-                [(layer.padding, layer.padding)] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-            x = x + affine["bias"].reshape(1, 1, 1, -1)
-            if layer.residual >= 0:
-                source = outputs[layer.residual]
-                shared = min(source.shape[-1], layer.out_channels)
-                x = x.at[..., :shared].add(source[..., :shared])
-            if layer.activation == PER_NETWORK:
-                choices = [ACTIVATIONS[name] for name in self.activations]
-                x = jax.lax.switch(weights["activation"], choices, x)
-            else:
-                x = ACTIVATIONS[layer.activation](x)
-            outputs.append(x)
-        pooled = jnp.mean(x, axis=(1, 2))
-        return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)
+
+        def convolve(index: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return self.layers[index].convolve(x, kernel)
+
+        return forward.run(self.layers, self.activations, weights, probes, convolve)
 
     def respond(
         self, weights: CnnWeights, probes: Float[Array, "P H W C"]

@@ -1,6 +1,11 @@
 """One convolution of a CNN, described."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 
@@ -29,6 +34,37 @@ class ConvLayer:
     padding: int
     activation: str
     residual: int = -1
+
+    def convolve(
+        self, x: Float[Array, "P H W I"], kernel: Float[Array, "K K I O"]
+    ) -> Float[Array, "P h w O"]:
+        """The convolution (cross-correlation, as PyTorch's) without bias."""
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (self.stride, self.stride),
+            [(self.padding, self.padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def by_activation(
+        self,
+        choices: tuple[str, ...],
+        weights: Any,
+        function: Callable[[str], Callable[..., Any]],
+        *args: Any,
+    ) -> Any:
+        """`function(name)(*args)` with the name of the layer's activation.
+
+        Args:
+          choices: of networks that choose their activation.
+          weights: of the network, with its choice.
+          function: from a name to what is to be run.
+          args: for that.
+        """
+        if self.activation != PER_NETWORK:
+            return function(self.activation)(*args)
+        return jax.lax.switch(weights["activation"], [function(name) for name in choices], *args)
 
     def out_size(self, size: int) -> int:
         """Side of the output for an input side of `size` pixels."""

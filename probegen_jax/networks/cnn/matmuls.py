@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
+from probegen_jax.networks.cnn.forward import run
+from probegen_jax.networks.cnn.layer import ConvLayer
 
 
 def patches(images: Float[Array, "P H W C"], layer: ConvLayer) -> Float[Array, "P h w K"]:
@@ -55,23 +55,9 @@ def apply(
     Returns:
       The logits.
     """
-    outputs: list[jax.Array] = []
-    for layer, affine in zip(layers, weights["layers"], strict=True):
-        under_kernel = patches(outputs[-1], layer) if outputs else first
-        x = under_kernel @ affine["kernel"].reshape(-1, layer.out_channels)
-        x = x + affine["bias"].reshape(1, 1, 1, -1)
-        if layer.residual >= 0:
-            source = outputs[layer.residual]
-            shared = min(source.shape[-1], layer.out_channels)
-            added = x[..., :shared] + source[..., :shared]
-            x = jnp.concatenate([added, x[..., shared:]], axis=-1)
-        if layer.activation == PER_NETWORK:
-            choices = [ACTIVATIONS[name] for name in activations]
-            x = jax.lax.switch(weights["activation"], choices, x)
-        else:
-            x = ACTIVATIONS[layer.activation](x)
-        if dropout is not None:
-            x = dropout(x, len(outputs))
-        outputs.append(x)
-    pooled = jnp.mean(outputs[-1], axis=(1, 2))
-    return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)
+
+    def convolve(index: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = patches(x, layers[index]) if index else x
+        return x @ kernel.reshape(-1, kernel.shape[-1])
+
+    return run(layers, activations, weights, first, convolve, dropout)

@@ -19,8 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS, SLOPES
+from probegen_jax.networks.cnn.forward import head
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.cnn.matmuls import patches
+from probegen_jax.networks.cnn.taps import back, spread
 
 Layers = tuple[ConvLayer, ...]
 Names = tuple[str, ...]
@@ -58,22 +60,13 @@ def _forward(layers, activations, weights, probes):
         y = _first_layer(layers[0], activations, weights, first_PxhxwxK)
         outputs = []
         for layer, affine in zip(layers[1:], weights["layers"][1:], strict=True):
-            x = jax.lax.conv_general_dilated(
-                y,
-                affine["kernel"],
-                (layer.stride, layer.stride),
-                [(layer.padding, layer.padding)] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            x = layer.convolve(y, affine["kernel"])
             # Flat: runs of one image, which vector units fill better than its few channels.
             flat = x.reshape(x.shape[0], -1)
             bias = jnp.tile(affine["bias"], x.shape[1] * x.shape[2]).reshape(1, -1)
-            y = _by_activation(layer, activations, weights, _biased, flat, bias).reshape(x.shape)
+            y = layer.by_activation(activations, weights, _biased, flat, bias).reshape(x.shape)
             outputs.append(y)
-        pooled = jnp.mean(y, axis=(1, 2))
-        head = weights["head"]
-        responses = pooled @ head["kernel"] + head["bias"].reshape(1, -1)
-        return responses, tuple(outputs)
+        return head(weights, y), tuple(outputs)
 
     responses_BxPxR, outputs = jax.lax.map(network, weights)
     return responses_BxPxR, (weights, probes, outputs)
@@ -115,13 +108,6 @@ def _backward(layers, activations, kept, g_BxPxR):
 respond.defvjp(_forward, _backward)
 
 
-def _by_activation(layer, activations, weights, function, *args):
-    """`function(name)(*args)` with the name of the layer's activation, in one pass."""
-    if layer.activation != PER_NETWORK:
-        return function(layer.activation)(*args)
-    return jax.lax.switch(weights["activation"], [function(name) for name in activations], *args)
-
-
 def _biased(name):
     return lambda x, bias: ACTIVATIONS[name](x + bias)
 
@@ -155,7 +141,7 @@ def _first_layer(layer, activations, weights, first):
     def activate(name):
         return lambda first: ACTIVATIONS[name](_sums(weights, first))
 
-    y_MxO = _by_activation(layer, activations, weights, activate, first)
+    y_MxO = layer.by_activation(activations, weights, activate, first)
     return y_MxO.reshape(*first.shape[:-1], -1)
 
 
@@ -168,7 +154,7 @@ def _first_layer_back(layer, activations, weights, first, g_MxO):
 
         return times_slope
 
-    return _by_activation(layer, activations, weights, deactivate, first, g_MxO)
+    return layer.by_activation(activations, weights, deactivate, first, g_MxO)
 
 
 def _in_blocks(x: Float[Array, "P H W C"], block: int) -> Float[Array, "P h w b b C"]:
@@ -192,26 +178,18 @@ def _to_input(
 ) -> Float[Array, "P h w ssI"]:
     """The gradient of a layer's input, in blocks of stride².
 
-    Pixel a of block t met output o through row a + stride·(t − o) + padding of the kernel: which
-    rows there are depends on t − o alone, so this is a convolution with stride 1, whose window
-    holds the outputs that any pixel of a block met.
+    Which rows of the kernel connect a block and an output depends on their distance alone, see
+    `taps.back`: so this is a convolution with stride 1.
     """
-    stride, padding, side = layer.stride, layer.padding, layer.kernel
-    first = -((side - 1 - padding) // stride)
-    last = (stride - 1 + padding) // stride
-    window = np.arange(first, last + 1)
-    taps = np.arange(stride) + padding - stride * window[:, None]
-    taps = np.where((taps >= 0) & (taps < side), taps, side)  # row `side` is zeros
-    kernel = jnp.pad(kernel.swapaxes(2, 3), ((0, 1), (0, 1), (0, 0), (0, 0)))
-    kernel = kernel[taps][:, :, taps]  # window, block, window, block, out, in
-    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(len(window) ** 2 * g.shape[-1], -1)
+    stride = layer.stride
+    first, last, taps = back(layer.kernel, stride, layer.padding, stride)
+    width = len(taps)
+    kernel = spread(kernel.swapaxes(2, 3), taps, taps).reshape(width**2 * g.shape[-1], -1)
     down, right = (-(-length // stride) for length in size)
     pads = [
         (-first, max(blocks + last - given, 0))
         for blocks, given in zip((down, right), g.shape[1:3], strict=True)
     ]
     g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
-    windows = [
-        g[:, u : u + down, v : v + right] for u in range(len(window)) for v in range(len(window))
-    ]
+    windows = [g[:, u : u + down, v : v + right] for u in range(width) for v in range(width)]
     return jnp.concatenate(windows, axis=-1) @ kernel

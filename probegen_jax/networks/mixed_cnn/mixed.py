@@ -133,7 +133,7 @@ class MixedCnnSpec(NetworkSpec):
                 kind.outputs[2],
                 kind.stride,
                 kind.padding,
-            )[0]
+            )
             for kind in self.kinds
         ]
         kinds, depths = (np.asarray(weights["programs"][name]) for name in ("kind", "depth"))

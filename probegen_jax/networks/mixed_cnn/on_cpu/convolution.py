@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from probegen_jax.networks.cnn.taps import back, forth, spread
+
 Dtype = Literal["float32", "bfloat16"]
 
 # From so many channels on, XLA's convolution runs near the machine's peak.
@@ -95,11 +97,8 @@ def convolve_back(
 
 def arithmetic(
     size: tuple[int, int], side: int, inputs: int, outputs: int, stride: int, padding: int
-) -> tuple[int, int]:
-    """Multiplications per probe, forwards and back: what is done, and what is needed.
-
-    Needed is what the plain definition takes, products with the zeros of the padding included.
-    """
+) -> int:
+    """Multiplications per probe, forwards and back, those with a tile's zeros included."""
     out = [(length + 2 * padding - side) // stride + 1 for length in size]
     forward = [
         _Axis.forward(length, side, stride, padding, many)
@@ -112,7 +111,7 @@ def arithmetic(
     done = sum(
         math.prod(axis.tiles * axis.taps.size for axis in axes) for axes in (forward, backward)
     )
-    return done * inputs * outputs, 2 * math.prod(out) * side**2 * inputs * outputs
+    return done * inputs * outputs
 
 
 class _Axis:
@@ -123,8 +122,7 @@ class _Axis:
       tiles: tiles that cover them; the last one may reach beyond.
       step: pixels of the input from one tile to the next.
       padding: zeros before and after the input; negative where pixels are left out.
-      taps: (window, tile) — which row of the kernel connects a pixel of the window to one of the
-        tile; `side`, one more than there are, for none.
+      taps: see `taps`.
     """
 
     def __init__(self, size: int, given: int, step: int, before: int, taps: np.ndarray):
@@ -137,28 +135,16 @@ class _Axis:
 
     @classmethod
     def forward(cls, given: int, side: int, stride: int, padding: int, many: int) -> "_Axis":
-        # Pixel `a` of a tile reads rows a·stride … a·stride + side − 1 of the tile's window.
         size = (given + 2 * padding - side) // stride + 1
         many = min(many, size)
-        window = np.arange(side + (many - 1) * stride)
-        taps = window[:, None] - stride * np.arange(many)
-        return cls(size, given, many * stride, padding, _valid(taps, side))
+        return cls(size, given, many * stride, padding, forth(side, stride, many))
 
     @classmethod
     def backward(
         cls, size: int, given: int, side: int, stride: int, padding: int, many: int
     ) -> "_Axis":
-        # Output pixel o of the convolution met input pixel m at row i = m + padding − o·stride of
-        # the kernel. With m = tile·t + a and o = many·t + q, i does not depend on t.
-        tile = many * stride
-        first = -((side - 1 - padding) // stride)
-        last = (tile - 1 + padding) // stride
-        taps = np.arange(tile) + padding - stride * np.arange(first, last + 1)[:, None]
-        return cls(size, given, many, -first, _valid(taps, side))
-
-
-def _valid(taps: np.ndarray, side: int) -> np.ndarray:
-    return np.where((taps >= 0) & (taps < side), taps, side)
+        first, _, taps = back(side, stride, padding, many * stride)
+        return cls(size, given, many, -first, taps)
 
 
 def _tiled(x: jax.Array, kernel: jax.Array, axes: list[_Axis], dtype: Dtype) -> jax.Array:
@@ -166,10 +152,7 @@ def _tiled(x: jax.Array, kernel: jax.Array, axes: list[_Axis], dtype: Dtype) -> 
     down, right = axes
     outputs = kernel.shape[3]
     rows, columns = down.taps.shape[1], right.taps.shape[1]
-    # One more row and column of zeros are what pixels without a connection take.
-    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
-    kernel = kernel[down.taps][:, :, right.taps]  # window, tile, window, tile, in, out
-    kernel = kernel.transpose(0, 2, 4, 1, 3, 5)
+    kernel = spread(kernel, down.taps, right.taps)
     kernel = kernel.reshape(*kernel.shape[:3], rows * columns * outputs)
     y = jax.lax.conv_general_dilated(
         x.astype(dtype),
