@@ -168,7 +168,7 @@ class CnnSpec(NetworkSpec):
         """
         check_images(probes, self.image_shape)
 
-        def convolve(index: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        def convolve(index: int, x: jax.Array, kernel: Any) -> jax.Array:
             return self.layers[index].convolve(x, kernel)
 
         return forward.run(self.layers, self.activations, weights, probes, convolve)

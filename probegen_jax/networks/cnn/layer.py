@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
@@ -36,7 +37,7 @@ class ConvLayer:
     residual: int = -1
 
     def convolve(
-        self, x: Float[Array, "P H W I"], kernel: Float[Array, "K K I O"]
+        self, x: Float[Array, "P H W I"], kernel: Float[Array | np.ndarray, "K K I O"]
     ) -> Float[Array, "P h w O"]:
         """The convolution (cross-correlation, as PyTorch's) without bias."""
         return jax.lax.conv_general_dilated(
