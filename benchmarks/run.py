@@ -37,6 +37,7 @@ from absl import flags
 from benchmarks.prepare import status
 from probegen_jax import command, errors
 from probegen_jax.errors import UserError
+from probegen_jax.files import write_text
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 CASES = ("mnist_inr", "cifar10_gs", "wild_park")
@@ -292,9 +293,7 @@ def _write(out: pathlib.Path, results: dict[str, Any]) -> None:
         ("results.json", json.dumps(results, indent=2)),
         ("results.md", tables.markdown(results)),
     ):
-        temporary = out / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out / name)
+        write_text(out / name, text)
     tables.draw(out / "results.png", results)
 
 

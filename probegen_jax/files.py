@@ -1,18 +1,52 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files and folders that are whole or not there: written under another name, then renamed."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from probegen_jax.errors import UserError
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON to a temporary name, then renames it: the file is whole or not there."""
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, *, sync: bool = True) -> Iterator[pathlib.Path]:
+    """A temporary name beside `path`, where a file or a folder is made that becomes `path`.
+
+    It gets its name when the block ends, and replaces a file that had it. Where the block fails,
+    nothing is left of it. What a killed process leaves is hidden: its name starts with a dot.
+
+    Args:
+      path: of the file or folder.
+      sync: whether everything is on the disk before the renaming, so that not even a power cut
+        leaves half a file under the name. It takes milliseconds a file.
+
+    Raises:
+      OSError: what the system says.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+    _remove(temporary)
+    try:
+        yield temporary
+        if sync:
+            _flush(temporary)
+        temporary.replace(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file in UTF-8: it is whole or not there."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file: it is whole or not there."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -22,6 +56,25 @@ def read_json(path: pathlib.Path) -> Any:
       UserError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); it should be JSON") from error
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Has the system write a file, or all files of a folder, to the disk."""
+    inside = [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
+    for file in inside if path.is_dir() else [path]:
+        opened = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _remove(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):  # the fault that led here is the one to tell
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from absl import flags
 
 from probegen_jax import command, errors
 from probegen_jax.errors import UserError
+from probegen_jax.files import write_text
 
 EXIT_SOME_FAILED = 1
 _SHOWN = 20
@@ -63,9 +64,7 @@ def main(argv: Sequence[str]) -> None:
         if values.split
         else _of_files(run, files, values.at, places)
     )
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text(predictions.to_csv(), encoding="utf-8")
-    temporary.replace(out)
+    write_text(out, predictions.to_csv())
     failed = [
         (name, fault)
         for name, fault in zip(predictions.names, predictions.faults, strict=True)

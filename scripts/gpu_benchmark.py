@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     summary = {"device": device, "gpu": _gpu()}
     images = out / "images.npz"
     if not images.exists():
-        write_arrays(images, out / ".images.npz", make_images(options.networks))
+        write_arrays(images, make_images(options.networks))
     zoo, run = out / "zoo", out / "run"
     started = time.perf_counter()
     _python("probegen_jax.build_zoo", "inr", f"--images={images}", f"--out={zoo}")

@@ -41,7 +41,7 @@ from absl import flags
 
 from probegen_jax import command, errors, settings
 from probegen_jax.errors import UserError
-from probegen_jax.files import read_json
+from probegen_jax.files import read_json, write_text
 from probegen_jax.method.generators import registry
 from probegen_jax.runs.folder import refuse_other
 
@@ -256,9 +256,7 @@ def _write(
         ("results.csv", results_table.to_csv(rows)),
         ("results.md", results_table.to_markdown(rows)),
     ):
-        temporary = out / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out / name)
+        write_text(out / name, text)
     if any(row["status"] == "done" for row in rows):
         from probegen_jax.report.figures import draw_grid
 

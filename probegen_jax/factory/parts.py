@@ -11,14 +11,14 @@ The folder of a build:
 import pathlib
 import shutil
 import time
-import zipfile
-import zlib
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import jax
 from tqdm import tqdm
 
+from probegen_jax import trees
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
 from probegen_jax.zoo import cache
@@ -29,6 +29,8 @@ _PLAN, _PARTS = "plan.json", "parts"
 _MADE_WITH = "made_with"
 # Seconds between lines where there is no terminal for a bar.
 _LINE_EVERY = 60.0
+# Where the code lies that decides what a network becomes.
+CODE = ("probegen_jax.factory", "probegen_jax.networks", "probegen_jax.zoo.flat_weights")
 
 
 class Build:
@@ -79,18 +81,18 @@ class Build:
         theirs, ours = read_json(self.out / _PLAN), self._plan
         if not isinstance(theirs, dict):
             raise UserError(f"{self.out / _PLAN} is damaged; delete {self.out} and run again")
-        if not self._parts.exists():  # finished, or killed before its first part
-            theirs, ours = ({**each, _MADE_WITH: None} for each in (theirs, ours))
-        there, here = _flat(theirs), _flat(ours)
-        differing = [
-            f"{key} ({there.get(key, 'absent')} there, {here.get(key, 'absent')} here)"
-            for key in sorted(there.keys() | here.keys())
-            if there.get(key) != here.get(key)
-        ]
-        if differing:
+        differing = _differences(theirs, ours)
+        asked = [text for key, text in differing.items() if not key.startswith(f"{_MADE_WITH}.")]
+        if asked:
             raise UserError(
-                f"{self.out} holds another zoo: {', '.join(differing)}; choose another folder with "
+                f"{self.out} holds another zoo: {', '.join(asked)}; choose another folder with "
                 "--out=DIR, or delete that one"
+            )
+        if differing and self._parts.exists():  # else finished, or killed before its first part
+            raise UserError(
+                f"{self.out} is half built, by other code or on another machine: "
+                f"{', '.join(differing.values())}; finish it as it was begun, or delete {self.out} "
+                "and run the same command again"
             )
 
     def run(
@@ -150,9 +152,8 @@ class Build:
         """
         path = self._path(part)
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            return cache.read_arrays(path)
+        except cache.UNREADABLE as error:
             raise UserError(
                 f"{path}: cannot be read ({error}); delete it and run the same command again"
             ) from error
@@ -172,7 +173,7 @@ class Build:
     def _write(self, part: int, arrays: Arrays) -> None:
         path = self._path(part)
         try:
-            cache.write_arrays(path, path.with_name(f".{path.name}"), arrays)
+            cache.write_arrays(path, arrays)
         except OSError as error:
             raise unwritable(path, error) from error
 
@@ -185,11 +186,32 @@ def unwritable(path: pathlib.Path, error: OSError) -> UserError:
     )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves of nested dicts by dotted key, as text."""
-    if not isinstance(value, Mapping):
-        return {prefix: repr(list(value) if isinstance(value, tuple) else value)}
-    flat = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def made_with(module: types.ModuleType, **others: Any) -> dict[str, Any]:
+    """What makes the bytes of a build besides its settings, for `Build`.
+
+    Args:
+      module: that makes the parts.
+      **others: what else it depends on.
+    """
+    device = jax.devices()[0].device_kind
+    return {"jax": jax.__version__, "device": device, **others, "code": code_hash(module)}
+
+
+def code_hash(module: types.ModuleType) -> str:
+    """Hash of a module that trains networks, and of all code that decides what they become."""
+    return cache.source_hash(module, CODE)
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
+    """What to tell of each key, by its dotted name, at which two plans differ."""
+    there, here = (trees.named(plan, whole=(list, tuple, type(None))) for plan in (theirs, ours))
+    texts = {}
+    for key in sorted(there.keys() | here.keys()):
+        values = [_shown(plan[key]) if key in plan else "absent" for plan in (there, here)]
+        if values[0] != values[1]:
+            texts[key] = "{} ({} there, {} here)".format(key, *values)
+    return texts
+
+
+def _shown(value: Any) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)

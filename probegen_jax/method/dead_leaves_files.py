@@ -5,15 +5,12 @@ The zip is left as it is: images are read in place.
 
 import io
 import pathlib
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from probegen_jax.errors import UserError
 
@@ -130,30 +127,11 @@ def fetch(folder: pathlib.Path, url: str = PUBLISHED_URL) -> pathlib.Path:
     Raises:
       UserError: it cannot be fetched or is not a zip; nothing half-done is left behind.
     """
-    path = folder / "dead_leaves-textures.zip"
-    if path.exists():
-        return path
-    partial = path.with_suffix(".partial")
-    otherwise = f"or download {url} yourself and name the file with --config.dead_leaves=PATH"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
-            size = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
-                while block := response.read(1 << 20):
-                    file.write(block)
-                    bar.update(len(block))
-        if not zipfile.is_zipfile(partial):
-            raise UserError(f"what {url} sent is not a zip; try again, {otherwise}")
-        partial.replace(path)
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(
-            f"cannot fetch {url} to {folder} ({reason}); try again, {otherwise}"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    from probegen_jax.zoo.files import download  # brings TFDS, which only this needs
+
+    by_hand = "a folder and name the file with --config.dead_leaves=PATH"
+    address = download.Address(url, "dead_leaves-textures.zip", zipped=True, by_hand=by_hand)
+    return download.fetch(address, folder)
 
 
 def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:

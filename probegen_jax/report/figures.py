@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from probegen_jax.files import replacing
 from probegen_jax.method.generators.registry import METHODS
 from probegen_jax.zoo.zoo import Zoo
 
@@ -18,11 +19,10 @@ _METHOD_COLORS = ("#e4572e", "#7a8b99", "#c9b458", "#8a6fb0")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a PNG under a temporary name, then renames it."""
+    """Writes a PNG: it is whole or not there."""
     FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
 
 
 def draw_probes(

@@ -1,12 +1,12 @@
 """A report's files: the page, and pictures beside a run."""
 
-import os
 import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import write_text
 from probegen_jax.report import charts, figures, page, pictures, sections
 from probegen_jax.report.findings import Findings, find
 from probegen_jax.runs.experiment import Run
@@ -34,7 +34,7 @@ def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathl
     try:
         for run, findings in zip(runs, found, strict=True):
             write_pictures(run, findings)
-        _write(path, page.render(found))
+        write_text(path, page.render(found))
     except OSError as error:
         raise _unwritable(error.filename or path, error) from error
     return path
@@ -105,7 +105,7 @@ def write_pictures(run: Run, findings: Findings) -> None:
             picture = pictures.plane_svg(each.drawing, [], findings.grid or "xy")
             drawn[f"wrong-network-{each.row}"] = picture
     for name, chart in drawn.items():
-        _write(folder / f"{name}.svg", charts.standalone(chart))
+        write_text(folder / f"{name}.svg", charts.standalone(chart))
     if findings.config.get("tensorboard"):
         _show_on_board(run, findings)
 
@@ -119,9 +119,3 @@ def _show_on_board(run: Run, findings: Findings) -> None:
             figures.draw_probes(picture, run.experiment.zoo, probes)
             board.picture("probes", picture, step)
     board.close()
-
-
-def _write(path: pathlib.Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)

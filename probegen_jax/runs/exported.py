@@ -1,9 +1,7 @@
 """Models that can be moved: what `export` writes of a run, and how they are loaded again."""
 
-import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from probegen_jax import trees
 from probegen_jax.errors import UserError
-from probegen_jax.files import read_json
+from probegen_jax.files import read_json, replacing, write_json, write_text
 from probegen_jax.method.model import head_shape
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import registry
@@ -68,7 +67,7 @@ def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
     refuse_existing(out)
     made = predictor_of(run, which)
     params = run.params(which)
-    tensors = {"probes": made.probes_SxP, **_named(params)}
+    tensors = {"probes": made.probes_SxP, **trees.named(params)}
     # Contiguous copies: safetensors writes the memory as it lies.
     tensors = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in tensors.items()}
     config = run.experiment.config.to_dict()
@@ -82,15 +81,13 @@ def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
         "settings": config,
         "result": run.result,
     }
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": _FORMAT})
-        (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (temporary / CARD).write_text(card(content, out.name), encoding="utf-8")
-        temporary.replace(out)
+        with replacing(out) as temporary:
+            temporary.mkdir(parents=True)
+            save_file(tensors, temporary / WEIGHTS, metadata={"format": _FORMAT})
+            write_json(temporary / CONFIG, content)
+            write_text(temporary / CARD, card(content, out.name))
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"cannot write {out} ({error.strerror}); choose another folder") from error
     return WEIGHTS, CONFIG, CARD
 
@@ -118,10 +115,10 @@ def load_model(folder: pathlib.Path) -> Predictor:
     try:
         tensors = load_file(folder / WEIGHTS)
         settings, spec = content["settings"], registry.from_json(content["network"])
-        probes = tensors["probes"]
-        head = _tree({name: leaf for name, leaf in tensors.items() if name.startswith("head.")})
+        probes = tensors.pop("probes")
+        head = trees.nested(tensors)["head"]
         shape = head_shape(spec, settings, content["num_outputs"])
-        inputs = head["head"]["layers"][0]["kernel"].shape[1]
+        inputs = head["layers"][0]["kernel"].shape[1]
         if probes.shape[2:] != spec.probe_shape or inputs != shape[0]:
             raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
         return Predictor(
@@ -130,7 +127,7 @@ def load_model(folder: pathlib.Path) -> Predictor:
             classes=TASKS[content["task"]].classes,
             seeds=content["seeds"],
             probes_SxP=probes,
-            head_params=head["head"],
+            head_params=head,
             head_shape=head_shape(spec, settings, content["num_outputs"]),
             batch_size=settings["batch_size"],
             result=content["result"],
@@ -191,25 +188,3 @@ def refuse_existing(out: pathlib.Path) -> None:
     """Raises a `UserError` if there is something at `out`."""
     if out.exists():
         raise UserError(f"{out} is there already; choose a folder that is not")
-
-
-def _named(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dicts by their keys, joined by dots."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _named(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
-def _tree(named: Mapping[str, Any]) -> dict[Any, Any]:
-    """The inverse of `_named`; keys of digits are numbers."""
-    tree: dict[Any, Any] = {}
-    for name, leaf in named.items():
-        *path, last = [int(key) if key.isdigit() else key for key in name.split(".")]
-        place = tree
-        for key in path:
-            place = place.setdefault(key, {})
-        place[last] = leaf
-    return tree

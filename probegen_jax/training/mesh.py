@@ -4,8 +4,6 @@ Networks are split over the axis "data", seeds over the axis "seeds"; the rest i
 All of it is done in `shard_map`s: left to itself, XLA would gather the zoo on every device.
 """
 
-import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from probegen_jax import cpu_devices
 from probegen_jax.errors import UserError
 
 SEEDS, DATA = "seeds", "data"
@@ -24,11 +23,7 @@ EVERYWHERE = P()
 
 
 def split_cpu(wanted: int, batch_size: int) -> None:
-    """Makes a CPU count as several devices; to be called before jax looks for devices.
-
-    Worth it where a computation keeps one core busy: each device is a thread of its own. Nothing
-    but speed depends on it, so where `XLA_FLAGS` say how many devices a CPU is, or jax already
-    runs, as in a notebook, it stays as it is.
+    """Makes a CPU count as several devices that share a batch, as `cpu_devices.split` does.
 
     Args:
       wanted: how many; 0 for one per core, as far as they can share a batch evenly.
@@ -39,12 +34,9 @@ def split_cpu(wanted: int, batch_size: int) -> None:
     """
     if wanted < 0:
         raise UserError(f"mesh.cpu_devices is {wanted}; give a number, or 0 for one per core")
-    if wanted == 1 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    sharing = max(n for n in range(1, (cores or 1) + 1) if batch_size % n == 0)
-    with contextlib.suppress(RuntimeError):  # jax already runs
-        jax.config.update("jax_num_cpu_devices", wanted or sharing)
+    if wanted != 1:
+        sharing = max(n for n in range(1, cpu_devices.cores() + 1) if batch_size % n == 0)
+        cpu_devices.split(wanted or sharing)
 
 
 def make_mesh(

@@ -1,7 +1,6 @@
 """`metrics.jsonl`, TensorBoard, and what the terminal shows while a run goes on."""
 
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import write_text
 
 
 class MetricsLog:
@@ -27,9 +27,7 @@ class MetricsLog:
         board: is given every later record, too.
         """
         self.records = list(records)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        temporary.replace(path)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file = path.open("a")
         self._board = board
 

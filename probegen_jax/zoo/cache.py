@@ -1,21 +1,27 @@
 """A file cache for arrays that are long to compute and fully determined by a key."""
 
+import ast
 import hashlib
 import json
-import os
 import pathlib
+import types
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import replacing
 
 Arrays = dict[str, np.ndarray]
+
+# What `read_arrays` raises of a damaged file.
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+_ROOT = pathlib.Path(__file__).parents[2]
 
 
 def make_folder(folder: pathlib.Path) -> None:
@@ -35,10 +41,38 @@ def digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def source_hash(*modules: Any) -> str:
-    """Hash of the source text of modules, so that a change of code changes the key."""
-    text = b"".join(pathlib.Path(module.__file__).read_bytes() for module in modules)
-    return hashlib.sha256(text).hexdigest()
+def source_hash(
+    module: types.ModuleType | str, rooms: Sequence[str], root: pathlib.Path = _ROOT
+) -> str:
+    """Hash of the source of a module and of what it imports, so that a change of code is noticed.
+
+    Imports are read from the source, also those within functions. Nothing is imported.
+
+    Args:
+      module: where to begin, such as `factory.inr.fit`; or its whole name.
+      rooms: names of the packages and modules in which imports are followed, and theirs in turn.
+      root: folder of the package `probegen_jax`.
+    """
+    waiting = [module if isinstance(module, str) else module.__name__]
+    sources: dict[str, bytes] = {}
+    while waiting:
+        name = waiting.pop()
+        path = root.joinpath(*name.split(".")).with_suffix(".py")
+        inside = any(f"{name}.".startswith(f"{room}.") for room in rooms)
+        if name in sources or not inside or not path.is_file():
+            continue
+        sources[name] = path.read_bytes()
+        for node in ast.walk(ast.parse(sources[name])):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                if node.level:
+                    raise ValueError(f"{path}: line {node.lineno}: an import that is relative")
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    if not sources:
+        raise ValueError(f"{module} is no module in {', '.join(rooms)}")
+    text = b"".join(name.encode() + sources[name] for name in sorted(sources))
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def cached_arrays(
@@ -62,15 +96,14 @@ def cached_arrays(
     make_folder(folder)
     if path.exists():
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            return read_arrays(path)
+        except UNREADABLE as error:
             warnings.warn(
                 f"cache file {path} is corrupt ({error}); building it again", stacklevel=2
             )
     arrays = build()
     try:
-        write_arrays(path, path.with_name(f".{path.name}.{os.getpid()}"), arrays)
+        write_arrays(path, arrays)
     except OSError as error:
         raise UserError(
             f"cannot write the cache file {path} ({error.strerror}); free some space, or choose "
@@ -79,23 +112,14 @@ def cached_arrays(
     return arrays
 
 
-def write_arrays(path: pathlib.Path, temporary: pathlib.Path, arrays: Arrays) -> None:
-    """Writes an .npz under a temporary name, then renames it: the file is whole or not there.
+def read_arrays(path: pathlib.Path) -> Arrays:
+    """The arrays of an .npz by name; raises one of `UNREADABLE` if it is damaged."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
-    Args:
-      path: of the file.
-      temporary: the name until then, in the same folder; gone if the file cannot be written.
-      arrays: by name.
 
-    Raises:
-      OSError: what the system says.
-    """
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def write_arrays(path: pathlib.Path, arrays: Arrays) -> None:
+    """Writes an .npz of arrays by name: it is whole or not there. Raises what the system says."""
+    # An open file, for np.savez would add an ending to a name.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)

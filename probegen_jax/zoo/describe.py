@@ -1,75 +1,34 @@
-"""A zoo in words and numbers: counts, targets, and weights beside the published statistics."""
+"""What `Zoo.describe` shows: bars of targets, and weights beside the published statistics."""
 
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
-from probegen_jax.zoo.zoo import SPLITS, Zoo
+from probegen_jax import trees
 
+_ARRAYS = ("kernel", "bias")
+_INR = [f"{layer}.{array}" for layer in range(3) for array in _ARRAYS]
+_CNN = [*(f"layers.{array}" for array in _INR), *(f"head.{array}" for array in _ARRAYS)]
 # Standard deviation of each array over all networks and entries, from the statistics that the
 # publishers of the splits computed on their training networks (mkofinas/neural-graphs).
-PUBLISHED_STD = {
-    "mnist_inr": {
-        "0.kernel": 0.0628,
-        "0.bias": 0.0213,
-        "1.kernel": 0.0183,
-        "1.bias": 0.0110,
-        "2.kernel": 0.1179,
-        "2.bias": 0.0999,
-    },
-    "fmnist_inr": {
-        "0.kernel": 0.0782,
-        "0.bias": 0.0286,
-        "1.kernel": 0.0324,
-        "1.bias": 0.0167,
-        "2.kernel": 0.1346,
-        "2.bias": 0.0960,
-    },
-    "cifar10_gs": {
-        "layers.0.kernel": 0.5502,
-        "layers.0.bias": 0.4075,
-        "layers.1.kernel": 0.4353,
-        "layers.1.bias": 0.9724,
-        "layers.2.kernel": 0.3643,
-        "layers.2.bias": 1.9454,
-        "head.kernel": 0.3682,
-        "head.bias": 0.5446,
-    },
+_STD = {
+    "mnist_inr": (_INR, (0.0628, 0.0213, 0.0183, 0.0110, 0.1179, 0.0999)),
+    "fmnist_inr": (_INR, (0.0782, 0.0286, 0.0324, 0.0167, 0.1346, 0.0960)),
+    "cifar10_gs": (_CNN, (0.5502, 0.4075, 0.4353, 0.9724, 0.3643, 1.9454, 0.3682, 0.5446)),
 }
+PUBLISHED_STD = {zoo: dict(zip(*both, strict=True)) for zoo, both in _STD.items()}
 
 _BINS = 10
 _BAR = 40
 _CHUNK = 4096
 
 
-def describe(zoo: Zoo) -> str:
-    """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
-    what = {
-        "classification": f"classification into {zoo.num_outputs} classes",
-        "regression": "regression",
-    }[zoo.task]
-    size = zoo.spec.num_weights
-    lines = [
-        f"{zoo.name}: {len(zoo):,} networks"
-        + (f" of {size:,} weights" if size is not None else "")
-        + f", {what}",
-        "  " + ", ".join(f"{split} {len(zoo.splits[split]):,}" for split in SPLITS),
-    ]
-    if zoo.runs_N is not None:
-        lines.append(f"  from {len(np.unique(zoo.runs_N)):,} training runs")
-    published = PUBLISHED_STD.get(zoo.name, {})
-    lines += ["", "targets", *_targets(zoo), "", *weight_statistics(zoo, published)]
-    return "\n".join(lines)
-
-
-def _targets(zoo: Zoo) -> list[str]:
-    if zoo.task != "classification":
-        return histogram(zoo.targets_N)
-    counts = np.bincount(zoo.targets_N, minlength=zoo.num_outputs)
+def class_counts(labels_N: Int[np.ndarray, " N"], num_classes: int) -> list[str]:
+    """A bar for each class, as lines of text."""
+    counts = np.bincount(labels_N, minlength=num_classes)
     return _bars([str(label) for label in range(len(counts))], counts)
 
 
@@ -93,17 +52,16 @@ def _bars(names: list[str], counts: np.ndarray) -> list[str]:
     ]
 
 
-def weight_statistics(zoo: Zoo, published: Mapping[str, float]) -> list[str]:
+def weight_statistics(weights: Any, published: Mapping[str, float]) -> list[str]:
     """Mean and standard deviation of each array, beside published ones, as lines of text.
 
     Args:
-      zoo: whose weights they are.
+      weights: of a zoo, with a network axis N on every leaf.
       published: standard deviations by array, as in `PUBLISHED_STD`; may be empty.
     """
     header = f"{'weights':<20}{'shape':>18}{'mean':>10}{'std':>10}"
     lines = [header + (f"{'published std':>16}" if published else "")]
-    for path, leaf in jax.tree.leaves_with_path(zoo.weights):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+    for name, leaf in trees.named(weights).items():
         if not np.issubdtype(leaf.dtype, np.floating):
             continue
         mean, std = mean_and_std(leaf)

@@ -15,16 +15,16 @@ def size(abstract: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
 
 
-def flatten(weights: Any) -> Float[np.ndarray, " W"]:
+def flatten(weights: Any) -> Float[np.ndarray, " V"]:
     """One network's weights, leaf after leaf in tree order, each in row-major order."""
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(weights)])
 
 
-def unflatten(vectors_NxW: Float[np.ndarray, "N W"], abstract: Any) -> Any:
+def unflatten(vectors_NxV: Float[np.ndarray, "N V"], abstract: Any) -> Any:
     """Stacked weights from stacked vectors: views of them, nothing is copied.
 
     Args:
-      vectors_NxW: one network a row, as from `flatten`.
+      vectors_NxV: one network a row, as from `flatten`.
       abstract: shapes of one network, as from a spec's `abstract()`.
 
     Returns:
@@ -33,7 +33,7 @@ def unflatten(vectors_NxW: Float[np.ndarray, "N W"], abstract: Any) -> Any:
     Raises:
       UserError: the vectors are too long or too short.
     """
-    number, width = vectors_NxW.shape
+    number, width = vectors_NxV.shape
     if width != size(abstract):
         raise UserError(
             f"networks hold {width} weights, the settings describe {size(abstract)}; set width and "
@@ -41,7 +41,12 @@ def unflatten(vectors_NxW: Float[np.ndarray, "N W"], abstract: Any) -> Any:
         )
     leaves, treedef = jax.tree.flatten(abstract)
     ends = np.cumsum([math.prod(leaf.shape) for leaf in leaves])
-    parts = np.split(vectors_NxW, ends[:-1], axis=1)
+    parts = np.split(vectors_NxV, ends[:-1], axis=1)
     return treedef.unflatten(
         part.reshape(number, *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
     )
+
+
+def unflatten_one(vector: Float[np.ndarray, " V"], abstract: Any) -> Any:
+    """One network's weights, as `unflatten` gives those of many."""
+    return jax.tree.map(lambda leaf: leaf[0], unflatten(vector[None], abstract))

@@ -9,6 +9,7 @@ import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.contract import Counts, NetworkSpec
+from probegen_jax.zoo import describe
 
 SPLITS = ("train", "val", "test")
 
@@ -106,9 +107,25 @@ class Zoo(Networks):
 
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
-        from probegen_jax.zoo.describe import describe  # which imports this module
-
-        return describe(self)
+        size = self.spec.num_weights
+        classes = self.task == "classification"
+        lines = [
+            f"{self.name}: {len(self):,} networks"
+            + (f" of {size:,} weights" if size is not None else "")
+            + f", {self.task}"
+            + (f" into {self.num_outputs} classes" if classes else ""),
+            "  " + ", ".join(f"{split} {len(self.splits[split]):,}" for split in SPLITS),
+        ]
+        if self.runs_N is not None:
+            lines.append(f"  from {len(np.unique(self.runs_N)):,} training runs")
+        targets = (
+            describe.class_counts(self.targets_N, self.num_outputs)
+            if classes
+            else describe.histogram(self.targets_N)
+        )
+        published = describe.PUBLISHED_STD.get(self.name, {})
+        weights = describe.weight_statistics(self.weights, published)
+        return "\n".join([*lines, "", "targets", *targets, "", *weights])
 
     def with_fewer_to_train_on(self, number: int | None) -> "Zoo":
         """The same zoo with only `number` training networks, drawn once and for all; None: all.

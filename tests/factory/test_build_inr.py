@@ -17,7 +17,7 @@ from conftest import REPO
 from probegen_jax import build_zoo
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images import sources
-from probegen_jax.factory.inr import build_inr, fit, planned
+from probegen_jax.factory.inr import fit, fit_inrs, planned
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo.prepared import build_folder as data_set
 from probegen_jax.zoo.prepared import built_zoos
@@ -165,7 +165,7 @@ def test_what_falls_short_is_fitted_again_from_other_starts(source, exported, tm
     np.testing.assert_array_equal(after["weights"][~short], before["weights"][~short])
     assert (after["psnr"][short] >= before["psnr"][short]).all()
     assert (after["psnr"][short] > before["psnr"][short]).any()
-    assert after["starts"].max() <= build_inr.RETRIES + 1
+    assert after["starts"].max() <= fit_inrs.RETRIES + 1
     assert f"{short.sum()} networks were fitted again" in capsys.readouterr().out
 
 

@@ -7,13 +7,13 @@ import pytest
 from conftest import REPO
 
 from probegen_jax.errors import UserError
-from probegen_jax.factory.cnn import search_space
+from probegen_jax.factory.cnn import planned, search_space
 
 SMALL, PARK = (search_space.read(name) for name in ("small_cnn_zoo", "wild_park"))
 
 
 def plan(space, number=60, shape=(32, 32, 3), seed=0):
-    return search_space.plan(space, number, shape, 10, 1000, seed)
+    return planned.plan(space, number, shape, 10, 1000, seed)
 
 
 def test_small_cnn_zoo_has_one_architecture_and_the_published_ranges():

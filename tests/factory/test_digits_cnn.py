@@ -10,6 +10,7 @@ from conftest import REPO
 from probegen_jax import settings, train
 from probegen_jax.factory.builtin import digits_cnn
 from probegen_jax.factory.cnn import search_space
+from probegen_jax.factory.cnn.planned import plan
 from probegen_jax.factory.cnn.train_cnns import CnnFactory
 
 SPACE = search_space.read("digits_cnn")
@@ -18,7 +19,7 @@ TINY = SPACE | {"networks_per_architecture": 2, "steps": (2, 12), "batch_size": 
 
 def test_architectures_differ_and_follow_from_the_seed():
     def specs(seed):
-        return [each.spec for each in search_space.plan(SPACE, 480, (8, 8, 1), 10, 1200, seed)]
+        return [each.spec for each in plan(SPACE, 480, (8, 8, 1), 10, 1200, seed)]
 
     drawn = specs(0)
     assert len(drawn) == 480

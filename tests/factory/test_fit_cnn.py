@@ -10,7 +10,7 @@ import pytest
 
 from probegen_jax.factory.builtin import digits_cnn
 from probegen_jax.factory.cnn import fit, initial_weights
-from probegen_jax.factory.cnn.fit import Run, Trainer
+from probegen_jax.factory.cnn.fit import Trainer, TrainingRun
 from probegen_jax.factory.cnn.optimizers import OPTIMIZERS
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
@@ -21,7 +21,7 @@ SPEC = CnnSpec(
     num_classes=10,
     image_shape=(8, 8, 1),
 )
-BASE = Run(0, learning_rate=1e-2, train_images=300, kept=(0, 3, 12), init_scale=1.5)
+BASE = TrainingRun(0, learning_rate=1e-2, train_images=300, kept=(0, 3, 12), init_scale=1.5)
 CHOICES = {
     "adam": BASE,
     "sgd": dataclasses.replace(BASE, optimizer="sgd", learning_rate=0.3),

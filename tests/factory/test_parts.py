@@ -1,13 +1,17 @@
 """A build's folder: what is refused, what is made again, what a data set holds at the end."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import REPO
 
 from probegen_jax.errors import UserError
 from probegen_jax.factory import parts
+from probegen_jax.factory.cnn import train_cnns
+from probegen_jax.zoo import cache
 from probegen_jax.zoo.prepared import build_folder as data_set
 from probegen_jax.zoo.prepared import built_zoos
 
@@ -112,3 +116,59 @@ def test_a_damaged_part_is_named(tmp_path):
     with pytest.raises(UserError, match=r"part-00001\.npz: cannot be read .*delete it and run"):
         data_set.write(tmp_path, contents(build))
     assert not data_set.is_written(tmp_path)
+
+
+def test_a_build_that_other_code_began_is_refused_with_what_to_do(tmp_path):
+    with parts.Build(tmp_path, PLAN, {"jax": "1", "code": "abc"}) as build:
+        build.run(SIZES, make)
+    message = (
+        r"is half built, by other code or on another machine: made_with\.code \('abc' there, 'def' "
+        r"here\); finish it as it was begun, or delete .* and run the same command again"
+    )
+    with pytest.raises(UserError, match=message):
+        parts.Build(tmp_path, PLAN, {"jax": "1", "code": "def"}).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("file", "decides"),
+    [
+        ("factory/cnn/train_cnns.py", True),
+        ("factory/cnn/fit.py", True),
+        ("factory/images/sources.py", True),
+        ("zoo/flat_weights.py", True),
+        ("factory/cnn/export.py", False),
+        ("factory/inr/fit.py", False),
+        ("training/mesh.py", False),
+    ],
+)
+def test_the_hash_is_of_all_code_that_decides_what_networks_become(tmp_path, file, decides):
+    shutil.copytree(
+        REPO / "probegen_jax", tmp_path / "probegen_jax", ignore=shutil.ignore_patterns("*.pyc")
+    )
+
+    def copy_hash() -> str:
+        return cache.source_hash(train_cnns, parts.CODE, tmp_path)
+
+    assert copy_hash() == parts.code_hash(train_cnns)
+    with (tmp_path / "probegen_jax" / file).open("a") as code:
+        code.write("# changed\n")
+    assert (copy_hash() != parts.code_hash(train_cnns)) == decides
+
+
+def test_imports_are_followed_within_the_rooms_and_within_functions(tmp_path):
+    package = tmp_path / "house" / "room"
+    package.mkdir(parents=True)
+    (package / "a.py").write_text("def f():\n    from house.room import b, nothing\n")
+    (package / "b.py").write_text("import house.room.c\nimport house.roomy, numpy\n")
+    (package / "c.py").write_text("from house.room.a import f\n")
+    (tmp_path / "house" / "roomy.py").write_text("")
+    seen = [cache.source_hash("house.room.a", ["house.room"], tmp_path)]
+    for changed, differs in ((package / "c.py", True), (tmp_path / "house" / "roomy.py", False)):
+        changed.write_text(changed.read_text() + "x = 1\n")
+        seen.append(cache.source_hash("house.room.a", ["house.room"], tmp_path))
+        assert (seen[-1] != seen[-2]) == differs
+    (package / "c.py").write_text("from . import a\n")
+    with pytest.raises(ValueError, match=r"c\.py: line 1: an import that is relative"):
+        cache.source_hash("house.room.a", ["house.room"], tmp_path)
+    with pytest.raises(ValueError, match=r"house\.kitchen\.a is no module in house\.room"):
+        cache.source_hash("house.kitchen.a", ["house.room"], tmp_path)

@@ -24,7 +24,7 @@ def test_the_commands_run_and_agree(tmp_path, monkeypatch, digits_dir, capsys):
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(REPO / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("probegen_jax.zoo.cache.default_dir", lambda: digits_dir)
+    monkeypatch.setattr("probegen_jax.user_cache.default_dir", lambda: digits_dir)
     commands = [
         command
         for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)

@@ -5,8 +5,10 @@ import pathlib
 
 import numpy as np
 
+from probegen_jax import user_cache
+from probegen_jax.factory import parts
+from probegen_jax.factory.images import sources
 from probegen_jax.factory.inr import fit
-from probegen_jax.networks import sine, siren
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import cache, flat_weights
 from probegen_jax.zoo.zoo import Zoo
@@ -19,17 +21,15 @@ _VAL, _TEST = 120, 240
 
 def images() -> tuple[np.ndarray, np.ndarray]:
     """The digits as float32 (N, 8, 8, 1) in [0, 1], and their classes as int32 (N,)."""
-    from sklearn.datasets import load_digits  # a second to import, and only this zoo needs it
-
-    digits = load_digits()
-    return (digits.images[..., None] / 16).astype(np.float32), digits.target.astype(np.int32)
+    found = sources.digits().train
+    return found.images, found.labels
 
 
 def load(data_dir: pathlib.Path | None = None) -> Zoo:
     """The zoo, fitted on the first call and read from the cache after it.
 
     Args:
-      data_dir: cache folder; `cache.default_dir()` if None.
+      data_dir: cache folder; `user_cache.default_dir()` if None.
 
     Returns:
       The zoo, with weights on the host.
@@ -46,9 +46,9 @@ def load(data_dir: pathlib.Path | None = None) -> Zoo:
         "images": hashlib.sha256(images_NxHxWxC.tobytes()).hexdigest(),
         "spec": repr(spec),
         "fit": repr((_RECIPE, _SEED)),
-        "code": cache.source_hash(fit, siren, sine),
+        "code": parts.code_hash(fit),
     }
-    arrays = cache.cached_arrays(data_dir or cache.default_dir(), "digits", key, build)
+    arrays = cache.cached_arrays(data_dir or user_cache.default_dir(), "digits", key, build)
     weights = flat_weights.unflatten(arrays["weights"], spec.abstract())
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(targets_N)).astype(np.int32)
     splits = {

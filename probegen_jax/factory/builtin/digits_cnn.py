@@ -7,21 +7,19 @@ the training images. The target is the accuracy on digits that no network saw.
 
 import pathlib
 
-import jax
 import numpy as np
-from tqdm import tqdm
 
+from probegen_jax import user_cache
+from probegen_jax.factory import parts
 from probegen_jax.factory.builtin import digits
-from probegen_jax.factory.cnn import fit, initial_weights, optimizers, search_space
-from probegen_jax.factory.cnn.train_cnns import CnnFactory, finite
+from probegen_jax.factory.cnn import search_space, train_cnns
+from probegen_jax.factory.cnn.planned import plan
 from probegen_jax.factory.images import sources as image_sources
 from probegen_jax.factory.images.files import Part
 from probegen_jax.factory.images.sources import ImageSet
-from probegen_jax.networks import activations
-from probegen_jax.networks.cnn import cnn, layer, matmuls
+from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.mixed_cnn.mixed import build
-from probegen_jax.zoo import cache, splits
-from probegen_jax.zoo.flat_weights import unflatten
+from probegen_jax.zoo import cache, flat_weights, splits
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
 _TRAIN_IMAGES = 1200  # of 1,797; the rest tells how good a network is
@@ -35,7 +33,7 @@ def load(
     """The zoo, trained on the first call and read from the cache after it.
 
     Args:
-      data_dir: cache folder; `cache.default_dir()` if None.
+      data_dir: cache folder; `user_cache.default_dir()` if None.
       number: of networks.
       space: to draw them from; that of `spaces/digits_cnn.py` if None.
 
@@ -50,26 +48,28 @@ def load(
         "networks": number,
         "seed": _SEED,
         "space": {name: repr(value) for name, value in space.items()},
-        "code": cache.source_hash(
-            activations, cnn, layer, matmuls, optimizers, search_space, initial_weights, fit
-        ),
+        "code": parts.code_hash(train_cnns),
     }
     arrays = cache.cached_arrays(
-        data_dir or cache.default_dir(), "digits_cnn", key, lambda: _train(images, space, number)
+        data_dir or user_cache.default_dir(),
+        "digits_cnn",
+        key,
+        lambda: train_cnns.last_checkpoints(images, space, number, _SEED),
     )
-    planned = search_space.plan(space, number, images.image_shape, 10, _TRAIN_IMAGES, _SEED)
+    planned = plan(space, number, images.image_shape, 10, _TRAIN_IMAGES, _SEED)
     specs = [planned[index].spec for index in arrays["index"]]
-    weights = []
-    for spec, vector in zip(specs, np.split(arrays["weights"], arrays["ends"][:-1]), strict=True):
-        stacked = unflatten(vector[None], spec.abstract())
-        weights.append(jax.tree.map(lambda leaf: leaf[0], stacked))
+    vectors = np.split(arrays["weights"], arrays["ends"][:-1])
+    weights = [
+        flat_weights.unflatten_one(vector, spec.abstract())
+        for spec, vector in zip(specs, vectors, strict=True)
+    ]
     mixed, packed = build(specs, weights)
-    of_spec: dict[cnn.CnnSpec, list[int]] = {}
+    of_spec: dict[CnnSpec, list[int]] = {}
     for row, spec in enumerate(specs):
         of_spec.setdefault(spec, []).append(row)
-    parts = splits.seeded(list(of_spec), _VAL_SHARE, _TEST_SHARE, where="digits_cnn")
+    specs_of = splits.seeded(list(of_spec), _VAL_SHARE, _TEST_SHARE, where="digits_cnn")
     rows = {
-        name: np.asarray([row for spec in parts[name] for row in of_spec[spec]], np.int32)
+        name: np.asarray([row for spec in specs_of[name] for row in of_spec[spec]], np.int32)
         for name in SPLITS
     }
     return Zoo("digits_cnn", mixed, packed, arrays["accuracy"], rows, "regression", 1)
@@ -82,27 +82,3 @@ def digit_images() -> ImageSet:
     train, test = (Part(pixels[rows], labels[rows]) for rows in np.split(order, [_TRAIN_IMAGES]))
     names = tuple(map(str, range(10)))
     return ImageSet("digits", train, test, 10, names, image_sources.digest([train, test]))
-
-
-def _train(images: ImageSet, space: search_space.Space, number: int) -> cache.Arrays:
-    factory = CnnFactory(images, space, number, _SEED)
-    found: dict[int, tuple[np.ndarray, np.float32]] = {}
-    try:
-        with tqdm(total=number, desc="training", unit="net", disable=None) as bar:
-            for part, members in enumerate(factory.parts):
-                arrays = factory.make(part)
-                for row, index in enumerate(members):
-                    if rows := finite(factory.planned[index], arrays, row):
-                        weights = arrays["weights"][row, rows[-1]]
-                        found[index] = weights, arrays["test_accuracy"][row, rows[-1]]
-                bar.update(len(members))
-    finally:
-        factory.close()
-    indices = sorted(found)
-    vectors = [found[index][0] for index in indices]
-    return {
-        "index": np.asarray(indices, np.int32),
-        "weights": np.concatenate(vectors),
-        "ends": np.cumsum([len(vector) for vector in vectors]),
-        "accuracy": np.asarray([found[index][1] for index in indices], np.float32),
-    }

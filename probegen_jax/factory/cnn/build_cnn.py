@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from probegen_jax.factory.arguments import whole_from
+
 HELP = """Trains CNNs of many kinds on the images; how well each does is to be predicted.
 
   python -m probegen_jax.build_zoo cnn --images=mnist --num=1000 --out=zoos/mnist_cnn
@@ -20,7 +22,7 @@ of yours with get_space(). Networks whose weights are not finite are left out an
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what only CNN zoos have."""
     add = parser.add_argument
-    add("--num", type=_whole, required=True, metavar="N", help="networks to train")
+    add("--num", type=whole_from(3), required=True, metavar="N", help="networks to train")
     add("--space", default="small_cnn_zoo", metavar="NAME|FILE.py", help="what they are drawn from")
     add("--val_share", type=_share, default=0.1, metavar="X", help="of the runs (0.1)")
     add("--test_share", type=_share, default=0.2, metavar="X", help="of the runs (0.2)")
@@ -31,12 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is never in two splits: a training run (the default), or an architecture",
     )
     add("--export", choices=["torch"], help="also write the published layout, to OUT/torch")
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 3")
-    return int(text)
 
 
 def _share(text: str) -> float:
@@ -81,7 +77,7 @@ def build(options: argparse.Namespace) -> None:
         },
     }
     factory = train_cnns.CnnFactory(source, space, options.num, options.seed, where=options.space)
-    with parts.Build(options.out, plan, _made_with()) as build:
+    with parts.Build(options.out, plan, parts.made_with(train_cnns)) as build:
         if not build_folder.is_written(options.out):
             try:
                 build.run([len(part) for part in factory.parts], factory.make, _shown)
@@ -91,23 +87,6 @@ def build(options: argparse.Namespace) -> None:
         if options.export:
             export.export(options.out, source.name)
         build.clean()
-
-
-def _made_with() -> dict[str, Any]:
-    import jax
-
-    from probegen_jax.factory.cnn import fit, initial_weights, optimizers, search_space, train_cnns
-    from probegen_jax.networks import activations
-    from probegen_jax.networks.cnn import cnn, layer, matmuls
-    from probegen_jax.zoo import cache
-
-    code = (activations, cnn, layer, matmuls)
-    code += (optimizers, search_space, initial_weights, fit, train_cnns)
-    return {
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "code": cache.source_hash(*code),
-    }
 
 
 def _shown(arrays: dict[str, Any]) -> str:

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.files import write_json
-from probegen_jax.networks.cnn import layer_table
+from probegen_jax.files import replacing, write_json
+from probegen_jax.networks.cnn import layer_table, state_dict
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.zoo.files import small_cnn_files, torch_files
 from probegen_jax.zoo.prepared import build_folder
 from probegen_jax.zoo.prepared.reading import Columns, read
-from probegen_jax.zoo.published.cifar10_gs import ACTIVATIONS
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
 
 FOLDER = "torch"
@@ -54,17 +53,16 @@ def export(out: pathlib.Path, images: str) -> None:
     builder = build_folder.opened(out)
     columns, rows = read(builder)
     seed = int(builder.info.metadata["plan"]["seed"])
-    temporary = out / f".{FOLDER}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in out.glob(f".{FOLDER}.*"):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
-        temporary.mkdir()
-        if is_small_cnn_zoo(columns["layers"]):
-            _small_cnn_zoo(temporary, columns, images, seed)
-        else:
-            _wild_park(temporary, columns, rows)
-        temporary.rename(out / FOLDER)
+        with replacing(out / FOLDER) as temporary:
+            temporary.mkdir()
+            if is_small_cnn_zoo(columns["layers"]):
+                _small_cnn_zoo(temporary, columns, images, seed)
+            else:
+                _wild_park(temporary, columns, rows)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"cannot write {out / FOLDER} ({error.strerror or error}); free some space and run the "
             "same command again"
@@ -76,7 +74,7 @@ def is_small_cnn_zoo(layers: Any) -> bool:
     """Whether all networks are of the Small CNN Zoo's architecture.
 
     Args:
-      layers: of each network, a table with columns `park_network.COLUMNS`.
+      layers: of each network, a table with columns `layer_table.COLUMNS`.
     """
     activation = layer_table.COLUMNS.index("activation")
     for table in layers:
@@ -84,7 +82,7 @@ def is_small_cnn_zoo(layers: Any) -> bool:
         expected = [(m, 16, 3, 2, 0, table[0, activation], -1) for m in inputs]
         if table.tolist() != [list(map(int, row)) for row in expected]:
             return False
-        if layer_table.ACTIVATIONS[int(table[0, activation])] not in ACTIVATIONS:
+        if layer_table.ACTIVATIONS[int(table[0, activation])] not in small_cnn_files.ACTIVATIONS:
             return False
     return True
 
@@ -101,16 +99,16 @@ def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: in
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for place, n in enumerate(order):
+    for row, n in enumerate(order):
         network = ParkNetwork(columns["layers"][n], columns["weights"][n], 10)
         arrays = network.arrays()
         parts = (*arrays["layers"], arrays["head"])
         # The published order has each bias before its kernel.
-        weights[place] = np.concatenate(
+        weights[row] = np.concatenate(
             [part[name].ravel() for part in parts for name in ("bias", "kernel")]
         )
         run, epoch = f"run_{columns['run'][n]:05}", int(columns["iteration"][n])
-        row = {
+        values = {
             "": f"{images}/{run}/permanent_ckpt-{epoch}",
             "config.activation": network.config()["activation"][0],
             "config.b_init": "uniform" if _text(columns, "w_init", n) == "torch" else "zeros",
@@ -125,11 +123,11 @@ def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: in
             "step": epoch,
             "test_accuracy": columns["score"][n],
         }
-        row |= {f"config.{name}": _text(columns, name, n) for name in ("optimizer", "w_init")}
+        values |= {f"config.{name}": _text(columns, name, n) for name in ("optimizer", "w_init")}
         numbers = ("dropout", "init_std", "l2reg", "learning_rate", "train_fraction")
-        row |= {f"config.{name}": columns[name][n] for name in numbers}
-        row |= {name: columns[name][n] for name in ("test_loss", "train_accuracy", "train_loss")}
-        writer.writerow({name: _exact(value) for name, value in row.items()})
+        values |= {f"config.{name}": columns[name][n] for name in numbers}
+        values |= {name: columns[name][n] for name in ("test_loss", "train_accuracy", "train_loss")}
+        writer.writerow({name: _exact(value) for name, value in values.items()})
     weights.flush()
     with (folder / small_cnn_files.METRICS).open("wb") as file:
         file.write(gzip.compress(text.getvalue().encode(), mtime=0))
@@ -156,23 +154,13 @@ def _wild_park(folder: pathlib.Path, columns: Columns, rows: dict[str, np.ndarra
             )
             path = folder / name
             os.makedirs(path.parent, exist_ok=True)
-            file = torch_files.CnnFile(_state(network), network.config(), score, step)
+            file = torch_files.CnnFile(
+                state_dict.to_torch(network.arrays()), network.config(), score, step
+            )
             torch_files.save_cnn(path, file)
             for key, value in (("path", name), ("score", score), ("step", step)):
                 listed[split][key].append(value)
     write_json(folder / Cifar10WildPark.SPLITS_FILE, listed)
-
-
-def _state(network: ParkNetwork) -> dict[str, np.ndarray]:
-    """A PyTorch state dict: kernels (out, in, k, k), `fc.weight` (classes, channels)."""
-    arrays = network.arrays()
-    state = {}
-    for index, affine in enumerate(arrays["layers"]):
-        state[f"layers.{index}.weight"] = affine["kernel"].transpose(3, 2, 0, 1)
-        state[f"layers.{index}.bias"] = affine["bias"]
-    state["fc.weight"] = arrays["head"]["kernel"].T
-    state["fc.bias"] = arrays["head"]["bias"]
-    return state
 
 
 def _text(columns: Columns, name: str, n: int) -> str:

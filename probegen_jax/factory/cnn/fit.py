@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from probegen_jax.factory.cnn import optimizers
@@ -30,15 +31,15 @@ _MOST_TIMES, _MOST_BYTES = 4, 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """How one network is trained.
 
     Attributes:
       index: with the seed, it decides initial weights, images and batches.
-      optimizer: a name in `cnn_optimizers.OPTIMIZERS`.
+      optimizer: a name in `optimizers.OPTIMIZERS`.
       learning_rate: constant.
       momentum: of "sgd".
-      w_init: a name in `cnn_start.INITIALIZERS`.
+      w_init: a name in `initial_weights.INITIALIZERS`.
       init_std: of the initialisers that need one.
       init_scale: a factor on the initial weights.
       l2reg: λ of λ·Σw² over all kernels, which is added to the loss, as in Keras.
@@ -65,7 +66,7 @@ class Trained:
     """N networks, each at its K kept steps; a run that keeps fewer repeats its last.
 
     Attributes:
-      vectors: weights, for `vectors.unflatten` and the spec's `abstract()`.
+      vectors: weights, for `flat_weights.unflatten` and the spec's `abstract()`.
       metrics: `train_accuracy`, `train_loss`, `test_accuracy` and `test_loss`, (N, K) each. Losses
         are the mean cross-entropy, without dropout and without the l2 term.
     """
@@ -98,7 +99,7 @@ class Trainer:
         self._patches: dict[tuple[int, int, int], jax.Array] = {}
 
     def __call__(
-        self, spec: CnnSpec, runs: list[Run], batch_size: int, steps: int, kept: int
+        self, spec: CnnSpec, runs: list[TrainingRun], batch_size: int, steps: int, kept: int
     ) -> Trained:
         """Trains networks of one architecture.
 
@@ -117,11 +118,13 @@ class Trainer:
         block = 1 if jax.default_backend() == "cpu" else len(runs)
         parts = []
         for first in range(0, len(runs), block):
-            stacked = jax.tree.map(lambda *each: np.stack(each), *numbers[first : first + block])
+            stacked = jax.tree.map(
+                lambda *leaves: np.stack(leaves), *numbers[first : first + block]
+            )
             parts.append(
                 _train(spec, made, dropout, batch_size, block, stacked, images, self._labels)
             )
-        trained, metrics = jax.tree.map(lambda *each: np.concatenate(each), *parts)
+        trained, metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return Trained(trained, metrics)
 
     def _input(self, spec: CnnSpec) -> tuple[jax.Array, bool]:
@@ -137,7 +140,7 @@ class Trainer:
             self._patches[key] = matmuls.patches(self._images, layer)
         return self._patches[key], True
 
-    def _on_host(self, spec: CnnSpec, run: Run, batch_size: int, steps: int, kept: int):
+    def _on_host(self, spec: CnnSpec, run: TrainingRun, batch_size: int, steps: int, kept: int):
         rng = np.random.default_rng([self._seed, run.index])
         start = np.float32(run.init_scale) * initial(spec, run.w_init, run.init_std, rng)
         dropout_seed = rng.integers(0, 2**32, dtype=np.uint32)
@@ -165,15 +168,15 @@ class Trainer:
 
 def _batches(
     rng: np.random.Generator, number: int, steps: int, batch_size: int
-) -> Int[np.ndarray, "T B"]:
-    """Places of the images of each step: shuffled each epoch, what is left over dropped."""
+) -> Int[np.ndarray, "T I"]:
+    """Images of each step, by number: shuffled each epoch, what is left over dropped."""
     per_epoch = max(1, number // batch_size)
     epochs = [
         np.resize(rng.permutation(number), per_epoch * batch_size)
         for _ in range(-(-steps // per_epoch))
     ]
-    places = np.concatenate([np.zeros(0, np.int64), *epochs])
-    return places[: steps * batch_size].reshape(steps, batch_size)
+    images = np.concatenate([np.zeros(0, np.int64), *epochs])
+    return images[: steps * batch_size].reshape(steps, batch_size)
 
 
 @functools.partial(
@@ -186,19 +189,20 @@ def _train(
     batch_size: int,
     block_size: int,
     networks: dict[str, Array],
-    images: Float[Array, "I h w D"],
+    images: Float[Array, "I h w F"],
     labels: Int[Array, " I"],
 ) -> tuple[Float[Array, "N K V"], dict[str, Float[Array, "N K"]]]:
-    abstract = spec.abstract()
+    shapes = spec.abstract()
+    _, weights_of = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes))
     is_kernel = jnp.concatenate(
         [
             jnp.full(leaf.size, path[-1].key == "kernel", jnp.float32)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
+            for path, leaf in jax.tree.leaves_with_path(shapes)
         ]
     )
 
     def losses(vector, rows, dropout=None):
-        weights = _one(vector, abstract)
+        weights = weights_of(vector)
         first = images[rows] if patched else matmuls.patches(images[rows], spec.layers[0])
         logits = matmuls.apply(spec.layers, (), weights, first, dropout)
         right = jnp.argmax(logits, axis=-1) == labels[rows]
@@ -214,8 +218,8 @@ def _train(
                     return _drop(x, network["dropout"], words)
 
                 def loss(vector):
-                    each, _ = losses(vector, rows, dropped if with_dropout else None)
-                    return jnp.sum(each) / batch_size
+                    losses_I, _ = losses(vector, rows, dropped if with_dropout else None)
+                    return jnp.sum(losses_I) / batch_size
 
                 return total + jax.grad(loss)(vector)
 
@@ -242,8 +246,9 @@ def _train(
                 ("train", network["seen"], network["num_seen"]),
                 ("test", network["test"], jnp.int32(network["test"].shape[0])),
             ):
-                found = _evaluate(functools.partial(losses, vector), rows, number, spec)
-                metrics[f"{part}_loss"], metrics[f"{part}_accuracy"] = found
+                metrics[f"{part}_loss"], metrics[f"{part}_accuracy"] = _evaluate(
+                    functools.partial(losses, vector), rows, number, spec
+                )
             return (kept, vector, state), (vector, metrics)
 
         start = network["start"]
@@ -260,26 +265,16 @@ def _evaluate(losses, rows, number, spec: CnnSpec) -> tuple[Float[Array, ""], Fl
     rows = jnp.pad(rows, (0, chunks * size - rows.shape[0]))
 
     def add(i, sums):
-        each, right = losses(jax.lax.dynamic_slice_in_dim(rows, i * size, size))
+        losses_I, right_I = losses(jax.lax.dynamic_slice_in_dim(rows, i * size, size))
         counts = i * size + jnp.arange(size) < number
         return (
-            sums[0] + jnp.sum(jnp.where(counts, each, 0)),
-            sums[1] + jnp.sum(counts & right, dtype=jnp.int32),
+            sums[0] + jnp.sum(jnp.where(counts, losses_I, 0)),
+            sums[1] + jnp.sum(counts & right_I, dtype=jnp.int32),
         )
 
     used = (number + size - 1) // size
     loss, right = jax.lax.fori_loop(0, used, add, (jnp.float32(0), jnp.int32(0)))
     return loss / number.astype(jnp.float32), right.astype(jnp.float32) / number.astype(jnp.float32)
-
-
-def _one(vector: Float[Array, " V"], abstract) -> dict:
-    """One network's weights from its vector."""
-    leaves, treedef = jax.tree.flatten(abstract)
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1].tolist()
-    parts = jnp.split(vector, ends)
-    return treedef.unflatten(
-        [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-    )
 
 
 def _chunk_size(spec: CnnSpec, batch_size: int) -> int:
@@ -296,16 +291,16 @@ def _chunk_size(spec: CnnSpec, batch_size: int) -> int:
     )
 
 
-def _drop(x: Float[Array, "P h w C"], rate: Float[Array, ""], words) -> Float[Array, "P h w C"]:
-    """Dropout, with the choice made by hashing `words` and each value's place.
+def _drop(x: Float[Array, "I h w C"], rate: Float[Array, ""], words) -> Float[Array, "I h w C"]:
+    """Dropout, with the choice made by hashing `words` and each value's position.
 
     JAX's own generator would take as long as the rest of the step on a CPU.
     """
     key = jnp.uint32(0)
     for word in words:
         key = _mixed(key + jnp.asarray(word).astype(jnp.uint32))
-    places = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
-    number = _mixed(places + key) >> jnp.uint32(8)  # 24 bits: exact in float32
+    position = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    number = _mixed(position + key) >> jnp.uint32(8)  # 24 bits: exact in float32
     keep = number.astype(jnp.float32) >= rate * jnp.float32(2**24)
     return jnp.where(keep, x / (1 - rate), 0)
 

@@ -25,7 +25,7 @@ INITIALIZERS = (
 def initial(
     spec: CnnSpec, name: str, std: float, rng: np.random.Generator
 ) -> Float[np.ndarray, " V"]:
-    """The weights that a network starts from, as one vector for `vectors.unflatten`.
+    """The weights that a network starts from, as one vector for `flat_weights.unflatten`.
 
     Args:
       spec: of the network.

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from probegen_jax.factory.cnn.search_space import Planned
+from probegen_jax.factory.cnn.planned import Planned
 from probegen_jax.networks.cnn import layer_table
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.zoo import flat_weights, splits
+from probegen_jax.zoo.prepared import builders
 from probegen_jax.zoo.zoo import SPLITS
 
 # Of a network's training, by the name of the feature: as in the Small CNN Zoo's metrics.
@@ -23,13 +24,9 @@ _METRICS = ("train_accuracy", "train_loss", "test_loss")
 
 def features() -> dict[str, Any]:
     """TFDS features of a built CNN: those of the Wild Park, metrics, and how it was trained."""
-
-    def ragged(*shape: int | None, dtype: type) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-
     return {
-        "layers": ragged(None, len(layer_table.COLUMNS), dtype=np.int32),
-        "weights": ragged(None, dtype=np.float32),
+        "layers": builders.stored(None, len(layer_table.COLUMNS), dtype=np.int32),
+        "weights": builders.stored(None),
         "num_classes": np.int32,
         "score": np.float32,  # accuracy on the test images
         **dict.fromkeys(_METRICS, np.float32),
@@ -71,14 +68,8 @@ def to_park(spec: CnnSpec, vector: np.ndarray) -> ParkNetwork:
 
     Args:
       spec: its architecture.
-      vector: its weights, as `vectors.flatten` orders them.
+      vector: its weights, as `flat_weights.flatten` orders them.
     """
-    weights = flat_weights.unflatten(vector[None], spec.abstract())
-    parts = [
-        affine[name][0].ravel()
-        for affine in (*weights["layers"], weights["head"])
-        for name in ("kernel", "bias")
-    ]
     table = [
         (
             layer.in_channels,
@@ -91,7 +82,8 @@ def to_park(spec: CnnSpec, vector: np.ndarray) -> ParkNetwork:
         )
         for layer in spec.layers
     ]
-    return ParkNetwork(np.asarray(table, np.int32), np.concatenate(parts), spec.num_classes)
+    weights = layer_table.flatten(flat_weights.unflatten_one(vector, spec.abstract()))
+    return ParkNetwork(np.asarray(table, np.int32), weights, spec.num_classes)
 
 
 def split(

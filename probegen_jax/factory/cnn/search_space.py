@@ -4,7 +4,6 @@ A space is a config file with `get_space()`. A value is fixed, or a tuple of whi
 evenly, or `{"uniform": (a, b)}`, `{"log_uniform": (a, b)}`, or `{"choice": (…), "shares": (…)}`.
 """
 
-import dataclasses
 import importlib.util
 import math
 import pathlib
@@ -14,16 +13,13 @@ from typing import Any
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.factory.cnn.fit import Run
 from probegen_jax.factory.cnn.initial_weights import INITIALIZERS
 from probegen_jax.factory.cnn.optimizers import OPTIMIZERS
 from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.cnn.cnn import CnnSpec
-from probegen_jax.networks.cnn.layer import ConvLayer
 
 PRESETS = ("small_cnn_zoo", "wild_park", "digits_cnn")
 _PADDINGS, _PIXELS, _RESIDUALS = ("same", "valid"), ("signed", "standard"), ("none", "not_adjacent")
-_PER_LAYER = ("channels", "kernel", "stride", "padding", "activation")
+PER_LAYER = ("channels", "kernel", "stride", "padding", "activation")
 
 Space = dict[str, Any]
 
@@ -45,8 +41,8 @@ def _is_number(value: Any) -> bool:
 
 
 _TINY, _BELOW_1, _HUGE = 1e-30, 1 - 1e-6, 1e30
-# Default, and what a drawn value must be.
-_DRAWN: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
+# Of each key that is drawn: the default, and what a drawn value must be.
+DRAWN: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
     "layers": (3, _whole(1)),
     "channels": (16, _whole(1)),
     "kernel": (3, _whole(1)),
@@ -72,8 +68,8 @@ _FIXED: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
     "per_layer": (
         (),
         (
-            lambda v: isinstance(v, tuple | list) and set(v) <= set(_PER_LAYER),
-            f"a tuple of {', '.join(_PER_LAYER)}",
+            lambda v: isinstance(v, tuple | list) and set(v) <= set(PER_LAYER),
+            f"a tuple of {', '.join(PER_LAYER)}",
         ),
     ),
     "residual": (
@@ -96,23 +92,6 @@ _FIXED: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
     "test_images": (0, _whole(0)),
     "pixels": ("signed", _one_of(*_PIXELS)),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """One network to be trained.
-
-    Attributes:
-      spec: its architecture.
-      run: how it is trained.
-      train_fraction: share of the images that it sees.
-      units: epochs (or steps) at which it is kept, in step with `run.kept`.
-    """
-
-    spec: CnnSpec
-    run: Run
-    train_fraction: float
-    units: tuple[int, ...]
 
 
 def read(where: str) -> Space:
@@ -152,7 +131,7 @@ def check(space: Any, where: str) -> Space:
     if not isinstance(space, Mapping) and not hasattr(space, "to_dict"):
         raise UserError(f"{where}: get_space() must return a ConfigDict")
     given = space.to_dict() if hasattr(space, "to_dict") else dict(space)
-    known = _DRAWN | _FIXED
+    known = DRAWN | _FIXED
     for key in given:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
@@ -160,7 +139,7 @@ def check(space: Any, where: str) -> Space:
     for key, (_, (right, what)) in _FIXED.items():
         if not right(plain[key]):
             raise UserError(f"{where}: {key} is {plain[key]!r}; it must be {what}")
-    for key, (_, (right, what)) in _DRAWN.items():
+    for key, (_, (right, what)) in DRAWN.items():
         for value in _ends(plain[key], f"{where}: {key}"):
             if not right(value):
                 raise UserError(f"{where}: {key} is {value!r}; it must be {what}")
@@ -210,123 +189,3 @@ def draw(value: Any, rng: np.random.Generator) -> Any:
     if isinstance(value, tuple | list):
         return value[int(rng.integers(len(value)))]
     return value
-
-
-def plan(
-    space: Space,
-    number: int,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    train_images: int,
-    seed: int,
-    where: str = "space",
-) -> list[Planned]:
-    """The networks of a zoo, each drawn from the space by (seed, its number) alone.
-
-    Args:
-      space: as from `read`.
-      number: of networks.
-      image_shape: height, width and channels of the images.
-      num_classes: of the images.
-      train_images: how many there are to train on.
-      seed: of all choices.
-      where: names the space in messages.
-
-    Raises:
-      UserError: an architecture that cannot be, or too few different ones.
-    """
-    each = space["networks_per_architecture"]
-    specs = _specs(space, -(-number // each), image_shape, num_classes, seed, where)
-    planned = []
-    for index in range(number):
-        rng = np.random.default_rng([seed, 1, index])
-        drawn = {key: draw(space[key], rng) for key in _DRAWN if key not in (*_PER_LAYER, "layers")}
-        images = max(1, int(drawn["train_fraction"] * train_images))
-        in_steps = round(drawn["steps"])
-        unit = 1 if in_steps else max(1, images // space["batch_size"])
-        length = in_steps or round(drawn["epochs"])
-        units = tuple(sorted({int(u) for u in space["checkpoints"] if u < length} | {length}))
-        of_run = {field.name for field in dataclasses.fields(Run)} & drawn.keys()
-        values = {
-            name: drawn[name] if isinstance(drawn[name], str) else float(drawn[name])
-            for name in of_run
-        }
-        run = Run(
-            index,
-            **values,
-            train_images=images,
-            kept=tuple(unit * u for u in units),
-        )
-        planned.append(Planned(specs[index // each], run, float(drawn["train_fraction"]), units))
-    return planned
-
-
-def _specs(
-    space: Space,
-    number: int,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    seed: int,
-    where: str,
-) -> list[CnnSpec]:
-    """Architectures; all different where several networks share each."""
-    rng = np.random.default_rng([seed, 0])
-    specs: list[CnnSpec] = []
-    distinct = space["networks_per_architecture"] > 1
-    tries = 0
-    while len(specs) < number:
-        spec = _spec(space, image_shape, num_classes, rng, where)
-        tries += 1
-        if not distinct or spec not in specs:
-            specs.append(spec)
-            tries = 0
-        elif tries > 1000:
-            raise UserError(
-                f"{where}: has only {len(specs)} architectures, but {number} are wanted; widen it, "
-                "or let more networks share one with networks_per_architecture"
-            )
-    return specs
-
-
-def _spec(
-    space: Space,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    rng: np.random.Generator,
-    where: str,
-) -> CnnSpec:
-    depth = round(draw(space["layers"], rng))
-    shared = {key: draw(space[key], rng) for key in _PER_LAYER}
-    channels = image_shape[2]
-    layers: list[ConvLayer] = []
-    for index in range(depth):
-        own = {key: draw(space[key], rng) for key in _PER_LAYER if key in space["per_layer"]}
-        has = shared | own
-        kernel = round(has["kernel"])
-        padding = {"same": kernel // 2, "valid": 0}.get(has["padding"], has["padding"])
-        layers.append(
-            ConvLayer(
-                channels,
-                channels := round(has["channels"]),
-                kernel,
-                round(has["stride"]),
-                int(padding),
-                has["activation"],
-                _residual(space["residual"], index, rng),
-            )
-        )
-    try:
-        return CnnSpec(tuple(layers), num_classes, image_shape)
-    except UserError as error:
-        raise UserError(
-            f"{where}: draws an architecture that cannot be: {error}; change the space, or the "
-            "images' size with --resize"
-        ) from error
-
-
-def _residual(kind: str | float | int, index: int, rng: np.random.Generator) -> int:
-    if kind == "none" or not index:
-        return -1
-    if kind == "not_adjacent":  # none, or any layer before the one before
-        return int(rng.integers(-1, index - 1))
-    return int(rng.integers(index)) if rng.random() < kind else -1

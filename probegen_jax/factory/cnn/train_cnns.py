@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jaxtyping import Float, Int
+from tqdm import tqdm
 
 from probegen_jax.errors import UserError
-from probegen_jax.factory.cnn import search_space
 from probegen_jax.factory.cnn.fit import Trainer
-from probegen_jax.factory.cnn.search_space import Planned, Space
+from probegen_jax.factory.cnn.planned import Planned, plan
+from probegen_jax.factory.cnn.search_space import Space
 from probegen_jax.factory.images.files import Part
 from probegen_jax.factory.images.sources import ImageSet, scaled
 from probegen_jax.networks.cnn.cnn import CnnSpec
@@ -55,7 +56,7 @@ class CnnFactory:
           UserError: an architecture that cannot be, or images of one class.
         """
         pixels, labels = _chosen(images, space, seed)
-        self.planned = search_space.plan(
+        self.planned = plan(
             space, number, images.image_shape, images.num_classes, len(labels[0]), seed, where
         )
         on_cpu = jax.default_backend() == "cpu"
@@ -69,8 +70,8 @@ class CnnFactory:
         # Part after part from each group in turn: two threads then compile two of them.
         size = _PART if on_cpu else _GPU_PART
         placed = [
-            (start, place, group[start : start + size])
-            for place, group in enumerate(groups.values())
+            (start, number, group[start : start + size])
+            for number, group in enumerate(groups.values())
             for start in range(0, len(group), size)
         ]
         self.parts = [part for _, _, part in sorted(placed)]
@@ -119,6 +120,42 @@ class CnnFactory:
         return {"weights": trained.vectors, **trained.metrics}
 
 
+def last_checkpoints(images: ImageSet, space: Space, number: int, seed: int) -> Arrays:
+    """Trains networks, all in memory, and keeps of each the last checkpoint with finite weights.
+
+    Args:
+      images: to train and to test on.
+      space: to draw the networks from.
+      number: of networks.
+      seed: of all that is random.
+
+    Returns:
+      `index` of each network that has one, their `weights` one after the other, where each `ends`,
+      and `accuracy` on the test images, by name.
+    """
+    factory = CnnFactory(images, space, number, seed)
+    kept: dict[int, tuple[np.ndarray, np.float32]] = {}
+    try:
+        with tqdm(total=number, desc="training", unit="net", disable=None) as bar:
+            for part, members in enumerate(factory.parts):
+                arrays = factory.make(part)
+                for row, index in enumerate(members):
+                    if rows := finite(factory.planned[index], arrays, row):
+                        weights = arrays["weights"][row, rows[-1]]
+                        kept[index] = weights, arrays["test_accuracy"][row, rows[-1]]
+                bar.update(len(members))
+    finally:
+        factory.close()
+    indices = sorted(kept)
+    vectors = [kept[index][0] for index in indices]
+    return {
+        "index": np.asarray(indices, np.int32),
+        "weights": np.concatenate(vectors),
+        "ends": np.cumsum([len(vector) for vector in vectors]),
+        "accuracy": np.asarray([kept[index][1] for index in indices], np.float32),
+    }
+
+
 def finite(network: Planned, arrays: Arrays, row: int) -> list[int]:
     """The checkpoints, of those that network `row` of a part keeps, whose weights are finite."""
     return [k for k in range(len(network.units)) if np.isfinite(arrays["weights"][row, k]).all()]
@@ -145,11 +182,11 @@ def _chosen(
             )
     pixels = scaled(train.images), scaled(test.images)
     if space["pixels"] == "signed":
-        pixels = tuple(each * np.float32(2) - np.float32(1) for each in pixels)
+        pixels = tuple(part * np.float32(2) - np.float32(1) for part in pixels)
     else:
         mean = pixels[0].mean((0, 1, 2), dtype=np.float64)
         std = np.maximum(pixels[0].std((0, 1, 2), dtype=np.float64), 1e-6)
-        pixels = tuple(((each - mean) / std).astype(np.float32) for each in pixels)
+        pixels = tuple(((part - mean) / std).astype(np.float32) for part in pixels)
     return pixels, (train.labels, test.labels)
 
 

@@ -33,32 +33,9 @@ _CIFAR10 = (
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
 _CLASSES = {
-    "fashion_mnist": (
-        [
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ]
-    ),
-    "cifar10": [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ],
+    "fashion_mnist": "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, "
+    "Ankle boot",
+    "cifar10": "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
 }
 PUBLIC = (*_MNIST_LIKE, "cifar10")
 
@@ -77,7 +54,8 @@ def public(name: str, data_dir: pathlib.Path) -> Found:
         for file, sha256 in zip(_IDX, checksums, strict=True):
             _fetch(f"{base}{file}-ubyte.gz", sha256, folder)
         found = from_idx(folder)
-    return Found(found.train, found.test, tuple(_CLASSES.get(name, ())) or None)
+    classes = tuple(_CLASSES[name].split(", ")) if name in _CLASSES else None
+    return Found(found.train, found.test, classes)
 
 
 def _fetch(url: str, sha256: str, folder: pathlib.Path) -> pathlib.Path:
@@ -132,13 +110,13 @@ def from_tfds(name: str, data_dir: pathlib.Path | None) -> Found:
     features = builder.info.features
     keys = {}
     for kind in (tfds.features.Image, tfds.features.ClassLabel):
-        found = [key for key, feature in features.items() if isinstance(feature, kind)]
-        if len(found) != 1:
+        of_kind = [key for key, feature in features.items() if isinstance(feature, kind)]
+        if len(of_kind) != 1:
             raise UserError(
-                f"tfds:{name}: has {len(found)} features of type {kind.__name__}, not one; images "
-                "with a class each are needed"
+                f"tfds:{name}: has {len(of_kind)} features of type {kind.__name__}, not one; "
+                "images with a class each are needed"
             )
-        keys[kind] = found[0]
+        keys[kind] = of_kind[0]
     image, label = keys.values()
     parts = [
         _read_split(builder, split, image, label, f"tfds:{name}")
@@ -153,10 +131,10 @@ def from_tfds(name: str, data_dir: pathlib.Path | None) -> Found:
 def _read_split(builder, split: str, image: str, label: str, where: str):
     from tqdm import tqdm
 
-    networks = builder.as_data_source(split)
+    examples = builder.as_data_source(split)
     images, labels = [], []
-    for row in tqdm(range(len(networks)), desc="reading images", unit="image", disable=None):
-        example = networks[row]
+    for row in tqdm(range(len(examples)), desc="reading images", unit="image", disable=None):
+        example = examples[row]
         if images and example[image].shape != images[0].shape:
             raise UserError(
                 f"{where}: image {row} of {split!r} has shape {example[image].shape}, the first "

@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 from jaxtyping import Float, Num
 
+from probegen_jax import user_cache
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images import downloads, files
 from probegen_jax.factory.images.files import Found, Part
-from probegen_jax.zoo import cache
 
 SOURCES = (
     "digits, mnist, fashion_mnist, cifar10, tfds:NAME, idx:DIR, FILE.npz, or a folder with a "
@@ -103,9 +103,9 @@ def _find(
     """The source's images and its short name."""
     scheme, _, rest = source.partition(":")
     if source == "digits":
-        return _digits(), source
+        return digits(), source
     if source in downloads.PUBLIC:
-        return downloads.public(source, data_dir or cache.default_dir()), source
+        return downloads.public(source, data_dir or user_cache.default_dir()), source
     if scheme == "tfds" and rest:
         return downloads.from_tfds(rest, data_dir), rest.replace("/", "_")
     path = pathlib.Path(rest if scheme in ("idx", "folder") and rest else source).expanduser()
@@ -119,12 +119,13 @@ def _find(
     raise UserError(f"no images at {source!r}; give {SOURCES}")
 
 
-def _digits() -> Found:
+def digits() -> Found:
+    """scikit-learn's 1,797 digits."""
     from sklearn.datasets import load_digits  # a second to import, and only this source needs it
 
-    digits = load_digits()
-    images = (digits.images[..., None] / 16).astype(np.float32)
-    return Found(files.part(images, digits.target, "digits"))
+    loaded = load_digits()
+    images = (loaded.images[..., None] / 16).astype(np.float32)
+    return Found(files.part(images, loaded.target, "digits"))
 
 
 def _with_test(found: Found, source: str) -> list[Part]:
@@ -136,7 +137,7 @@ def _with_test(found: Found, source: str) -> list[Part]:
         raise UserError(f"{source}: has {number} images; a zoo needs at least 3")
     order = np.random.default_rng(_SPLIT_SEED).permutation(number)
     rows = np.sort(order[tests:]), np.sort(order[:tests])
-    return [Part(found.train.images[each], found.train.labels[each]) for each in rows]
+    return [Part(found.train.images[part], found.train.labels[part]) for part in rows]
 
 
 def _gray(images: Num[np.ndarray, "N H W C"]) -> Num[np.ndarray, "N H W 1"]:

@@ -18,8 +18,6 @@ Presets: fast is 80 Adam steps from Sitzmann et al.'s start. dwsnets is how the 
 fitted: 1,000 steps at a constant rate on the enlarged image, until 40 dB are reached; it takes some
 fifty times as long, and ends with the weights' statistics beside the published ones.
 """
-# How often a network that falls short of --min_psnr is fitted again, from another start.
-RETRIES = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +46,11 @@ def build(options: argparse.Namespace) -> None:
 
     import jax
 
+    from probegen_jax import cpu_devices
     from probegen_jax.factory import parts
     from probegen_jax.factory.images import sources as image_sources
-    from probegen_jax.factory.inr import fit, planned
-    from probegen_jax.networks import sine, siren
-    from probegen_jax.zoo import cache
+    from probegen_jax.factory.inr import fit, fit_inrs, planned
+    from probegen_jax.networks.siren import SirenSpec
     from probegen_jax.zoo.prepared import build_folder
 
     images = image_sources.load(
@@ -61,7 +59,7 @@ def build(options: argparse.Namespace) -> None:
         resize=options.resize,
         data_dir=options.data_dir,
     )
-    spec = siren.SirenSpec(hidden=options.hidden, out_dim=images.image_shape[2], w0=options.w0)
+    spec = SirenSpec(hidden=options.hidden, out_dim=images.image_shape[2], w0=options.w0)
     recipe = fit.Recipe()
     if options.preset == "dwsnets":
         recipe = fit.Recipe(1000, 5e-4, False, "dwsnets", upsample=2, stop_psnr=40.0)
@@ -78,24 +76,21 @@ def build(options: argparse.Namespace) -> None:
         "recipe": dataclasses.asdict(recipe),
         "min_psnr": options.min_psnr,
     }
-    _use_all_cores()
+    cpu_devices.split(cpu_devices.cores())
     # Parts are not cut by what devices there are, so that a build can go on with others.
     part_size = 512 if jax.default_backend() == "cpu" else 4096
-    made_with = {
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "part": part_size,
-        "code": cache.source_hash(fit, siren, sine),
-    }
+    made_with = parts.made_with(fit_inrs, part=part_size)
     with parts.Build(options.out, plan, made_with) as build:
         if build_folder.is_written(options.out):
             print(f"{options.out} is finished")
         else:
-            make = _part_maker(images, networks, spec, recipe, options, part_size)
-            number = len(networks)
-            sizes = [min(part_size, number - start) for start in range(0, number, part_size)]
+            factory = fit_inrs.InrFactory(
+                images, networks, spec, recipe, options.seed, part_size, options.min_psnr
+            )
             started = time.monotonic()
-            fitted = build.run(sizes, make, lambda arrays: f"{arrays['psnr'].mean():.1f} dB")
+            fitted = build.run(
+                factory.sizes, factory.make, lambda arrays: f"{arrays['psnr'].mean():.1f} dB"
+            )
             seconds = time.monotonic() - started
             print(f"fitted {fitted:,} networks in {seconds:.0f} s: {fitted / seconds:.1f} a second")
             contents = _contents(images, networks, spec, plan, build, part_size)
@@ -104,66 +99,12 @@ def build(options: argparse.Namespace) -> None:
         _report(options)
 
 
-def _use_all_cores() -> None:
-    """Makes each core a device of its own: loops that XLA runs on one device leave cores idle."""
-    import contextlib
-    import os
-
-    import jax
-
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        # Refused where this process has used jax already; it keeps its devices then.
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-
-
-def _part_maker(images, networks, spec, recipe, options, part_size: int):
-    """A function that fits the networks of a part."""
-    import jax
-    import numpy as np
-
-    from probegen_jax.errors import UserError
-    from probegen_jax.factory import parts
-    from probegen_jax.factory.images.sources import scaled
-    from probegen_jax.factory.inr import fit
-
-    block = fit.default_block_size(spec, recipe, images.image_shape)
-    blocks = -(-part_size // (block * jax.local_device_count()))
-    fitter = fit.Fitter(spec, recipe, options.seed, images.image_shape, blocks=blocks)
-    pixels = np.concatenate([images.train.images, images.test.images])
-
-    def make(part: int) -> parts.Arrays:
-        rows = slice(part * part_size, (part + 1) * part_size)
-        targets = scaled(pixels[networks.image[rows]])
-        # An image's network is the same, however many images or copies are fitted.
-        indices = networks.copy[rows] * len(pixels) + networks.image[rows]
-        weights, psnr = fitter(targets, indices)
-        starts = np.ones(len(psnr), np.int32)
-        for attempt in range(1, RETRIES + 1):
-            # A network that diverged is not above anything.
-            short = np.flatnonzero(~(psnr >= (options.min_psnr or -np.inf)))
-            if not len(short):
-                break
-            again, better = fitter(targets[short], indices[short], attempt)
-            starts[short] += 1
-            won = ~(psnr[short] >= better)
-            weights[short[won]], psnr[short[won]] = again[won], better[won]
-        if not np.isfinite(weights).all() or not np.isfinite(psnr).all():
-            raise UserError(
-                f"networks diverge at learning rate {recipe.learning_rate}; give a lower one with "
-                "--learning_rate=X and another folder with --out=DIR"
-            )
-        return {"weights": weights, "psnr": psnr, "starts": starts}
-
-    return make
-
-
 def _contents(images, networks, spec, plan, build, part_size: int):
     """What the data set holds, read from the parts."""
     import numpy as np
-    import tensorflow_datasets as tfds
 
     from probegen_jax.zoo.prepared.build_folder import Contents
+    from probegen_jax.zoo.prepared.builders import stored
 
     def examples(rows: range) -> Iterator[dict[str, Any]]:
         for part in range(rows[0] // part_size, rows[-1] // part_size + 1):
@@ -174,11 +115,10 @@ def _contents(images, networks, spec, plan, build, part_size: int):
                 }
 
     height, width, _ = images.image_shape
-    vector = tfds.features.Tensor(shape=(spec.num_weights,), dtype=np.float32, encoding="bytes")
     numbers = dict.fromkeys(("label", "image", "copy", "starts"), np.int32)
     return Contents(
         "inr",
-        {"weights": vector, "psnr": np.float32, **numbers},
+        {"weights": stored(spec.num_weights), "psnr": np.float32, **numbers},
         {split: lambda rows=rows: examples(rows) for split, rows in networks.splits.items()},
         {
             "name": f"{images.name}_inr_built",
@@ -217,7 +157,7 @@ def _report(options: argparse.Namespace) -> None:
     if options.preset == "dwsnets":
         zoo = built_zoos.load(options.out, "inr")
         published = describe.PUBLISHED_STD[f"{layout}_inr"]
-        print("\n".join(describe.weight_statistics(zoo, published)))
+        print("\n".join(describe.weight_statistics(zoo.weights, published)))
     if options.export:
         folder = options.out / "torch"
         export.export(folder, layout, columns, rows, metadata)

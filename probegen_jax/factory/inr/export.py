@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from probegen_jax.factory import parts
-from probegen_jax.files import write_json
+from probegen_jax.files import write_json, write_text
 from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
@@ -75,7 +75,7 @@ def export(
             if parent not in made:
                 os.makedirs(parent, exist_ok=True)
                 made.add(parent)
-            _write(path, torch_files.inr_bytes(state, label))
+            torch_files.save_inr(path, state, label)
         # MNIST's published labels are strings, FMNIST's are numbers.
         shown = [str(label) for label in labels] if layout == "mnist" else labels
         _write_targets(folder / "targets.csv", names, labels, rows)
@@ -108,12 +108,6 @@ def _present(folder: pathlib.Path) -> set[str]:
     }
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def _write_targets(
     path: pathlib.Path, names: list[str], labels: list[int], rows: Mapping[str, np.ndarray]
 ) -> None:
@@ -124,4 +118,4 @@ def _write_targets(
     lines.writerows(
         [names[row], labels[row], split] for split, of in rows.items() for row in of.tolist()
     )
-    _write(path, text.getvalue().encode())
+    write_text(path, text.getvalue())

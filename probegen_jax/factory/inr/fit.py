@@ -94,8 +94,8 @@ class Fitter:
           attempt: another number is another start.
 
         Returns:
-          Each network's weights as a vector, for `vectors.unflatten`, and its PSNR in dB for a peak
-          value of 1, at the pixels of the image as it was given.
+          Each network's weights as a vector, for `flat_weights.unflatten`, and its PSNR in dB for a
+          peak value of 1, at the pixels of the image as it was given.
         """
         key = jax.random.fold_in(self._key, attempt) if attempt else self._key
         done = [
@@ -149,11 +149,11 @@ def _fit(
 ) -> tuple[Float[Array, "N V"], Float[Array, " N"]]:
     split, whole = PartitionSpec("device"), PartitionSpec()
 
-    def of_device(pixels_MxHWxC, key, indices_M, blocks):
+    def of_device(pixels_BxHWxC, key, indices_B, blocks):
         def one(block, carry):
             parts = [
                 jax.lax.dynamic_slice_in_dim(array, block * block_size, block_size)
-                for array in (pixels_MxHWxC, indices_M)
+                for array in (pixels_BxHWxC, indices_B)
             ]
             fitted = jax.vmap(lambda *network: _fit_one(spec, recipe, image_shape, key, *network))(
                 *parts
@@ -163,7 +163,7 @@ def _fit(
                 for array, part in zip(carry, fitted, strict=True)
             )
 
-        number = len(indices_M)
+        number = len(indices_B)
         carry = jnp.zeros((number, spec.num_weights)), jnp.zeros((number,))
         return jax.lax.fori_loop(0, blocks, one, carry)
 

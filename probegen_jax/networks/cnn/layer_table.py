@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from probegen_jax.errors import BadNetworkError
 from probegen_jax.networks import activations
+from probegen_jax.networks.cnn import state_dict
 from probegen_jax.networks.contract import check_finite
 
 # Columns of the table. An activation is its place in ACTIVATIONS; residual is −1, or the earlier
@@ -39,7 +40,7 @@ class ParkNetwork:
     """
 
     layers: Int[np.ndarray, "L 7"]
-    weights: Float[np.ndarray, " W"]
+    weights: Float[np.ndarray, " V"]
     num_classes: int
 
     def config(self) -> dict[str, Any]:
@@ -76,6 +77,14 @@ class ParkNetwork:
         yield (int(self.layers[-1, 1]), self.num_classes)
 
 
+def flatten(weights: Mapping[str, Any]) -> Float[np.ndarray, " V"]:
+    """The vector of which `ParkNetwork.arrays` makes such weights."""
+    affines = (*weights["layers"], weights["head"])
+    return np.concatenate(
+        [np.ravel(affine[name]) for affine in affines for name in ("kernel", "bias")]
+    )
+
+
 def from_torch(
     state: Mapping[str, np.ndarray], config: Mapping[str, Any], network: str
 ) -> ParkNetwork:
@@ -108,14 +117,7 @@ def from_torch(
     if extra:
         raise BadNetworkError(network, f"has {extra[0]}, which its config does not describe")
     check_finite(network, state)
-    parts = []
-    for index in range(len(layers)):
-        parts += [
-            state[f"layers.{index}.weight"].transpose(2, 3, 1, 0),
-            state[f"layers.{index}.bias"],
-        ]
-    parts += [state["fc.weight"].T, state["fc.bias"]]
-    return ParkNetwork(layers, np.concatenate([np.ravel(part) for part in parts]), num_classes)
+    return ParkNetwork(layers, flatten(state_dict.from_torch(state)), num_classes)
 
 
 def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:

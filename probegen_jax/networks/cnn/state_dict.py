@@ -28,3 +28,12 @@ def from_torch(state: Mapping[str, Any]) -> dict[str, Any]:
         "layers": tuple(layers),
         "head": {"kernel": array("fc.weight").T, "bias": array("fc.bias")},
     }
+
+
+def to_torch(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`."""
+    state = {}
+    for index, affine in enumerate(weights["layers"]):
+        state[f"layers.{index}.weight"] = affine["kernel"].transpose(3, 2, 0, 1)
+        state[f"layers.{index}.bias"] = affine["bias"]
+    return state | {"fc.weight": weights["head"]["kernel"].T, "fc.bias": weights["head"]["bias"]}

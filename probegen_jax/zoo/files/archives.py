@@ -19,11 +19,11 @@ class Folder:
     @functools.cached_property
     def names(self) -> frozenset[str]:
         """Of all files, as `top/...`."""
-        found = []
+        names = []
         for folder, _, files in os.walk(self.where / self._top, followlinks=True):
             prefix = pathlib.Path(folder).relative_to(self.where).as_posix()
-            found += [f"{prefix}/{file}" for file in files]
-        return frozenset(found)
+            names += [f"{prefix}/{file}" for file in files]
+        return frozenset(names)
 
     def read(self, name: str) -> bytes:
         """The content of a file."""

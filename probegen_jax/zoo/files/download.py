@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import pathlib
 import shutil
+import zipfile
 
 import requests
 import tensorflow_datasets as tfds
@@ -20,6 +21,7 @@ class Address:
       filename: under which it is kept.
       sha256: of its content, in hex; None where the publisher states none. Archives also hold
         checksums of their own, which reading checks.
+      zipped: whether it is refused on arrival unless it is a zip archive.
       by_hand: where a user can put the file instead of downloading it, for messages.
       data_dir: how the command line calls the folder that downloads go to.
     """
@@ -27,6 +29,7 @@ class Address:
     url: str
     filename: str
     sha256: str | None = None
+    zipped: bool = False
     by_hand: str = "a folder and give it with --config.manual_dir=DIR"
     data_dir: str = "--config.data_dir=DIR"
 
@@ -34,7 +37,7 @@ class Address:
 def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     """Downloads an archive with TFDS's download manager, unless it is there already.
 
-    No other process may fetch the same archive at the same time; `base.prepare` sees to that.
+    No other process may fetch the same archive at the same time; `builders.prepare` sees to that.
 
     Args:
       address: what to fetch.
@@ -64,9 +67,10 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
         if address.sha256 is not None and checksum != address.sha256.lower():
             raise UserError(
                 f"{address.url}: the download has SHA-256 {checksum}, expected "
-                f"{address.sha256}; run again, or fetch {address.filename} by hand into "
-                f"{address.by_hand}"
+                f"{address.sha256}; {_again(address)}"
             )
+        if address.zipped and not zipfile.is_zipfile(path):
+            raise UserError(f"what {address.url} sent is not a zip; {_again(address)}")
         noted.write_text(f"{checksum}  {target.name}\n")
         path.replace(target)
     except requests.RequestException as error:
@@ -87,17 +91,19 @@ def _knock(address: Address) -> None:
     """Finds out in seconds that there is no connection or no file; TFDS retries for minutes."""
     with requests.get(address.url, stream=True, timeout=60) as response:
         if response.status_code != 200:
-            raise UserError(_broken(address, f"the server answers {response.status_code}"))
+            raise UserError(
+                _broken(address, f"the server answers {response.status_code} {response.reason}")
+            )
 
 
 def _check_kept(target: pathlib.Path, noted: pathlib.Path, sha256: str | None) -> None:
     """Refuses an archive of an earlier download whose noted checksum is not the one asked for."""
     if sha256 is None:
         return
-    found = noted.read_text().split()[0] if noted.is_file() else _sha256(target)
-    if found != sha256.lower():
+    checksum = noted.read_text().split()[0] if noted.is_file() else _sha256(target)
+    if checksum != sha256.lower():
         raise UserError(
-            f"{target}: has SHA-256 {found}, expected {sha256}; delete it and run again"
+            f"{target}: has SHA-256 {checksum}, expected {sha256}; delete it and run again"
         )
 
 
@@ -107,10 +113,11 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _broken(address: Address, reason: str) -> str:
-    return (
-        f"{address.url}: the download failed ({reason}); run again, or fetch {address.filename} "
-        f"by hand into {address.by_hand}"
-    )
+    return f"{address.url}: the download failed ({reason}); {_again(address)}"
+
+
+def _again(address: Address) -> str:
+    return f"run again, or fetch {address.filename} by hand into {address.by_hand}"
 
 
 def _reason(error: requests.RequestException) -> str:

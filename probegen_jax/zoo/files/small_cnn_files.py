@@ -22,6 +22,8 @@ from probegen_jax.errors import UserError
 # Epochs of every published run; zoos that were built here say theirs in `config.epochs`.
 PUBLISHED_EPOCHS = 86
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
+# What networks of this format have; the published CIFAR10-GS has the first two.
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "selu")
 
 # Rows of a streamed `weights.npy` that are held at a time: 80 MB.
 _CHUNK = 4096
@@ -99,7 +101,7 @@ def parse_metrics(data: bytes, where: str) -> Metrics:
     return metrics
 
 
-def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " W"]:
+def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " V"]:
     """Reads `layout.csv`: where the numbers that we store lie in a row of `weights.npy`.
 
     Args:
@@ -107,12 +109,12 @@ def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " W"]:
       where: names it in messages.
 
     Returns:
-      The place in the row of each number, in the order of `SHAPES`.
+      The column of each number, in the order of `SHAPES`.
 
     Raises:
       UserError: another architecture than the zoo's, or no such file.
     """
-    places: dict[str, np.ndarray] = {}
+    columns_of: dict[str, np.ndarray] = {}
     for line, row in enumerate(csv.DictReader(io.StringIO(data.decode(errors="replace"))), 2):
         try:
             start, end = int(row["start_idx"]), int(row["end_idx"])
@@ -125,11 +127,11 @@ def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " W"]:
                 f"{where}: {name} has shape {shape} at {start} to {end}, which is not the Small "
                 f"CNN Zoo's architecture; {_FETCH}"
             )
-        places[name] = np.arange(start, end)
-    missing = sorted(set(SHAPES) - set(places))
+        columns_of[name] = np.arange(start, end)
+    missing = sorted(set(SHAPES) - set(columns_of))
     if missing:
         raise UserError(f"{where}: has no {missing[0]}; {_FETCH}")
-    return np.concatenate([places[name] for name in SHAPES])
+    return np.concatenate([columns_of[name] for name in SHAPES])
 
 
 class FolderFiles:

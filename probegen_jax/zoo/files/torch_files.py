@@ -7,7 +7,6 @@ OmegaConf containers that the CNN Wild Park's checkpoints are made of.
 import collections
 import dataclasses
 import io
-import os
 import pathlib
 import re
 import typing
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.files import replacing
 
 State = dict[str, np.ndarray]
 Content = bytes | pathlib.Path
@@ -107,9 +107,7 @@ def load_cnn(content: Content, network: str) -> CnnFile:
     )
 
 
-def save_inr(
-    path: pathlib.Path | io.BytesIO, state: Mapping[str, np.ndarray], label: int | None = None
-) -> None:
+def save_inr(path: pathlib.Path, state: Mapping[str, np.ndarray], label: int | None = None) -> None:
     """Writes an INR as the published zoos do: an `OrderedDict` of tensors, and maybe `label`.
 
     Args:
@@ -117,37 +115,21 @@ def save_inr(
       state: arrays by key, in torch's layout.
       label: stored under `label` if given.
     """
-    torch = _torch()
     tensors = _tensors(state)
     if label is not None:
         tensors["label"] = label
-    torch.save(tensors, path)
-
-
-def inr_bytes(state: Mapping[str, np.ndarray], label: int | None = None) -> bytes:
-    """The content of the file that `save_inr` writes."""
-    content = io.BytesIO()
-    save_inr(content, state, label)
-    return content.getvalue()
+    _save(path, tensors)
 
 
 def save_cnn(path: pathlib.Path, network: CnnFile) -> None:
-    """Writes a CNN as a Wild Park checkpoint, with a plain dict for its OmegaConf config.
-
-    Args:
-      path: of the file.
-      network: what to write.
-    """
-    content: dict[str, Any] = {
-        "model": _tensors(network.state),
-        "optimizer": {},
-        "config": network.config,
-    }
+    """Writes a CNN as a Wild Park checkpoint, with a plain dict for its OmegaConf config."""
+    model = _tensors(network.state)
+    content: dict[str, Any] = {"model": model, "optimizer": {}, "config": network.config}
     if network.score is not None:
         content["last_result"] = {"test/acc": network.score}
     if network.iteration is not None:
         content["iteration"] = network.iteration
-    _torch().save(content, path)
+    _save(path, content)
 
 
 def load_state_dict(path: pathlib.Path) -> State:
@@ -176,15 +158,21 @@ def load_state_dict(path: pathlib.Path) -> State:
 
 
 def save_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes named tensors as `torch.save(model.state_dict(), path)` does, whole or not at all.
+    """Writes named tensors as `torch.save(model.state_dict(), path)` does.
 
     Args:
       path: of the file; one that exists is replaced.
       state: arrays by name, in torch's layout; their order is kept.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    _torch().save(_tensors(state), temporary)
-    temporary.replace(path)
+    _save(path, _tensors(state))
+
+
+def _save(path: pathlib.Path, content: Any) -> None:
+    """Writes a file of torch: it is whole or not there."""
+    # Not one by one to the disk, for there may be tens of thousands. A file that torch opens itself
+    # would hold its temporary name.
+    with replacing(path, sync=False) as temporary, temporary.open("wb") as file:
+        _torch().save(content, file)
 
 
 def uniform(seed: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Num
 from tqdm import tqdm
 
+from probegen_jax import trees, user_cache
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.networks import siren
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
@@ -60,7 +60,7 @@ def from_arrays(
       name: of the zoo, for messages and results.
       spec: the static part of the networks, as `SirenSpec(hidden=(64, 64, 64))`.
       weights: the pytree of `spec.abstract()` with a leading network axis on each leaf; kernels are
-        (N, in, out). Or one array (N, W) of such networks flattened by `flat_weights.flatten`.
+        (N, in, out). Or one array (N, V) of such networks flattened by `flat_weights.flatten`.
       targets: of each network: class, or value.
       task: what kind of target it is.
       num_outputs: number of classes; one more than the largest target if None.
@@ -83,10 +83,10 @@ def from_arrays(
             f"zoo {name}: weights are {jax.tree.structure(weights)}, the spec says "
             f"{jax.tree.structure(shapes)}"
         )
-    leaves = jax.tree.leaves_with_path(weights)
-    expected = [None] * len(leaves) if shapes is None else jax.tree.leaves(shapes)
-    for (path, leaf), shape in zip(leaves, expected, strict=True):
-        where = f"zoo {name}: {jax.tree_util.keystr(path, simple=True, separator='.')}"
+    shape_of = None if shapes is None else trees.named(shapes)
+    for array, leaf in trees.named(weights).items():
+        where = f"zoo {name}: {array}"
+        shape = None if shape_of is None else shape_of[array]
         if shape is not None and (
             leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype
         ):
@@ -163,13 +163,13 @@ def from_folder(
         "spec": repr(spec),
         "options": repr(options),
         "skip_bad": skip_bad,
-        "code": cache.source_hash(siren, inr_files, flat_weights),
+        "code": cache.source_hash(__name__, ["probegen_jax.zoo", "probegen_jax.networks"]),
     }
 
     def build() -> cache.Arrays:
         return _read_networks(folder, listing.paths, spec, options, skip_bad)
 
-    data_dir = data_dir or cache.default_dir()
+    data_dir = data_dir or user_cache.default_dir()
     arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
     kept = arrays["kept"]
     if len(arrays["faults"]):
@@ -264,7 +264,7 @@ def _read_networks(
     skip_bad: bool,
 ) -> cache.Arrays:
     skipped = bad_networks.Skipped(skip_bad)
-    found = np.empty((len(paths), flat_weights.size(spec.abstract())), np.float32)
+    vectors = np.empty((len(paths), flat_weights.size(spec.abstract())), np.float32)
     kept = []
     for index, path in enumerate(tqdm(paths, desc="reading networks", unit="net", disable=None)):
         where = str(folder / path)
@@ -275,14 +275,14 @@ def _read_networks(
                 )
             file = inr_files.read(folder / path, where)
             network = spec.read(file.state, None, where, options)
-            found[len(kept)] = flat_weights.flatten(network)
+            vectors[len(kept)] = flat_weights.flatten(network)
         except BadNetworkError as error:
             skipped.add(error)
             continue
         kept.append(index)
     faults = [f"{name}\t{fault}" for name, fault in skipped.faults.items()]
     return {
-        "vectors": found[: len(kept)],
+        "vectors": vectors[: len(kept)],
         "kept": np.asarray(kept, np.int64),
         "faults": np.asarray(faults, np.str_),
     }

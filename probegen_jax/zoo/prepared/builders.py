@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from probegen_jax.errors import BadNetworkError, UserError
@@ -50,6 +51,11 @@ class LocalInfo(tfds.core.DatasetInfo):
         """Looks nowhere; TFDS would leave an empty temporary folder behind each time."""
 
 
+def stored(*shape: int | None, dtype: type = np.float32) -> tfds.features.Tensor:
+    """A feature that is an array, stored as its bytes."""
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+
+
 class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A published zoo as a TFDS data set, with one TFDS config for each way to split it."""
 
@@ -81,10 +87,10 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The official split, where the user has it."""
         return find_splits_file(type(self), self.request)
 
-    def _new_info(self, features: Mapping[str, Any], description: str, homepage: str, cite: str):
+    def _new_info(self, features: Mapping[str, Any], homepage: str, cite: str):
         return LocalInfo(
             builder=self,
-            description=description,
+            description=(type(self).__doc__ or "").strip(),
             features=tfds.features.FeaturesDict(features),
             homepage=homepage,
             citation=cite,

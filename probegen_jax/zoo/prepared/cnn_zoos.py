@@ -12,9 +12,8 @@ from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.networks.mixed_cnn import mixed
-from probegen_jax.zoo.files.small_cnn_files import SHAPES
+from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS, SHAPES
 from probegen_jax.zoo.prepared.reading import Columns
-from probegen_jax.zoo.published.cifar10_gs import ACTIVATIONS
 from probegen_jax.zoo.zoo import Zoo
 
 
@@ -162,11 +161,11 @@ def _but_for_activation(specs: list[cnn.CnnSpec], fidelity: str) -> cnn.CnnSpec 
     return spec
 
 
-def _parts(vectors_NxW: np.ndarray) -> list[np.ndarray]:
+def _parts(vectors_NxV: np.ndarray) -> list[np.ndarray]:
     ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
     return [
         part.reshape(-1, *shape)
         for part, shape in zip(
-            np.split(vectors_NxW, ends[:-1], axis=1), SHAPES.values(), strict=True
+            np.split(vectors_NxV, ends[:-1], axis=1), SHAPES.values(), strict=True
         )
     ]

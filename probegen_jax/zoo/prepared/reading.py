@@ -1,8 +1,6 @@
 """A prepared data set as arrays: in memory, or where it is large, mapped from files beside it."""
 
-import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +11,7 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import replacing
 from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.zoo import SPLITS
 
@@ -69,26 +68,10 @@ def _mapped(
 ) -> tuple[Columns, dict[str, np.ndarray]]:
     folder = pathlib.Path(builder.data_dir) / "columns"
     if not folder.exists():
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir()
-
-            def column(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-                made.append(temporary / f"{len(made)}.npy")
-                return np.lib.format.open_memmap(made[-1], "w+", np.dtype(dtype), shape)
-
-            made: list[pathlib.Path] = []
-            columns, _ = _read(builder, column)
-            for name, values in columns.items():
-                if isinstance(values, np.memmap):
-                    values.flush()
-                    pathlib.Path(values.filename).rename(temporary / f"{name}.npy")
-                else:
-                    np.save(temporary / f"{name}.npy", np.asarray(values))
-            temporary.rename(folder)
+            with replacing(folder) as temporary:
+                _map(builder, temporary)
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(
                 f"cannot write {folder} ({error.strerror}): networks that take more than memory "
                 "should are mapped from there; free some space, or choose another folder with "
@@ -102,6 +85,24 @@ def _mapped(
         raise ValueError(f"{folder} is not whole")
     rows = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
     return columns, dict(zip(sizes, rows, strict=True))
+
+
+def _map(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
+    """Makes the folder, with a file for each feature of all networks."""
+    folder.mkdir()
+    made: list[pathlib.Path] = []
+
+    def column(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        made.append(folder / f"{len(made)}.npy")
+        return np.lib.format.open_memmap(made[-1], "w+", np.dtype(dtype), shape)
+
+    columns, _ = _read(builder, column)
+    for name, values in columns.items():
+        if isinstance(values, np.memmap):
+            values.flush()
+            pathlib.Path(values.filename).rename(folder / f"{name}.npy")
+        else:
+            np.save(folder / f"{name}.npy", np.asarray(values))
 
 
 def _read(

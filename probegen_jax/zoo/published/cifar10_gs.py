@@ -12,8 +12,6 @@ from probegen_jax.zoo.files import small_cnn_files as files
 from probegen_jax.zoo.files.download import Address
 from probegen_jax.zoo.prepared import builders
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "selu")
-
 
 class Cifar10Gs(builders.ZooBuilder):
     """CIFAR10-GS: the final networks of 30,000 runs, with their test accuracy."""
@@ -38,15 +36,12 @@ class Cifar10Gs(builders.ZooBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return self._new_info(
             {
-                "weights": tfds.features.Tensor(
-                    shape=(files.NUM_WEIGHTS,), dtype=np.float32, encoding="bytes"
-                ),
+                "weights": builders.stored(files.NUM_WEIGHTS),
                 "score": np.float32,
                 "activation": tfds.features.Text(),
                 "row": np.int32,
                 "path": tfds.features.Text(),
             },
-            (type(self).__doc__ or "").strip(),
             "https://github.com/google-research/google-research/tree/master/dnn_predict_accuracy",
             """@misc{unterthiner2020predicting,
   title={Predicting Neural Network Accuracy from Weights},
@@ -65,25 +60,25 @@ class Cifar10Gs(builders.ZooBuilder):
 
     def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
         manual_dir = self.request.manual_dir
-        found = (
+        source = (
             files.TarFiles(self._archive(downloads))
             if manual_dir is None
             else self.find_source(manual_dir)
         )
-        if found is None:
+        if source is None:
             raise UserError(self.not_found(manual_dir))
-        self._where = found.where
-        self.info.metadata["source"] = str(found.where)
+        self._where = source.where
+        self.info.metadata["source"] = str(source.where)
         self._metrics = files.parse_metrics(
-            found.small(files.METRICS), f"{found.where}/{files.METRICS}"
+            source.small(files.METRICS), f"{source.where}/{files.METRICS}"
         )
-        self._places = files.parse_layout(
-            found.small(files.LAYOUT), f"{found.where}/{files.LAYOUT}"
+        self._columns = files.parse_layout(
+            source.small(files.LAYOUT), f"{source.where}/{files.LAYOUT}"
         )
         parts = self._split(len(self._metrics))
         wanted = np.concatenate([np.asarray(rows, np.int64) for rows in parts.values()])
-        width = int(self._places.max()) + 1
-        self._rows = found.rows(wanted, len(self._metrics), width)
+        width = int(self._columns.max()) + 1
+        self._rows = source.rows(wanted, len(self._metrics), width)
         return parts
 
     def _split(self, number: int) -> dict[str, list[int]]:
@@ -103,14 +98,14 @@ class Cifar10Gs(builders.ZooBuilder):
 
     def _example(self, item: int) -> dict[str, Any]:
         metrics, where = self._metrics, f"{self._where}/{files.WEIGHTS}: row {item}"
-        weights = np.asarray(self._rows[item])[self._places]
+        weights = np.asarray(self._rows[item])[self._columns]
         remedy = "fetch the zoo again, or leave such networks out with --config.skip_bad=True"
         if not np.isfinite(weights).all():
             raise BadNetworkError(where, "holds NaN or infinite weights", remedy)
         score, activation = metrics.scores[item], metrics.activations[item]
         if not 0 <= score <= 1:
             raise BadNetworkError(where, f"its test accuracy is {score}, outside 0 to 1", remedy)
-        if activation not in ACTIVATIONS:
+        if activation not in files.ACTIVATIONS:
             raise BadNetworkError(where, f"its activation {activation!r} is unknown", remedy)
         return {
             "weights": weights,

@@ -40,20 +40,16 @@ class Cifar10WildPark(builders.ZooBuilder):
     NEEDS = "cifar10_zooV2/<run>/checkpoint_<number>/checkpoint.pt, or cnn_wild_park.zip"
 
     def _info(self) -> tfds.core.DatasetInfo:
-        def ragged(*shape: int | None, dtype: type) -> tfds.features.Tensor:
-            return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-
         return self._new_info(
             {
-                "layers": ragged(None, len(layer_table.COLUMNS), dtype=np.int32),
-                "weights": ragged(None, dtype=np.float32),
+                "layers": builders.stored(None, len(layer_table.COLUMNS), dtype=np.int32),
+                "weights": builders.stored(None),
                 "num_classes": np.int32,
                 "score": np.float32,
                 "iteration": np.int32,
                 "run": tfds.features.Text(),
                 "path": tfds.features.Text(),
             },
-            (type(self).__doc__ or "").strip(),
             "https://zenodo.org/records/12797219",
             """@inproceedings{kofinas2024graph,
   title={Graph Neural Networks for Learning Equivariant Representations of Neural Networks},

@@ -40,13 +40,10 @@ class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return self._new_info(
             {
-                "weights": tfds.features.Tensor(
-                    shape=(SPEC.num_weights,), dtype=np.float32, encoding="bytes"
-                ),
+                "weights": builders.stored(SPEC.num_weights),
                 "label": np.int32,
                 "path": tfds.features.Text(),
             },
-            (type(self).__doc__ or "").strip(),
             "https://github.com/AvivNavon/DWSNets",
             _CITATION,
         )

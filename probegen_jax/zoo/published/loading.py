@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 from google.protobuf.json_format import ParseError
 
+from probegen_jax import user_cache
 from probegen_jax.errors import UserError
 from probegen_jax.zoo import cache, flat_weights, splits
 from probegen_jax.zoo.prepared import builders
@@ -67,7 +68,7 @@ def prepared(
     Args and errors are those of `load`.
     """
     request = request or builders.Request()
-    folder = data_dir or cache.default_dir()
+    folder = data_dir or user_cache.default_dir()
     cache.make_folder(folder)
     cls = BUILDERS[dataset]
     builder = _choose(cls, folder, split, request)

@@ -1,0 +1,148 @@
+"""Which networks a CNN zoo has: what each is, drawn from a search space, and how it is trained."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.factory.cnn.fit import TrainingRun
+from probegen_jax.factory.cnn.search_space import DRAWN, PER_LAYER, Space, draw
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer import ConvLayer
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One network to be trained.
+
+    Attributes:
+      spec: its architecture.
+      run: how it is trained.
+      train_fraction: share of the images that it sees.
+      units: epochs (or steps) at which it is kept, in step with `run.kept`.
+    """
+
+    spec: CnnSpec
+    run: TrainingRun
+    train_fraction: float
+    units: tuple[int, ...]
+
+
+def plan(
+    space: Space,
+    number: int,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    train_images: int,
+    seed: int,
+    where: str = "space",
+) -> list[Planned]:
+    """The networks of a zoo, each drawn from the space by (seed, its number) alone.
+
+    Args:
+      space: as from `read`.
+      number: of networks.
+      image_shape: height, width and channels of the images.
+      num_classes: of the images.
+      train_images: how many there are to train on.
+      seed: of all choices.
+      where: names the space in messages.
+
+    Raises:
+      UserError: an architecture that cannot be, or too few different ones.
+    """
+    alike = space["networks_per_architecture"]
+    for_specs = np.random.default_rng([seed, 0])
+    specs = _specs(
+        lambda: _spec(space, image_shape, num_classes, for_specs, where),
+        -(-number // alike),
+        alike > 1,
+        where,
+    )
+    planned = []
+    for index in range(number):
+        rng = np.random.default_rng([seed, 1, index])
+        drawn = {key: draw(space[key], rng) for key in DRAWN if key not in (*PER_LAYER, "layers")}
+        images = max(1, int(drawn["train_fraction"] * train_images))
+        in_steps = round(drawn["steps"])
+        unit = 1 if in_steps else max(1, images // space["batch_size"])
+        length = in_steps or round(drawn["epochs"])
+        units = tuple(sorted({int(u) for u in space["checkpoints"] if u < length} | {length}))
+        of_run = {field.name for field in dataclasses.fields(TrainingRun)} & drawn.keys()
+        values = {
+            name: drawn[name] if isinstance(drawn[name], str) else float(drawn[name])
+            for name in of_run
+        }
+        run = TrainingRun(
+            index,
+            **values,
+            train_images=images,
+            kept=tuple(unit * u for u in units),
+        )
+        planned.append(Planned(specs[index // alike], run, float(drawn["train_fraction"]), units))
+    return planned
+
+
+def _specs(
+    draw_one: Callable[[], CnnSpec], number: int, distinct: bool, where: str
+) -> list[CnnSpec]:
+    """Architectures; all of them different if they are to be distinct."""
+    specs: list[CnnSpec] = []
+    tries = 0
+    while len(specs) < number:
+        spec = draw_one()
+        tries += 1
+        if not distinct or spec not in specs:
+            specs.append(spec)
+            tries = 0
+        elif tries > 1000:
+            raise UserError(
+                f"{where}: has only {len(specs)} architectures, but {number} are wanted; widen it, "
+                "or let more networks share one with networks_per_architecture"
+            )
+    return specs
+
+
+def _spec(
+    space: Space,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    rng: np.random.Generator,
+    where: str,
+) -> CnnSpec:
+    depth = round(draw(space["layers"], rng))
+    shared = {key: draw(space[key], rng) for key in PER_LAYER}
+    channels = image_shape[2]
+    layers: list[ConvLayer] = []
+    for index in range(depth):
+        own = {key: draw(space[key], rng) for key in PER_LAYER if key in space["per_layer"]}
+        has = shared | own
+        kernel = round(has["kernel"])
+        padding = {"same": kernel // 2, "valid": 0}.get(has["padding"], has["padding"])
+        layers.append(
+            ConvLayer(
+                channels,
+                channels := round(has["channels"]),
+                kernel,
+                round(has["stride"]),
+                int(padding),
+                has["activation"],
+                _residual(space["residual"], index, rng),
+            )
+        )
+    try:
+        return CnnSpec(tuple(layers), num_classes, image_shape)
+    except UserError as error:
+        raise UserError(
+            f"{where}: draws an architecture that cannot be: {error}; change the space, or the "
+            "images' size with --resize"
+        ) from error
+
+
+def _residual(kind: str | float | int, index: int, rng: np.random.Generator) -> int:
+    if kind == "none" or not index:
+        return -1
+    if kind == "not_adjacent":  # none, or any layer before the one before
+        return int(rng.integers(-1, index - 1))
+    return int(rng.integers(index)) if rng.random() < kind else -1
