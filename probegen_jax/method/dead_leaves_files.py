@@ -105,12 +105,7 @@ def read(
 
 
 def find(source: str, folder: pathlib.Path) -> pathlib.Path:
-    """The zip or folder of published images.
-
-    Args:
-      source: "published", which downloads the zip to `folder` once, or a path.
-      folder: for the download.
-    """
+    """The zip or folder of published images: `source`, or, if "published", fetched to `folder`."""
     return fetch(folder) if source == "published" else pathlib.Path(source).expanduser()
 
 

@@ -118,26 +118,17 @@ class Learner:
 
         return jax.jit(jax.vmap(one))(state_S.params, state_S.fixed)
 
-    def update(
+    def sums(
         self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
-    ) -> tuple[TrainState, Float[Array, ""]]:
-        """One optimiser step on one batch.
+    ) -> Sums:
+        """What a batch, or a device's part of one, has to say.
 
         Args:
           state: of one seed.
           weights_B: the batch's networks.
           targets_B: their targets.
           valid_B: False where the batch is padding, which neither counts nor moves anything.
-
-        Returns:
-          The new state, and the mean loss of the valid networks.
         """
-        return self.improve(state, self.sums(state, weights_B, targets_B, valid_B))
-
-    def sums(
-        self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
-    ) -> Sums:
-        """What a batch, or a device's part of one, has to say; arguments as of `update`."""
 
         def total_loss(params):
             losses_B = self.loss(self.outputs(params, state.fixed, weights_B), targets_B)
@@ -147,7 +138,7 @@ class Learner:
         return Sums(gradient, loss, jnp.sum(valid_B, dtype=jnp.float32))
 
     def improve(self, state: TrainState, sums: Sums) -> tuple[TrainState, Float[Array, ""]]:
-        """One optimiser step with the sums of a whole batch; returns as `update`."""
+        """One optimiser step with the sums of a whole batch; the new state, and the mean loss."""
         gradient = jax.tree.map(lambda leaf: leaf / sums.count, sums.gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
@@ -174,15 +165,7 @@ def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T 
 def over_batches(
     function: Callable[[Int[Array, " B"]], Float[Array, "S B ..."]], rows_TxB: Int[Array, "T B"]
 ) -> Float[Array, "S TB ..."]:
-    """Calls `function` with the rows of one batch after the other.
-
-    Args:
-      function: from rows to something for every seed and network, (S, B, ...).
-      rows_TxB: of T batches.
-
-    Returns:
-      What the calls returned, for every seed the networks in their order.
-    """
+    """Calls `function` batch by batch; what it returned, for every seed the networks in order."""
     values_TxSxB = jax.lax.map(function, rows_TxB)
     values_SxTxB = jnp.moveaxis(values_TxSxB, 1, 0)
     seeds, _, _, *rest = values_SxTxB.shape

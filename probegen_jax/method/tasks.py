@@ -1,6 +1,6 @@
 """What a kind of target decides: the loss, the metric, and how a report speaks of them.
 
-A new kind of target is an entry of `TASKS`.
+A new kind of target is an entry of `TASKS`, by the name that a zoo's `task` gives it.
 """
 
 import dataclasses
@@ -92,7 +92,6 @@ class Task:
     """One kind of target.
 
     Attributes:
-      name: as a zoo's `task` says it.
       loss: of every network, from the outputs and targets of a batch.
       metric: of all outputs and targets of a split.
       metric_name: in `result.json` and logs.
@@ -101,7 +100,6 @@ class Task:
       goal: what is predicted, with `{num_outputs}` for the number of outputs.
     """
 
-    name: str
     loss: Loss
     metric: Metric
     metric_name: str
@@ -111,27 +109,22 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task(
-            name="classification",
-            loss=cross_entropy,
-            metric=accuracy,
-            metric_name="accuracy",
-            metric_title="accuracy",
-            classes=True,
-            goal="which of {num_outputs} classes a network belongs to",
-        ),
-        Task(
-            name="regression",
-            loss=squared_error,
-            metric=kendall_tau,
-            metric_name="kendall_tau",
-            metric_title="Kendall's τ",
-            classes=False,
-            goal="a value for each network, such as its test accuracy",
-        ),
-    )
+    "classification": Task(
+        cross_entropy,
+        accuracy,
+        metric_name="accuracy",
+        metric_title="accuracy",
+        classes=True,
+        goal="which of {num_outputs} classes a network belongs to",
+    ),
+    "regression": Task(
+        squared_error,
+        kendall_tau,
+        metric_name="kendall_tau",
+        metric_title="Kendall's τ",
+        classes=False,
+        goal="a value for each network, such as its test accuracy",
+    ),
 }
 
 

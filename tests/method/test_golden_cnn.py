@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_golden import fresh_state, relative_error
+from test_golden import fresh_state, relative_error, updates
 
 from probegen_jax.method.head import Head
 from probegen_jax.method.learning import Learner
@@ -130,7 +130,7 @@ def test_twenty_training_steps(case):
     """Even steps see the first half of the networks, odd ones the second."""
     expected, learner = case.expected, case.learner
     state = fresh_state(learner, parameters.from_official(case.states["initial"]))
-    update = jax.jit(learner.update)
+    update = updates(learner)
     half = len(expected["target"]) // 2
     train_losses = []
     for step in range(case.meta["steps"]):

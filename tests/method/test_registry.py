@@ -48,7 +48,7 @@ class Tanh(Generator):
 @pytest.fixture
 def tanh(monkeypatch):
     own = Entry(f"{__name__}:Tanh", {"width": "tanh_width", "reach": "tanh_reach"})
-    monkeypatch.setitem(METHODS, "tanh", Method("tanh layers", coordinates=own))
+    monkeypatch.setitem(METHODS, "tanh", Method("tanh layers", {"coordinates": own}))
 
 
 def parse(tmp_path, *overrides, text=CONFIG):
@@ -118,8 +118,8 @@ def test_an_entry_says_rightly_whether_probes_are_trained(monkeypatch):
             )
             assert type(generator) is each.generator
             assert generator().shape == (3, *shape)
-    wrong = Entry(METHODS["vanilla"].coordinates.path, trained=False)
-    monkeypatch.setitem(METHODS, "wrong", Method("wrong", coordinates=wrong))
+    wrong = Entry(METHODS["vanilla"].entries["coordinates"].path, trained=False)
+    monkeypatch.setitem(METHODS, "wrong", Method("wrong", {"coordinates": wrong}))
     with pytest.raises(ValueError, match="trained=False, which is not so"):
         make_generator(values | {"method": "wrong"}, (2,), rngs=nnx.Rngs(params=0))
 

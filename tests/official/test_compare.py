@@ -14,6 +14,7 @@ from benchmarks import torch_loop
 from probegen_jax import compare, evaluate, settings, train
 from probegen_jax.errors import UserError
 from probegen_jax.method import dead_leaves_files
+from probegen_jax.method.generators.registry import METHODS
 from probegen_jax.official import files
 from probegen_jax.zoo.files import torch_files
 
@@ -107,6 +108,13 @@ def test_fixed_probes_go_beside_the_head(uniform, place, tmp_path):
             f"--torch_probes={heads[0]}",
             arg=arg,
         )
+
+
+def test_a_method_that_the_official_code_does_not_have_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", METHODS["vanilla"])
+    (tmp_path / "theirs.pth").touch()
+    with pytest.raises(UserError, match="method is 'mine', which the official code does not have"):
+        run(tmp_path, place, f"--torch_checkpoint={tmp_path}/theirs.pth", arg="mine,16")
 
 
 @pytest.mark.parametrize("arg", ("probegen,16", "uniform,16"))

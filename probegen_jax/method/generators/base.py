@@ -13,7 +13,7 @@ class Fixed(nnx.Variable):
 
 
 class Generator(nnx.Module):
-    """Makes the probes of one seed: called without arguments, it returns them.
+    """Makes the probes of one seed: called without arguments, it returns them (P, *probe_shape).
 
     A class of generators is called as `Class(num_probes, probe_shape, rngs=rngs, **settings)`,
     with the settings that its entry in `registry.METHODS` names. What training shall change is an
@@ -34,10 +34,6 @@ class Generator(nnx.Module):
         """
         del settings, probe_shape
         return None
-
-    def __call__(self) -> Float[Array, "P ..."]:
-        """The probes (P, *probe_shape)."""
-        raise NotImplementedError
 
 
 class Given(Generator):

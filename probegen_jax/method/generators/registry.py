@@ -5,13 +5,12 @@ A new method is a class and an entry; no other file has to know it.
 1. Derive a class from `base.Generator`. It is called as
    `Class(num_probes, probe_shape, rngs=rngs, **settings)` and, without arguments, returns the
    probes (P, *probe_shape). What training shall change is an `nnx.Param`.
-2. Add an entry to `METHODS`: what reports call it, the class as "module:Class", and the config
-   key of each setting, as in
+2. Add it to `METHODS`: what reports call it, and for "coordinates" (networks that read points),
+   "images" or both the class as "module:Class" with the config key of each setting, as in
 
-       "tanh": Method("tanh layers", coordinates=Entry("mine:Tanh", {"width": "tanh_width"}))
+       "tanh": Method("tanh layers", {"coordinates": Entry("mine:Tanh", {"width": "tanh_width"})})
 
-   `coordinates` is for networks that read points, `images` for those that read images; a method
-   may have either or both. A class whose probes are not trained says `trained=False`.
+   The entry of a class whose probes are not trained says `trained=False`.
 3. Add settings of its own to the config, as in `config.tanh_width = 32`. Those that are whole
    numbers must be at least 1.
 
@@ -25,7 +24,7 @@ imported when they are used.
 import dataclasses
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from probegen_jax.errors import UserError
 
@@ -56,19 +55,11 @@ class Method:
 
     Attributes:
       title: what reports call it.
-      coordinates: makes probes that are points (D,), if the method can.
-      images: makes probes that are images (H, W, C), if the method can.
+      entries: what makes its probes, by their kind: points (D,) or images (H, W, C).
     """
 
     title: str
-    coordinates: Entry | None = None
-    images: Entry | None = None
-
-    @property
-    def entries(self) -> dict[str, Entry]:
-        """By the kind of probe, "coordinates" or "images"."""
-        both = {"coordinates": self.coordinates, "images": self.images}
-        return {kind: entry for kind, entry in both.items() if entry is not None}
+    entries: Mapping[Literal["coordinates", "images"], Entry]
 
     @property
     def settings(self) -> list[str]:
@@ -76,21 +67,22 @@ class Method:
         return sorted({key for entry in self.entries.values() for key in entry.settings.values()})
 
 
-_COORDINATES, _IMAGES = f"{__package__}.coordinates", f"{__package__}.images"
+_POINTS, _IMAGES = f"{__package__}.coordinates", f"{__package__}.images"
 _LINEAR = {"latent_dim": "latent_dim", "depth": "generator_depth"}
 METHODS: dict[str, Method] = {
     "probegen": Method(
         "ProbeGen",
-        coordinates=Entry(f"{_COORDINATES}:DeepLinear", _LINEAR),
-        images=Entry(f"{_IMAGES}:DeepLinearImage", _LINEAR | {"width": "generator_width"}),
+        {
+            "coordinates": Entry(f"{_POINTS}:DeepLinear", _LINEAR),
+            "images": Entry(f"{_IMAGES}:DeepLinearImage", _LINEAR | {"width": "generator_width"}),
+        },
     ),
     "vanilla": Method(
         "vanilla probes",
-        coordinates=Entry(f"{_COORDINATES}:Vanilla"),
-        images=Entry(f"{_IMAGES}:VanillaImage"),
+        {"coordinates": Entry(f"{_POINTS}:Vanilla"), "images": Entry(f"{_IMAGES}:VanillaImage")},
     ),
-    "uniform": Method("random points", coordinates=Entry(f"{_COORDINATES}:Uniform", trained=False)),
-    "dead_leaves": Method("dead leaves", images=Entry(f"{_IMAGES}:DeadLeaves", trained=False)),
+    "uniform": Method("random points", {"coordinates": Entry(f"{_POINTS}:Uniform", trained=False)}),
+    "dead_leaves": Method("dead leaves", {"images": Entry(f"{_IMAGES}:DeadLeaves", trained=False)}),
 }
 
 
@@ -100,11 +92,7 @@ def kind_of(probe_shape: tuple[int, ...]) -> str:
 
 
 def entry(method: str, probe_shape: tuple[int, ...]) -> Entry:
-    """What makes a method's probes of a shape.
-
-    Raises:
-      UserError: no such method for such probes.
-    """
+    """What makes a method's probes of a shape; a `UserError` if nothing does."""
     kind = kind_of(probe_shape)
     choices = {name: each.entries[kind] for name, each in METHODS.items() if kind in each.entries}
     if method not in choices:
