@@ -48,6 +48,24 @@ def shared() -> pathlib.Path:
     return folder
 
 
+def _optimize(fully: bool) -> None:
+    """How much XLA optimizes here, and in processes started from here."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not fully)
+    if jax.config.jax_disable_most_optimizations == fully:
+        jax.config.update("jax_disable_most_optimizations", not fully)
+        jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimized(request):
+    """XLA optimizes little, since compiling is most of what tests take.
+
+    Where figures or bits of what users run are looked at, a module says
+    `pytestmark = pytest.mark.optimized`.
+    """
+    _optimize(request.node.get_closest_marker("optimized") is not None)
+
+
 @pytest.fixture(scope="session")
 def digits_dir() -> pathlib.Path:
     """A cache folder that holds the built-in zoo, fitted once for all tests of all workers."""
@@ -56,5 +74,9 @@ def digits_dir() -> pathlib.Path:
     folder = SHARE / "digits"
     with (SHARE / "digits.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        digits.load(folder)
+        if not folder.exists():
+            little = jax.config.jax_disable_most_optimizations
+            _optimize(True)
+            digits.load(folder)
+            _optimize(not little)
     return folder
