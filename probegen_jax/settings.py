@@ -1,10 +1,11 @@
 """The command line and the config: read, checked, and every mistake told in one line."""
 
-import itertools
+import contextlib
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -56,16 +57,18 @@ def parse(
     config_flags.DEFINE_config_file("config", None, "FILE[:ARG]", flag_values=values)
     define(values)
     path = config_path(argv)
-    # Config files say `from configs import common`, wherever the command is run from.
-    sys.path.append(str(path.resolve().parent.parent))
-    actual_argv, sys.argv = sys.argv, list(argv)  # where config_flags looks for --config.KEY
+    argv, file = list(argv), _file(path)
+    place, value = _config_argument(argv)
+    _, colon, argument = value.partition(":")
+    argv[place] = f"{argv[place].removesuffix(value)}{file}{colon}{argument}"
+    actual_argv, sys.argv = sys.argv, argv  # where config_flags looks for --config.KEY
     try:
-        extra = values(argv)[1:]
+        with _configs_to_import(file):
+            extra = values(argv)[1:]
     except Exception as error:  # a config file is a program and can raise anything
         raise UserError(f"{_what_went_wrong(error, path)}; --help shows the usage") from error
     finally:
         sys.argv = actual_argv
-        sys.path.pop()
     if extra:
         raise UserError(f"command line: {extra[0]!r} is not a flag; --help shows the usage")
     check(values.config, path)
@@ -78,18 +81,67 @@ def config_name(argv: Sequence[str]) -> str:
 
 
 def config_path(argv: Sequence[str]) -> pathlib.Path:
-    """The config file that a command line names; a `UserError` if there is none."""
-    value = None
-    for argument, following in itertools.pairwise([*argv[1:], None]):
-        name, equals, given = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            value = given if equals else following
+    """The config file that a command line names, as it is named there.
+
+    `configs/NAME.py` means the shipped one where no such file lies in the current folder.
+
+    Raises:
+      UserError: no config is named, or there is no such file.
+    """
+    value = _config_argument(argv)[1]
     if not value:
         raise UserError("no config given; say which with --config=configs/digits.py")
-    path = pathlib.Path(value.split(":", 1)[0])
-    if not path.is_file():
-        raise UserError(f"no config file at {path}; give the path of one, as in configs/digits.py")
+    path = pathlib.Path(value.split(":")[0])
+    if not _file(path).is_file():
+        names = sorted(file.name for file in _shipped().glob("*.py") if file.stem != "common")
+        raise UserError(
+            f"no config file at {path}; give the path of one, or a shipped one: "
+            + ", ".join(f"configs/{name}" for name in names)
+        )
     return path
+
+
+def _config_argument(argv: Sequence[str]) -> tuple[int, str]:
+    """Where the last value of `--config` stands in a command line, and that value, maybe empty."""
+    found = 0, ""
+    for place, argument in enumerate(argv[1:], 1):
+        name, equals, given = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            following = "" if place + 1 == len(argv) else argv[place + 1]
+            found = (place, given) if equals else (place + 1, following)
+    return found
+
+
+def _file(path: pathlib.Path) -> pathlib.Path:
+    """The file that a config's path means: the one there, or else a shipped one of that name."""
+    shipped = path.parent == pathlib.Path("configs") and not path.exists()
+    return _shipped() / path.name if shipped else path
+
+
+def _shipped() -> pathlib.Path:
+    """The folder of the shipped configs: in an installed package, or beside a checkout's."""
+    inside = pathlib.Path(__file__).resolve().with_name("configs")
+    return inside if inside.is_dir() else inside.parent.with_name("configs")
+
+
+@contextlib.contextmanager
+def _configs_to_import(file: pathlib.Path) -> Iterator[None]:
+    """Lets a config file say `from configs import common`, whatever else is called `configs` here.
+
+    What it imports so is looked for beside it, then among the shipped configs.
+    """
+
+    def loaded() -> dict[str, types.ModuleType]:
+        return {n: sys.modules.pop(n) for n in [*sys.modules] if n.split(".")[0] == "configs"}
+
+    others = loaded()
+    sys.modules["configs"] = types.ModuleType("configs")
+    sys.modules["configs"].__path__ = [str(file.resolve().parent), str(_shipped())]
+    try:
+        yield
+    finally:
+        loaded()
+        sys.modules.update(others)
 
 
 def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:

@@ -5,6 +5,7 @@ import os
 # One device: training uses all there are. `on_devices.py` has several.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import fcntl
 import pathlib
 import tempfile
 
@@ -16,11 +17,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+# What pytest's workers share, in a folder of the process that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _folder = tempfile.TemporaryDirectory(prefix="probegen_tests")
+    os.environ["PROBEGEN_TESTS_SHARE"] = _folder.name
+SHARE = pathlib.Path(os.environ["PROBEGEN_TESTS_SHARE"])
+
 # What one test has compiled serves the others, and the processes that they start.
-_compiled = tempfile.TemporaryDirectory(prefix="probegen_compiled")
 for _name, _value in (
-    ("jax_compilation_cache_dir", _compiled.name),
+    ("jax_compilation_cache_dir", str(SHARE / "compiled")),
     ("jax_persistent_cache_min_compile_time_secs", 0.5),
+    # With a bound, jax locks the folder: nobody reads what another has half written.
+    ("jax_compilation_cache_max_size", 1 << 40),
 ):
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
@@ -40,11 +48,35 @@ def shared() -> pathlib.Path:
     return folder
 
 
+def _optimize(fully: bool) -> None:
+    """How much XLA optimizes here, and in processes started from here."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not fully)
+    if jax.config.jax_disable_most_optimizations == fully:
+        jax.config.update("jax_disable_most_optimizations", not fully)
+        jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimized(request):
+    """XLA optimizes little, since compiling is most of what tests take.
+
+    Where figures or bits of what users run are looked at, a module says
+    `pytestmark = pytest.mark.optimized`.
+    """
+    _optimize(request.node.get_closest_marker("optimized") is not None)
+
+
 @pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory) -> pathlib.Path:
-    """A cache folder that holds the built-in zoo, fitted once for all tests."""
+def digits_dir() -> pathlib.Path:
+    """A cache folder that holds the built-in zoo, fitted once for all tests of all workers."""
     from probegen_jax.factory.builtin import digits
 
-    folder = tmp_path_factory.mktemp("digits")
-    digits.load(folder)
+    folder = SHARE / "digits"
+    with (SHARE / "digits.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            little = jax.config.jax_disable_most_optimizations
+            _optimize(True)
+            digits.load(folder)
+            _optimize(not little)
     return folder

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 from conftest import REPO
@@ -54,6 +55,39 @@ def test_mistakes_are_named(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         parse(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_shipped_config_is_read_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = parse("--config=configs/digits.py:vanilla,64", "--config.num_seeds=2")
+    assert (config.dataset, config.method, config.num_probes) == ("digits", "vanilla", 64)
+    assert config.num_seeds == 2
+    assert parse("--config", "configs/mnist.py").dataset == "mnist_inr"
+    assert settings.config_name(["train", "--config=configs/mnist.py:64"]) == "mnist"
+    message = r"no config file at .*nist.py; .*: configs/cifar10_gs.py, .*, configs/own_inr.py$"
+    for missing in ("configs/nist.py", f"{tmp_path}/configs/mnist.py", "other/mnist.py"):
+        with pytest.raises(UserError, match=message):
+            parse(f"--config={missing}")
+
+
+def test_a_config_of_ones_own_comes_first_and_imports_shipped_ones(tmp_path, monkeypatch):
+    """Though the folder is a package, as in many projects, and was imported by something else."""
+    monkeypatch.chdir(tmp_path)
+    theirs = {name: types.ModuleType(name) for name in ("configs", "configs.base")}
+    for name, module in theirs.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "base.py").write_text("PROBES = 7")
+    (folder / "digits.py").write_text(
+        "from configs import base, common\n"
+        "def get_config(arg=''):\n"
+        "  return common.config_for('digits', str(base.PROBES))\n"
+    )
+    assert parse("--config=configs/digits.py").num_probes == 7
+    assert parse("--config=configs/mnist.py").num_probes == 128
+    assert {name: sys.modules[name] for name in theirs} == theirs
 
 
 def test_a_config_file_that_fails_is_named(tmp_path):

@@ -20,6 +20,8 @@ from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.official import parameters
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = REPO / "tests" / "golden"
 NUM_PROBES, HEAD_WIDTH, HEAD_DEPTH, LEARNING_RATE, STEPS = 16, 64, 6, 3e-4, 20
 SPEC = SirenSpec()

@@ -24,6 +24,8 @@ from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.official import parameters
 from probegen_jax.zoo.files import torch_files
 
+pytestmark = pytest.mark.optimized
+
 CASES = (
     "cifar10_gs_deep_linear_6",
     "cifar10_gs_vanilla",

@@ -5,6 +5,8 @@ import pytest
 
 from probegen_jax.networks.sine import sine
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("reach", [3, 100, 10_000])
 @pytest.mark.parametrize("compiled", [False, True])

@@ -17,6 +17,8 @@ from conftest import REPO
 from probegen_jax.errors import EXIT_PEER_ENDED, EXIT_STOPPED, UserError
 from probegen_jax.training.job.cluster import Cluster, find_cluster
 
+pytestmark = pytest.mark.optimized
+
 # Quick to compile; two seeds, and a batch that is not full.
 SMALL = (
     f"--config={REPO}/configs/digits.py:16",

@@ -20,6 +20,8 @@ from probegen_jax.errors import EXIT_STOPPED, Stopped, UserError
 from probegen_jax.runs import experiment
 from probegen_jax.training.job.interrupt import Interrupt
 
+pytestmark = pytest.mark.optimized
+
 DIGITS = f"--config={REPO}/configs/digits.py"
 SMALL = (
     "--config.num_epochs=6",

@@ -11,6 +11,8 @@ from conftest import REPO
 
 from probegen_jax import user_cache
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture
 def without_settings(monkeypatch):
