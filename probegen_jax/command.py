@@ -16,14 +16,6 @@ def parse(
 ) -> tuple[flags.FlagValues, list[str]]:
     """Reads a command line of flags and names; flags may come before, between or after names.
 
-    Args:
-      argv: program name first.
-      doc: the entry point's docstring, shown by `--help`.
-      define: adds the entry point's flags.
-
-    Returns:
-      The flags, and the names.
-
     Raises:
       UserError: a flag that there is not, or a value that it cannot have.
     """

@@ -59,11 +59,6 @@ def _define(values: flags.FlagValues) -> None:
 def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
     """Makes the comparison, shows it, and writes it; returns what was written.
 
-    Args:
-      config: as `settings.check` accepts it.
-      options: the flags, by name.
-      config_file: the config file's path, for messages.
-
     Raises:
       UserError: anything that does not fit, before anything is written.
     """

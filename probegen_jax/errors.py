@@ -48,14 +48,7 @@ class Stopped(BaseException):
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs an entry point on `sys.argv`, turning a `UserError` into one line and exit code 2.
-
-    Args:
-      main: takes the full argument vector, program name first.
-
-    `--debug`, which every entry point has, or `PROBEGEN_DEBUG=1` in the environment shows the stack
-    trace as well.
-    """
+    """Runs an entry point on `sys.argv`, turning a `UserError` into one line and exit code 2."""
     argv = [argument for argument in sys.argv if argument != "--debug"]
     if not _debugging():
         # XLA's own log, of slow compilations above all; what fails is raised besides.
@@ -68,11 +61,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def report(error: BaseException) -> int:
-    """Tells what has ended a run, in one line where it is no bug.
-
-    Returns:
-      The exit code.
-    """
+    """Tells what has ended a run, in one line where it is no bug."""
     known = isinstance(error, UserError | Stopped | KeyboardInterrupt)
     if not known or _debugging():
         traceback.print_exception(error)

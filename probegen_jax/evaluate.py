@@ -36,7 +36,6 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
     """Shows a run's figures, computed again; whether they are those of `result.json`.
 
     Args:
-      folder: of a finished run.
       places: config keys that say where things lie now.
       zoo: that the run was trained on, where that was in memory.
 
@@ -66,13 +65,7 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
 
 
 def agrees(folder: pathlib.Path, found: dict[str, Any], result: dict[str, Any]) -> bool:
-    """Whether figures are those of a `result.json`; says so, or which are not.
-
-    Args:
-      folder: of the run.
-      found: what was found of every seed at the "last" and at the "best" step.
-      result: the content of `result.json`.
-    """
+    """Whether figures are those of a `result.json`; says so, or which are not."""
     differing = [
         f"seed {seed['seed']}, {which}, {split}: {entry[split]:.6f}, there {seed[which][split]:.6f}"
         for which, entries in found.items()

@@ -39,11 +39,6 @@ def parse(
 ) -> flags.FlagValues:
     """Reads a command line with `--config=FILE[:ARG]` and `--config.KEY=VALUE`.
 
-    Args:
-      argv: program name first.
-      doc: the entry point's docstring, shown by `--help`.
-      define: adds the entry point's own flags.
-
     Returns:
       The flags; `.config` is the checked config, locked against new keys.
 
@@ -163,10 +158,6 @@ def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:
 def check(config: ConfigDict, path: pathlib.Path) -> None:
     """Refuses values that no run can use, naming key, value and remedy.
 
-    Args:
-      config: as read.
-      path: of its file, for the message.
-
     Raises:
       UserError: the first such value.
     """
@@ -201,11 +192,7 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
 
 
 def defaults(dataset: str) -> ConfigDict:
-    """The paper's settings for INR zoos, which the configs and the Python API start from.
-
-    Args:
-      dataset: name of the zoo.
-    """
+    """The paper's settings for INR zoos, which the configs and the Python API start from."""
     config = ConfigDict()
     # What each key means stands beside or above it; docs/settings.py makes a table of that.
     config.dataset = dataset  # the zoo's name
@@ -266,10 +253,6 @@ def defaults(dataset: str) -> ConfigDict:
 
 def change(config: ConfigDict, values: Mapping[str, Any]) -> None:
     """Sets keys of a config to other values.
-
-    Args:
-      config: whose keys there are.
-      values: by key.
 
     Raises:
       UserError: an unknown key, or a value of another type.

@@ -84,12 +84,6 @@ def train(
 ) -> dict[str, Any]:
     """Trains what `config` says in the folder `workdir`, or goes on with it.
 
-    Args:
-      config: an ml_collections ConfigDict that `settings.check` accepts.
-      workdir: run folder.
-      devices: to use instead of all.
-      interrupt: the `Interrupt` that says when to stop; none if not given.
-
     Returns:
       The content of `result.json`.
 

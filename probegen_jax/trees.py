@@ -10,7 +10,6 @@ def named(tree: Any, whole: tuple[type, ...] = ()) -> dict[str, Any]:
     """The leaves of a tree by name: the keys and numbers that lead to each, joined by dots.
 
     Args:
-      tree: a pytree.
       whole: types that are leaves, whatever they hold.
     """
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda inner: isinstance(inner, whole))

@@ -36,13 +36,7 @@ _MOST_BYTES, _SPREAD = 2 * 2**30, 1024
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a config asks for, ready to be trained or run.
-
-    Attributes:
-      config: as `settings.check` accepts it.
-      zoo: with weights on the host.
-      learner: how to make, run and improve the model.
-    """
+    """What a config asks for, ready to be trained or run."""
 
     config: ConfigDict
     zoo: Zoo
@@ -88,7 +82,6 @@ class Experiment:
 
         Args:
           state_S: what is used of it is `params` and `fixed`.
-          rows_N: of the networks.
         """
         fixed = learning.probes_are_fixed(state_S)
         return evaluation.outputs(*self._asked(state_S, rows_N), answers_first=fixed)
@@ -112,10 +105,6 @@ class Experiment:
     def entries(self, at: Sequence[int], outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What `result.json` says of one set of parameters.
 
-        Args:
-          at: the step that each seed's parameters are of.
-          outputs: each seed's outputs (S, N, O) for the networks of a split, by split.
-
         Returns:
           Of every seed: its step and its metric on each split, and also the metric within runs
           where the zoo has runs.
@@ -138,7 +127,6 @@ def facts(zoo: Zoo, config: ConfigDict) -> dict[str, Any]:
     """What tells a zoo from another one with the same config, in plain values.
 
     Args:
-      zoo: that the config leads to.
       config: of the run. The built-in zoos are made anew on every machine, with other rounding;
         their weights do not count.
     """
@@ -174,7 +162,6 @@ def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
     """The experiment of a config; sets the precision of matmuls for the process.
 
     Args:
-      config: as `settings.check` accepts it.
       zoo: in memory; if None, the one that the config names.
 
     Raises:
@@ -242,12 +229,8 @@ class Run:
     """A run as its folder holds it.
 
     Attributes:
-      folder: of the run.
-      experiment: its config, zoo and learner.
       step: of the checkpoint; `experiment.total_steps` once the run is finished.
-      state: of all seeds at that step.
       best_params: of all seeds, at the best step on validation so far.
-      best_steps: those steps.
       result: the content of `result.json`; None of a run that is not finished.
     """
 
@@ -280,7 +263,6 @@ def load_run(
     """A run from its folder: config, zoo, and the parameters of its last checkpoint.
 
     Args:
-      folder: of `train`.
       places: config keys that say where things lie, where they have moved since the training, such
         as `{"data_dir": ..., "manual_dir": ...}`.
       experiment: set up before, with the same zoo and model, so that the zoo is not read again.

@@ -34,7 +34,6 @@ def load(
     """The predictor of a run folder, or of a model that `probegen_jax.export` wrote.
 
     Args:
-      path: of the folder.
       which: of a run's parameters, the "last" or the "best" on validation.
       places: of a run: where its zoo lies now, if it has moved, as `{"data_dir": "..."}`.
       zoo: of a run: what it was trained on, where that was a zoo in memory.
@@ -52,12 +51,7 @@ def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
     """Writes a model folder; it is there whole or not at all.
 
     Args:
-      run: as `experiment.load_run` gives it, finished.
-      out: of the folder to make.
       which: parameters at the "last" step, or at the "best" on validation.
-
-    Returns:
-      The names of its files.
 
     Raises:
       UserError: the run is not finished, or the folder is there or cannot be written.
@@ -100,9 +94,6 @@ def is_model(folder: pathlib.Path) -> bool:
 def load_model(folder: pathlib.Path) -> Predictor:
     """The predictor of a folder that `export` wrote.
 
-    Args:
-      folder: with `model.safetensors` and `config.json`.
-
     Raises:
       UserError: a file is missing, damaged, or of another version.
     """
@@ -139,12 +130,7 @@ def load_model(folder: pathlib.Path) -> Predictor:
 
 
 def card(content: Mapping[str, Any], name: str) -> str:
-    """The model card: what it is, its figures, how to use it.
-
-    Args:
-      content: of `config.json`.
-      name: of the model.
-    """
+    """The model card: what it is, its figures, how to use it."""
     from probegen_jax.method.tasks import TASKS
 
     result, settings = content["result"], content["settings"]

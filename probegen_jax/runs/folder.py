@@ -34,10 +34,6 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
     `config.json` itself is written once training can start, so that a mistake found before then
     leaves a folder that the corrected command can use.
 
-    Args:
-      folder: of the run.
-      config: of this command, as plain values.
-
     Returns:
       The result of a finished run, None of one that is yet to be trained or goes on.
 
@@ -108,8 +104,6 @@ def refuse_other_zoo(
     """Raises a `UserError` that says in what the zoo of the run in `folder` differs from ours.
 
     Args:
-      folder: of the run.
-      theirs: facts of its zoo, as far as they are known.
       ours: facts of the zoo that it is to be used with, see `experiment.facts`.
     """
     differing = [

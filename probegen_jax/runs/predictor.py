@@ -40,7 +40,6 @@ class Predictions:
       names: of the networks: paths, or places in what was given.
       faults: why there is no prediction; None where there is one.
       values_SxNxO: of each seed: probabilities of classes, or the value; nan where there is none.
-      classes: whether classes are predicted.
     """
 
     names: list[str]
@@ -93,14 +92,10 @@ class Predictor:
     """A trained probe generator and head, for every seed.
 
     Attributes:
-      spec: of the zoo that it was trained on.
       reading: how files of such networks are read.
-      classes: whether classes are predicted, and not values.
-      seeds: that were trained.
       probes_SxP: of each seed (S, P, *spec.probe_shape).
       head_params: of each seed, as a pure dict with a leading seed axis on every leaf.
       head_shape: inputs, width, linear layers and outputs of the head.
-      batch_size: networks that run together.
       result: the content of the run's `result.json`, where it is known.
     """
 
@@ -145,10 +140,6 @@ class Predictor:
     def predict_rows(self, zoo: Zoo, rows_N: Int[np.ndarray, " N"]) -> Predictions:
         """Predicts for some networks of a zoo.
 
-        Args:
-          zoo: of networks of the kind that the run was trained on.
-          rows_N: of the zoo.
-
         Raises:
           UserError: a zoo of another kind of networks.
         """
@@ -164,12 +155,7 @@ class Predictor:
         return Predictions(names, [None] * len(names), outputs, self.classes)
 
     def evaluate(self, zoo: Zoo, split: str = "test") -> list[float]:
-        """The metric of each seed, accuracy or Kendall's τ, on networks of a zoo.
-
-        Args:
-          zoo: of networks of the kind that the run was trained on, with such targets.
-          split: of the zoo: "train", "val" or "test".
-        """
+        """The metric of each seed, accuracy or Kendall's τ, on networks of a zoo."""
         rows_N = zoo.splits[split]
         outputs_SxNxO = self.predict_rows(zoo, rows_N).values_SxNxO
         metric = TASKS[zoo.task].metric
@@ -225,10 +211,6 @@ def _learner(
 
 def predictor_of(run: Run, which: str = "last") -> Predictor:
     """The predictor of a finished run.
-
-    Args:
-      run: as `experiment.load_run` gives it.
-      which: parameters at the "last" step, or at the "best" on validation.
 
     Raises:
       UserError: the run is not finished.

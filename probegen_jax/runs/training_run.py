@@ -34,8 +34,6 @@ def look_at(
     """Opens a run's folder, and makes sure that a finished run is one on this config's zoo.
 
     Args:
-      folder: of the run.
-      config: as `settings.check` accepts it.
       zoo: in memory; if None, the one that the config names.
 
     Returns:
@@ -61,10 +59,7 @@ def train_run(
     """Trains what `config` says, or goes on with it; writes everything but the report.
 
     Args:
-      config: as `settings.check` accepts it.
       folder: of this run, which is not finished; see `folder.open_run`.
-      interrupt: says when to stop.
-      devices: to use instead of all.
       zoo: in memory; if None, the one that the config names.
 
     Raises:

@@ -83,8 +83,6 @@ def lay_out(
     batch.
 
     Args:
-      splits: rows of "train", "val" and "test".
-      batch_size: B.
       costs_N: of every network of the zoo, in any unit; None where all cost the same.
     """
     # RandomState's stream is frozen, and this order must never change.
@@ -145,10 +143,8 @@ def epoch_places(
     That nothing else decides the order is what makes a resumed run see the same batches.
 
     Args:
-      key: of one seed.
       epoch: counted from 0.
       places_BxT: `Layout.places("train")`; -1 where a slot has one network less.
-      ranks_BxT: `Layout.ranks_BxT`.
 
     Returns:
       For each of the epoch's T steps a place in each slot; -1, in the last step only, for none.
@@ -202,7 +198,6 @@ def local_rows(places: Int[Array, "*steps B"], num_places: int) -> Int[Array, "*
 
     Args:
       places: of the slots that the array holds; -1 for none, which stays -1.
-      num_places: of each slot.
     """
     slots_B = jnp.arange(places.shape[-1], dtype=jnp.int32)
     slots = jnp.broadcast_to(slots_B, places.shape)

@@ -22,10 +22,6 @@ def make_batches(
     """The batches of a zoo, from the devices if it fits.
 
     Args:
-      zoo: with weights on the host, or stored.
-      layout: which networks are in which slot.
-      mesh: of all devices.
-      keys_S: of each seed, for the order of its batches.
       mode: "resident", "stream", or "auto".
 
     Raises:

@@ -36,11 +36,7 @@ def folder_of(run_folder: pathlib.Path, checkpoint_dir: str | None) -> epath.Pat
 
 
 class Checkpoints:
-    """The checkpoints of one run: an array tree and a small JSON-like dict per step.
-
-    Attributes:
-      folder: of the checkpoints.
-    """
+    """The checkpoints of one run: an array tree and a small JSON-like dict per step."""
 
     def __init__(self, folder: epath.PathLike, keep: int = 2):
         """Args:
@@ -75,11 +71,7 @@ class Checkpoints:
         """What `save` got at `step`, bit for bit.
 
         Args:
-          step: as `latest_step` gives it.
           like: an array tree of the shapes and types expected.
-
-        Returns:
-          The array tree and the dict.
 
         Raises:
           UserError: the files are damaged, or hold other shapes.

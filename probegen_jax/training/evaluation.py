@@ -34,11 +34,7 @@ def outputs(
     """Every seed's outputs for networks of a zoo, computed by this process alone.
 
     Args:
-      learner: how to run the model.
-      zoo: with weights on the host, or stored.
       state_S: what is used of it is `params` and `fixed`.
-      rows_N: of the networks.
-      batch_size: networks that run together.
       mode: "resident", "stream", or "auto": resident if the networks fit on the device.
       answers_first: whether all networks answer before the head runs, as in a training whose
         probes are fixed; the results are then its very bits.
@@ -82,10 +78,6 @@ def with_responses(
     Every network answers once, for good; from then on only the head runs.
 
     Args:
-      programs: for the networks.
-      batches: of the networks.
-      zoo: theirs.
-      state_S: its probes are not trained.
       keys_S: of each seed, for the order of its batches in training.
     """
     layout, mesh = batches.layout, programs.mesh

@@ -40,14 +40,7 @@ from probegen_jax.zoo.zoo import Zoo
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What happens at which step.
-
-    Attributes:
-      steps_per_epoch: steps that show every training network once.
-      total_steps: of the whole training.
-      eval_every: steps between validations.
-      checkpoint_every: steps between checkpoints.
-    """
+    """What happens at which step."""
 
     steps_per_epoch: int
     total_steps: int
@@ -90,12 +83,9 @@ class Training:
     """A training under way: what it changes, and the steps of the loop.
 
     Attributes:
-      done: steps made so far.
       seconds: spent on them, earlier sittings included.
-      state: of all seeds.
       best_params: of all seeds, at the best step on validation so far.
       best: the "step" and the "val" metric of each seed there.
-      records: the lines of `metrics.jsonl` so far.
     """
 
     def __init__(
@@ -116,16 +106,9 @@ class Training:
         """A training at its start.
 
         Args:
-          zoo: with weights on the host, or stored.
-          learner: how to make, run and improve the model.
-          mesh: of all devices.
-          schedule: what happens when.
           keys: of each seed: that of the model, and that of the networks' order.
-          batch_size: B.
           mode: "resident", "stream" or "auto"; see `make_batches`.
-          metric_name: of what `score` computes.
           score: the metric of each seed's outputs for the networks of a split.
-          checkpoints: of the run.
           identity: what the run is, in plain values; the facts of each checkpoint hold it.
         """
         init_keys_S, order_keys_S = keys
@@ -174,8 +157,6 @@ class Training:
 
         Args:
           log: gets a record at every boundary; None on all processes but the first.
-          bar: shows them.
-          interrupt: says when to stop.
 
         Raises:
           Stopped: asked to stop; what was done is saved.

@@ -49,9 +49,7 @@ def make_mesh(
 
     Args:
       batch_size: networks in a batch, to be split over the axis "data".
-      num_seeds: to be split over the axis "seeds".
       seeds: length of that axis.
-      devices: others than all.
 
     Raises:
       UserError: something does not divide.
@@ -77,10 +75,7 @@ def on_mesh(mesh: Mesh, function: Callable[..., Any], in_specs: Any, out_specs: 
     """Compiles `function` to run on every device, on its parts of arrays.
 
     Args:
-      mesh: of the devices.
       function: of arrays; what it adds up over devices, it adds up itself.
-      in_specs: for each argument, how its arrays are split.
-      out_specs: how those are split that it returns.
     """
     return jax.jit(
         jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
@@ -114,7 +109,6 @@ def join(mesh: Mesh, parts: Mapping[int, Any]) -> Any:
     """Global arrays, split over "data", of the parts that each host has for its own devices.
 
     Args:
-      mesh: of the devices.
       parts: for each of `my_parts`, arrays with a first axis of the same length.
     """
     axis = mesh.shape[DATA]

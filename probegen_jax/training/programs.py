@@ -28,8 +28,6 @@ class Programs:
     """The compiled functions of a job; the networks are laid out by slot, see `batch_order`.
 
     Attributes:
-      mesh: of all devices.
-      learner: the static side of training.
       run_steps: `learning.train_steps` on a device's networks, with places instead of rows:
         (state_S, losses_SxT, weights, targets_N, places_SxKxB, first, start, stop).
       predict: each seed's outputs (S, T, B, O) for batches of places:
@@ -38,10 +36,6 @@ class Programs:
     """
 
     def __init__(self, learner: learning.Learner, mesh: Mesh):
-        """Args:
-        learner: the static side of training.
-        mesh: of all devices.
-        """
         self.mesh = mesh
         learner = dataclasses.replace(learner, data_axis=DATA if mesh.shape[DATA] > 1 else None)
         self.learner = learner
@@ -92,13 +86,7 @@ class Programs:
     def responses(
         self, state_S: learning.TrainState, weights: Any, layout: Layout
     ) -> Float[Array, "S N P R"]:
-        """Every seed's responses of all networks, laid out as they are.
-
-        Args:
-          state_S: its probes are asked.
-          weights: of all networks.
-          layout: theirs.
-        """
+        """Every seed's responses of all networks, laid out as they are."""
         slots, places = layout.rows_BxM.shape
         mine = slots // self.mesh.shape[DATA]
         rows_TxB = np.arange(places * mine, dtype=np.int32).reshape(-1, mine)

@@ -98,11 +98,6 @@ class Progress:
     """A bar on a terminal: epoch, loss, validation metric, time left. Nothing when piped."""
 
     def __init__(self, total: int, done: int, metric: str):
-        """Args:
-        total: steps of the whole run.
-        done: steps made before.
-        metric: name of the validation metric.
-        """
         self._bar = tqdm(total=total, initial=done, unit="step", desc="training", disable=None)
         self._metric = metric
         self._facts: dict[str, str] = {}

@@ -34,11 +34,7 @@ _ON_DEVICE = 2  # chunks that wait there
 
 
 class Streamed:
-    """Batches of a zoo that stays where it is stored.
-
-    Attributes:
-      layout: which networks are in which slot.
-    """
+    """Batches of a zoo that stays where it is stored."""
 
     def __init__(
         self,

@@ -40,10 +40,7 @@ def of_run(
     Args:
       folder: of the run; keeps the answer, for a run that goes on with another would not end with
         the same bits.
-      zoo: with the spec's default.
       networks: of a batch that one device gets.
-      num_probes: P.
-      total_steps: of the run.
     """
     kept = folder / "tuning.json"
     if kept.exists():
@@ -62,9 +59,6 @@ def block_size(
     """The `block_size` for a spec that is fastest here, forwards and back to the probes.
 
     Args:
-      spec: of the zoo, with choices of `block_sizes`.
-      weights_B: the networks of a batch, as one device gets them.
-      num_probes: P.
       memory: a JSON file of earlier answers; one that cannot be read or written is done without.
 
     Returns:

@@ -13,8 +13,6 @@ class Cluster:
 
     Attributes:
       coordinator: address and port where process 0 listens.
-      num_processes: of the job.
-      process_id: of this one.
       local_device_ids: devices of this host that are this process's.
     """
 
@@ -35,10 +33,6 @@ def find_cluster(
 
     Args:
       mode: "off", "on", or "auto": if the environment or the other arguments say so.
-      coordinator: address:port of process 0, if given by hand.
-      num_processes: likewise.
-      process_id: likewise.
-      environment: of the process.
 
     Raises:
       UserError: the job is named by half.

@@ -76,8 +76,6 @@ class Pace:
 
         Args:
           step: `TrainState.step` as the stretch just begun will leave it.
-          made: its steps.
-          asked: whether this host was asked to stop.
 
         Returns:
           Whether any host was, as of the look before.

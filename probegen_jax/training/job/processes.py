@@ -46,7 +46,6 @@ def job(cluster: Cluster | None, timeout: float = 120.0) -> Iterator[None]:
 
     Args:
       cluster: as `cluster.find_cluster` says; None does nothing.
-      timeout: seconds to wait for the other processes at the start.
 
     Raises:
       UserError: no connection within that time.
@@ -158,7 +157,6 @@ def agree(name: str, facts: Mapping[str, Any]) -> None:
 
     Args:
       name: of this call, different for each.
-      facts: what JSON can hold, by name.
 
     Raises:
       AgreedError: some process differs; which, and in what.
