@@ -40,7 +40,6 @@ class Build:
         """A build that makes its folder, or goes on in it, once it is entered.
 
         Args:
-          out: the folder.
           plan: JSON-like: the settings and whatever else decides the result.
           made_with: JSON-like: versions and hardware, which decide the last bits.
         """
@@ -104,9 +103,7 @@ class Build:
         """Makes the parts that are missing, with a bar of networks per second and time left.
 
         Args:
-          sizes: networks in each part.
           make: arrays by name of part i. They follow from the plan and i alone.
-          show: from a part that is finished, a word beside the bar.
 
         Returns:
           Networks that were made by this call.
@@ -187,12 +184,7 @@ def unwritable(path: pathlib.Path, error: OSError) -> UserError:
 
 
 def made_with(module: types.ModuleType, **others: Any) -> dict[str, Any]:
-    """What makes the bytes of a build besides its settings, for `Build`.
-
-    Args:
-      module: that makes the parts.
-      **others: what else it depends on.
-    """
+    """What makes the bytes of a build besides its settings, for `Build`."""
     device = jax.devices()[0].device_kind
     return {"jax": jax.__version__, "device": device, **others, "code": code_hash(module)}
 

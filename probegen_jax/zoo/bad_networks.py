@@ -8,12 +8,7 @@ from probegen_jax.errors import BadNetworkError
 
 @dataclasses.dataclass
 class Skipped:
-    """The networks left out of a zoo so far.
-
-    Attributes:
-      allowed: whether leaving out is what the user asked for.
-      faults: what is wrong, by network.
-    """
+    """The networks left out of a zoo so far."""
 
     allowed: bool
     faults: dict[str, str] = dataclasses.field(default_factory=dict)

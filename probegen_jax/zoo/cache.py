@@ -81,13 +81,7 @@ def cached_arrays(
     """The arrays of `build()`, read from `folder` where an earlier run left them.
 
     Args:
-      folder: of the cache; made if missing.
-      name: start of the file's name.
       key: everything that decides the arrays. A change of it means another file.
-      build: computes the arrays, by name.
-
-    Returns:
-      The arrays, by name.
 
     Raises:
       UserError: the folder cannot be written. A file that cannot be read is rebuilt with a warning.

@@ -56,7 +56,6 @@ def weight_statistics(weights: Any, published: Mapping[str, float]) -> list[str]
     """Mean and standard deviation of each array, beside published ones, as lines of text.
 
     Args:
-      weights: of a zoo, with a network axis N on every leaf.
       published: standard deviations by array, as in `PUBLISHED_STD`; may be empty.
     """
     header = f"{'weights':<20}{'shape':>18}{'mean':>10}{'std':>10}"

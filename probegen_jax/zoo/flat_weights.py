@@ -23,10 +23,6 @@ def flatten(weights: Any) -> Float[np.ndarray, " V"]:
 def unflatten(vectors_NxV: Float[np.ndarray, "N V"], abstract: Any) -> Any:
     """Stacked weights from stacked vectors: views of them, nothing is copied.
 
-    Args:
-      vectors_NxV: one network a row, as from `flatten`.
-      abstract: shapes of one network, as from a spec's `abstract()`.
-
     Returns:
       The pytree of `abstract`, with a leading network axis on every leaf.
 

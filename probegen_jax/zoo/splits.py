@@ -90,13 +90,7 @@ def read_json(
 
 
 def check_runs(path: pathlib.Path, splits: dict[str, list[str]], run: Callable[[str], str]) -> None:
-    """Raises a `UserError` if networks of one training run are in two splits.
-
-    Args:
-      path: of the splits file, for the message.
-      splits: names by split.
-      run: the run of a name.
-    """
+    """Raises a `UserError` if networks of one training run are in two splits."""
     seen: dict[str, str] = {}
     for split, names in splits.items():
         for name in names:
@@ -122,8 +116,6 @@ def seeded(
       items: what is to be split, in an order that does not change.
       val_share: of validation, among all items; at least one item gets there.
       test_share: of test, likewise, unless it is 0.
-      seed: of the permutation.
-      where: the items are from, for the message.
 
     Raises:
       UserError: too few items for a split of each.
@@ -148,9 +140,7 @@ def read_nfn_order(path: pathlib.Path, faithful: bool, number: int) -> list[int]
     code reads it as a row, so row 0 comes twice.
 
     Args:
-      path: of the CSV, gzipped if its name ends so.
       faithful: whether to drop the stray line; the official reading keeps it.
-      number: rows of the zoo.
 
     Raises:
       UserError: not such a file, or it names a row that the zoo has not.

@@ -26,14 +26,7 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load(data_dir: pathlib.Path | None = None) -> Zoo:
-    """The zoo, fitted on the first call and read from the cache after it.
-
-    Args:
-      data_dir: cache folder; `user_cache.default_dir()` if None.
-
-    Returns:
-      The zoo, with weights on the host.
-    """
+    """The zoo, fitted on the first call and read from the cache after it."""
     spec = SirenSpec()
     images_NxHxWxC, targets_N = images()
 

@@ -32,11 +32,6 @@ def load(
 ) -> Zoo:
     """The zoo, trained on the first call and read from the cache after it.
 
-    Args:
-      data_dir: cache folder; `user_cache.default_dir()` if None.
-      number: of networks.
-      space: to draw them from; that of `spaces/digits_cnn.py` if None.
-
     Returns:
       The zoo, with weights on the host: seven tenths of the architectures to train on, a tenth for
       validation, a fifth to test. No architecture is in two splits.

@@ -41,10 +41,6 @@ _COLUMNS = (
 def export(out: pathlib.Path, images: str) -> None:
     """Writes a built zoo's networks to `out/torch`: all of them, or nothing.
 
-    Args:
-      out: folder of the build.
-      images: name of the images, for the metrics.
-
     Raises:
       UserError: torch is not installed, or no space left.
     """

@@ -37,11 +37,6 @@ class TrainingRun:
     Attributes:
       index: with the seed, it decides initial weights, images and batches.
       optimizer: a name in `optimizers.OPTIMIZERS`.
-      learning_rate: constant.
-      momentum: of "sgd".
-      w_init: a name in `initial_weights.INITIALIZERS`.
-      init_std: of the initialisers that need one.
-      init_scale: a factor on the initial weights.
       l2reg: λ of λ·Σw² over all kernels, which is added to the loss, as in Keras.
       dropout: share of each convolution's outputs that is dropped in training.
       train_images: how many of the images it sees.
@@ -104,9 +99,7 @@ class Trainer:
         """Trains networks of one architecture.
 
         Args:
-          spec: their architecture.
           runs: a network each. What it becomes follows from the seed and its run alone.
-          batch_size: images in a step.
           steps: of the longest run there is, in this call or others: calls of equal `steps` and
             `kept` share a compilation.
           kept: of the run that keeps most.

@@ -28,11 +28,9 @@ def initial(
     """The weights that a network starts from, as one vector for `flat_weights.unflatten`.
 
     Args:
-      spec: of the network.
       name: in `INITIALIZERS`. "torch" is U(±1/√fan_in) for kernels and biases; with all others
         biases start at 0.
       std: of "RandomNormal" and "TruncatedNormal"; the others need none.
-      rng: source of the numbers.
     """
     shapes = spec.abstract()
     parts = []

@@ -30,10 +30,7 @@ def update(
 
     Args:
       optimizer: place in `OPTIMIZERS`.
-      momentum: of sgd.
-      grad: of the loss.
       state: from `init`, or of the step before.
-      step: from 0.
 
     Returns:
       The update and the next state.

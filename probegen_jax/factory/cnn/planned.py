@@ -17,8 +17,6 @@ class Planned:
     """One network to be trained.
 
     Attributes:
-      spec: its architecture.
-      run: how it is trained.
       train_fraction: share of the images that it sees.
       units: epochs (or steps) at which it is kept, in step with `run.kept`.
     """
@@ -39,15 +37,6 @@ def plan(
     where: str = "space",
 ) -> list[Planned]:
     """The networks of a zoo, each drawn from the space by (seed, its number) alone.
-
-    Args:
-      space: as from `read`.
-      number: of networks.
-      image_shape: height, width and channels of the images.
-      num_classes: of the images.
-      train_images: how many there are to train on.
-      seed: of all choices.
-      where: names the space in messages.
 
     Raises:
       UserError: an architecture that cannot be, or too few different ones.

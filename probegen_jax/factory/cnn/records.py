@@ -39,15 +39,7 @@ def features() -> dict[str, Any]:
 def example(
     network: Planned, run: int, arrays: Mapping[str, np.ndarray], row: int, k: int
 ) -> dict[str, Any]:
-    """One checkpoint's features.
-
-    Args:
-      network: as planned.
-      run: its number.
-      arrays: of its part.
-      row: of the network in the part.
-      k: which of its checkpoints.
-    """
+    """One checkpoint's features."""
     stored = to_park(network.spec, arrays["weights"][row, k])
     values = {name: getattr(network.run, name, None) for name in SETTINGS}
     values |= {"train_fraction": network.train_fraction, "epochs": float(network.units[-1])}
@@ -64,12 +56,7 @@ def example(
 
 
 def to_park(spec: CnnSpec, vector: np.ndarray) -> ParkNetwork:
-    """A trained network as the Wild Park stores one.
-
-    Args:
-      spec: its architecture.
-      vector: its weights, as `flat_weights.flatten` orders them.
-    """
+    """A trained network as the Wild Park stores one."""
     table = [
         (
             layer.in_channels,
@@ -92,10 +79,7 @@ def split(
     """Runs of each split.
 
     Args:
-      kept: the runs that have networks.
-      planned: all runs.
       wanted: `by`, "run" or "architecture", `val_share` and `test_share`.
-      where: the zoo is, for the message.
 
     Raises:
       UserError: too few runs or architectures for a split of each.

@@ -123,12 +123,6 @@ class CnnFactory:
 def last_checkpoints(images: ImageSet, space: Space, number: int, seed: int) -> Arrays:
     """Trains networks, all in memory, and keeps of each the last checkpoint with finite weights.
 
-    Args:
-      images: to train and to test on.
-      space: to draw the networks from.
-      number: of networks.
-      seed: of all that is random.
-
     Returns:
       `index` of each network that has one, their `weights` one after the other, where each `ends`,
       and `accuracy` on the test images, by name.

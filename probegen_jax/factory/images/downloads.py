@@ -89,7 +89,6 @@ def from_tfds(name: str, data_dir: pathlib.Path | None) -> Found:
     """A data set that TFDS prepared as array_record, read without TensorFlow.
 
     Args:
-      name: of the data set, maybe with `/CONFIG`.
       data_dir: where TFDS keeps data sets; `$TFDS_DATA_DIR` or `~/tensorflow_datasets` if None, or
         if it is not there.
 

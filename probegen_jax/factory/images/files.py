@@ -55,7 +55,6 @@ def part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
     Args:
       images: (N, H, W) or (N, H, W, C); uint8, or floats in [0, 1].
       labels: whole numbers from 0, (N,) or (N, 1).
-      where: they are from, for the message.
 
     Raises:
       UserError: anything else.
@@ -127,9 +126,6 @@ def read_idx(path: pathlib.Path) -> Num[np.ndarray, "..."]:
     """An idx file of unsigned bytes.
 
     No more is read than the header announces, and no more is held than the file has.
-
-    Args:
-      path: of the file, gzipped if its name ends so.
 
     Raises:
       UserError: it is something else, or damaged.

@@ -25,11 +25,7 @@ class ImageSet:
     """Labelled images in two parts.
 
     Attributes:
-      name: short, as in `mnist`.
-      train: images to train on.
       test: images that are kept apart.
-      num_classes: classes.
-      class_names: a name for each.
       digest: SHA-256 of all pixels and labels.
     """
 
@@ -63,14 +59,10 @@ def load(
     """The images of a source.
 
     Args:
-      source: one of `SOURCES`.
       grayscale: replace channels by their mean, as the Small CNN Zoo does.
       resize: height and width to bring every image to, bilinear, with antialiasing.
       data_dir: where downloads are kept, and the first place to look for TFDS's data sets; the
         user's cache folder if None.
-
-    Returns:
-      The images. Where the source keeps none apart for test, a seventh is drawn by seed.
 
     Raises:
       UserError: no such source, or anything wrong with its files.

@@ -41,10 +41,6 @@ def export(
 
     Args:
       folder: where to; `--config.manual_dir=` of a config then.
-      layout: a key of `LAYOUTS`.
-      columns: of the built zoo.
-      rows: of its splits.
-      metadata: of the built zoo.
 
     Raises:
       UserError: torch is not installed, or no space is left.

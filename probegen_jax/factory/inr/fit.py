@@ -29,8 +29,6 @@ class Recipe:
     """How each network is fitted: Adam on the mean squared error of all pixels a step.
 
     Attributes:
-      steps: of Adam.
-      learning_rate: at the first step.
       cosine: whether it falls to 0 along a cosine; it stays as it is otherwise.
       start: initial weights, "dwsnets" as in the published zoos (`SirenSpec.init`), or "siren" as
         Sitzmann et al. (2020) have it: a first layer of U(±1/fan_in) and a last one as small as the

@@ -32,15 +32,6 @@ class InrFactory:
         part_size: int,
         min_psnr: float | None = None,
     ):
-        """Args:
-        images: to fit.
-        networks: which there are.
-        spec: of all of them.
-        recipe: of the fit.
-        seed: of the initial weights.
-        part_size: networks in a part, but for the last.
-        min_psnr: networks below are fitted again.
-        """
         starts = range(0, len(networks), part_size)
         self.sizes = [min(part_size, len(networks) - start) for start in starts]
         self._networks, self._part_size, self._min_psnr = networks, part_size, min_psnr

@@ -38,10 +38,7 @@ def choose(images: ImageSet, num: int | None, copies: int, seed: int) -> Network
     the published zoos. All copies of an image are in one split.
 
     Args:
-      images: the source.
       num: so many images, drawn by seed, in the source's proportion of test images; None: all.
-      copies: networks for each image.
-      seed: of the draw.
 
     Raises:
       UserError: more images are asked for than there are, or too few for three splits.

@@ -17,8 +17,6 @@ class Address:
     """Where an archive is published.
 
     Attributes:
-      url: of the file itself.
-      filename: under which it is kept.
       sha256: of its content, in hex; None where the publisher states none. Archives also hold
         checksums of their own, which reading checks.
       zipped: whether it is refused on arrival unless it is a zip archive.
@@ -40,7 +38,6 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     No other process may fetch the same archive at the same time; `builders.prepare` sees to that.
 
     Args:
-      address: what to fetch.
       folder: where archives are kept; made if missing.
 
     Returns:

@@ -15,10 +15,6 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 def read(content: torch_files.Content, network: str) -> torch_files.InrFile:
     """Reads the arrays of an INR's file, by the ending of its name.
 
-    Args:
-      content: the file, or its bytes.
-      network: its name.
-
     Raises:
       BadNetworkError: the file cannot be read or is something else.
     """

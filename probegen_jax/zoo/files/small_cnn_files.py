@@ -51,11 +51,7 @@ class Metrics:
     """What is known of each row of `weights.npy`.
 
     Attributes:
-      paths: name of the checkpoint.
-      steps: epoch of the checkpoint.
       finals: epochs of the run; a checkpoint of that epoch is its last.
-      scores: test accuracy.
-      activations: name of the activation of every layer.
     """
 
     paths: list[str]
@@ -70,10 +66,6 @@ class Metrics:
 
 def parse_metrics(data: bytes, where: str) -> Metrics:
     """Reads `metrics.csv.gz`.
-
-    Args:
-      data: its bytes.
-      where: names it in messages.
 
     Raises:
       UserError: truncated, a column missing, or a value that is no number.
@@ -103,10 +95,6 @@ def parse_metrics(data: bytes, where: str) -> Metrics:
 
 def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " V"]:
     """Reads `layout.csv`: where the numbers that we store lie in a row of `weights.npy`.
-
-    Args:
-      data: its bytes.
-      where: names it in messages.
 
     Returns:
       The column of each number, in the order of `SHAPES`.
@@ -153,8 +141,6 @@ class FolderFiles:
         """The rows, memory-mapped, so that only those that are used are read.
 
         Args:
-          wanted: which will be used.
-          number: how many there must be.
           width: weights that each must have at least.
 
         Raises:

@@ -45,8 +45,6 @@ class CnnFile:
     Attributes:
       state: arrays by key, in torch's layout: kernels are (out, in, k, k).
       config: the architecture, as plain Python values.
-      score: test accuracy, if stored.
-      iteration: epochs of training, if stored.
     """
 
     state: State
@@ -57,10 +55,6 @@ class CnnFile:
 
 def load_inr(content: Content, network: str) -> InrFile:
     """Reads an INR's state dict, with or without the key `label`.
-
-    Args:
-      content: the file, or its bytes.
-      network: names it in messages.
 
     Raises:
       BadNetworkError: the file cannot be read or is something else.
@@ -79,10 +73,6 @@ def load_cnn(content: Content, network: str) -> CnnFile:
 
     A network of the Small CNN Zoo in torch form, `{"model", "activation"}`, is read as well; its
     config is then `{"activation": ...}`.
-
-    Args:
-      content: the file, or its bytes.
-      network: names it in messages.
 
     Raises:
       BadNetworkError: the file cannot be read or is something else.
@@ -108,13 +98,7 @@ def load_cnn(content: Content, network: str) -> CnnFile:
 
 
 def save_inr(path: pathlib.Path, state: Mapping[str, np.ndarray], label: int | None = None) -> None:
-    """Writes an INR as the published zoos do: an `OrderedDict` of tensors, and maybe `label`.
-
-    Args:
-      path: of the file.
-      state: arrays by key, in torch's layout.
-      label: stored under `label` if given.
-    """
+    """Writes an INR as the published zoos do: an `OrderedDict` of tensors, and maybe `label`."""
     tensors = _tensors(state)
     if label is not None:
         tensors["label"] = label
@@ -134,9 +118,6 @@ def save_cnn(path: pathlib.Path, network: CnnFile) -> None:
 
 def load_state_dict(path: pathlib.Path) -> State:
     """Reads a file of named tensors, such as a predictor that PyTorch code trained.
-
-    Args:
-      path: of a file that `torch.save` wrote of a state dict.
 
     Returns:
       Arrays by name, in the file's order and in torch's layout.
@@ -161,7 +142,6 @@ def save_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> None
     """Writes named tensors as `torch.save(model.state_dict(), path)` does.
 
     Args:
-      path: of the file; one that exists is replaced.
       state: arrays by name, in torch's layout; their order is kept.
     """
     _save(path, _tensors(state))
@@ -300,10 +280,6 @@ def _tensors(state: Mapping[str, np.ndarray]) -> "collections.OrderedDict[str, A
 
 def whole_number(value: Any, network: str) -> int:
     """A label or count as stored: a number, or an array or tensor of one.
-
-    Args:
-      value: what is stored.
-      network: names it in messages.
 
     Raises:
       BadNetworkError: anything else, or not whole.

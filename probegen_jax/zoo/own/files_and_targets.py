@@ -57,19 +57,10 @@ def from_arrays(
     """A zoo from stacked arrays.
 
     Args:
-      name: of the zoo, for messages and results.
-      spec: the static part of the networks, as `SirenSpec(hidden=(64, 64, 64))`.
       weights: the pytree of `spec.abstract()` with a leading network axis on each leaf; kernels are
         (N, in, out). Or one array (N, V) of such networks flattened by `flat_weights.flatten`.
       targets: of each network: class, or value.
-      task: what kind of target it is.
       num_outputs: number of classes; one more than the largest target if None.
-      splits_of: rows of "train", "val" and "test"; drawn by our seed if None.
-      val_share: of validation, if drawn.
-      test_share: of test, if drawn.
-
-    Returns:
-      The zoo.
 
     Raises:
       UserError: shapes that do not fit, weights or targets that are not finite, or classes outside
@@ -133,19 +124,10 @@ def from_folder(
     """A zoo from a folder of `.pth` or `.safetensors` INRs; read once, then kept as arrays.
 
     Args:
-      folder: of the networks.
       targets_csv: with columns `path` (from `folder`) and `target`, maybe `split`.
-      spec: width, depth, w0, output shift, grid order and channels of the networks.
       options: how their arrays are named.
-      task: what kind of target it is.
       num_outputs: number of classes; one more than the largest target if None.
-      val_share: of validation, where the CSV has no `split`.
-      test_share: of test, likewise.
       skip_bad: leave bad networks out, and list them, instead of stopping.
-      data_dir: where the arrays are kept; the user's cache folder if None.
-
-    Returns:
-      The zoo, named after the folder.
 
     Raises:
       UserError: anything wrong with the CSV or the networks.
@@ -196,11 +178,6 @@ def from_folder(
 
 def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> Listing:
     """Reads a CSV of targets.
-
-    Args:
-      path: of the CSV, with columns `path` and `target`, maybe `split`.
-      task: decides whether targets are whole numbers.
-      num_outputs: number of classes, if known.
 
     Raises:
       UserError: a column is missing, a network comes twice, or a value is not what it should be.

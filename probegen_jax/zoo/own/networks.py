@@ -52,11 +52,8 @@ def read(spec: NetworkSpec, source: Source, name: str, options: ReadOptions) -> 
     """One network like a zoo's, as `spec.stack` takes it.
 
     Args:
-      spec: of the zoo.
       source: a file; or a dict of arrays or tensors by name, where `spec.needs_config` under
         `model`, beside `config`.
-      name: what errors call it.
-      options: see `NetworkSpec.read`.
 
     Raises:
       BadNetworkError: it cannot be read, or is no such network.

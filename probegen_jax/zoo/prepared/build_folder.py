@@ -26,8 +26,6 @@ class Contents:
       family: "inr" or "cnn": which configs can train on it.
       features: TFDS features of one network.
       splits: of each split, a call that gives its networks in order.
-      metadata: JSON-like: whatever else reading it back needs.
-      description: a sentence.
     """
 
     family: str

@@ -33,8 +33,6 @@ class Request:
       manual_dir: folder with the published files; they are downloaded if None.
       splits_file: the official split; looked for in `manual_dir` if None.
       skip_bad: leave bad networks out, and list them, instead of stopping.
-      url: another address of the archive.
-      sha256: what the archive's SHA-256 must be.
     """
 
     manual_dir: pathlib.Path | None = None
@@ -71,7 +69,6 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """A builder for one way to split the zoo.
 
         Args:
-          request: what the user asked for.
           **kwargs: of TFDS: `config`, a name in `BUILDER_CONFIGS`, and `data_dir` above all.
         """
         self.request = request or Request()

@@ -21,8 +21,6 @@ def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: publishe
     """The Small CNN Zoo on grayscale CIFAR-10.
 
     Args:
-      columns: as prepared.
-      rows: of each split.
       fidelity: "faithful" runs the networks as they were trained, "official" as ProbeGen's
         published code does, with a pixel of padding.
     """
@@ -56,8 +54,6 @@ def cifar10_wild_park(
     """The CNN Wild Park, with the training run of each network.
 
     Args:
-      columns: as prepared.
-      rows: of each split.
       fidelity: "faithful" keeps residual links, "official" drops them as ProbeGen's published code
         does.
     """
@@ -82,9 +78,6 @@ def built(
     """A zoo that `build_zoo cnn` made.
 
     Args:
-      columns: as stored.
-      rows: of each split.
-      metadata: of the data set: its name and image shape.
       fidelity: "faithful", or "official": networks of the Small CNN Zoo's architecture padded by a
         pixel and all others without residual links, as ProbeGen's published code runs such zoos.
     """

@@ -27,9 +27,6 @@ Columns = dict[str, np.ndarray | list[Any]]
 def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
     """All networks of a prepared zoo.
 
-    Args:
-      builder: of a zoo that is prepared.
-
     Returns:
       Each feature, stacked over the networks (a list of arrays where its shape varies), and the
       rows of each split. Of a large zoo, or in a job of several processes, the arrays are mapped

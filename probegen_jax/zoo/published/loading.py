@@ -37,14 +37,10 @@ def load(
 
     Args:
       dataset: its name, a key of `BUILDERS`.
-      data_dir: where prepared zoos are kept; the user's cache folder if None.
       split: "official", "seeded", ... or "auto": the official one where there is a file for it.
       fidelity: of CNN zoos: "faithful" runs networks as they were trained, "official" as ProbeGen's
         published code does.
       request: where the files are if the zoo is not prepared yet.
-
-    Returns:
-      The zoo.
 
     Raises:
       UserError: anything wrong with the files, the connection, the disk, or what was asked.
