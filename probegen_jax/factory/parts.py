@@ -201,7 +201,9 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str
     for key in sorted(there.keys() | here.keys()):
         values = [_shown(plan[key]) if key in plan else "absent" for plan in (there, here)]
         if values[0] != values[1]:
-            texts[key] = "{} ({} there, {} here)".format(key, *values)
+            # Of a hash its beginning tells enough.
+            short = [value if len(value) < 60 else f"{value[:12]}…" for value in values]
+            texts[key] = "{} ({} there, {} here)".format(key, *short)
     return texts
 
 
