@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from probegen_jax.errors import UserError
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo.zoo import Zoo
@@ -88,8 +89,8 @@ def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
         raise UserError(
             "a zoo of your own needs --config.networks_dir=DIR and --config.targets_csv=FILE"
         )
-    if config["task"] not in ("classification", "regression"):
-        raise UserError(f"task is {config['task']!r}; choose classification or regression")
+    if config["task"] not in TASKS:
+        raise UserError(f"task is {config['task']!r}; choose {' or '.join(TASKS)}")
     if config["grid"] not in ("xy", "ij"):
         raise UserError(f"grid is {config['grid']!r}; choose xy or ij")
     spec = SirenSpec(
