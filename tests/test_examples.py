@@ -40,8 +40,8 @@ def test_it_is_as_good_as_the_package(digits_dir, tmp_path):
     package = [seed["last"]["test"] for seed in seeds]
     example = [accuracy(seed["seed"], epochs=100) for seed in seeds]
 
-    # Each mean lies about a standard error from the truth; the larger spread of the two, and the
-    # standard error of the difference beside it, is some three of those.
+    # The larger spread of the two and the standard error of the difference; where both spread alike,
+    # 2.2 times that standard error.
     spreads = [statistics.stdev(package), statistics.stdev(example)]
     bound = max(spreads) + math.hypot(*spreads) / math.sqrt(len(seeds))
     difference = statistics.mean(example) - statistics.mean(package)
