@@ -1,6 +1,6 @@
 """ProbeGen (Kahana et al., ICLR 2025) in one file: tell what a network does by asking it questions.
 
-    python examples/probegen_one_file.py [SEED EPOCHS]    # half a minute on two cores
+    python examples/probegen_one_file.py [SEED EPOCHS]    # less than a minute on two cores
 
 The zoo: 1,797 SIRENs, each fitted to one of scikit-learn's digits. The task: name the digit, given
 only the network. The method: a deep linear generator makes probes, here points of the image plane;
