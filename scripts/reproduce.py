@@ -260,9 +260,9 @@ def _write(
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(out / name)
     if any(row["status"] == "done" for row in rows):
-        from probegen_jax.report.figures import draw_grid
+        import results_plot
 
-        draw_grid(out / "results.png", rows)
+        results_plot.draw(out / "results.png", rows)
 
 
 if __name__ == "__main__":
