@@ -73,10 +73,7 @@ class ConvTranspose(nnx.Module):
     def __call__(
         self, x: Float[Array, "P H W C"], bias_scale_P: Float[Array, " P"] | None = None
     ) -> Float[Array, "P h w c"]:
-        """Args:
-        x: images.
-        bias_scale_P: how much of the bias each image gets; all of it by default.
-        """
+        """The output; each image gets `bias_scale_P` of the bias, by default all of it."""
         kernel = self.kernel[...]
         size, stride = kernel.shape[0], self.stride
         height, width, in_channels = x.shape[1:]

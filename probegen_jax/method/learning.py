@@ -121,13 +121,9 @@ class Learner:
     def sums(
         self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
     ) -> Sums:
-        """What a batch, or a device's part of one, has to say.
+        """What a batch, or a device's part of one, has to say to one seed.
 
-        Args:
-          state: of one seed.
-          weights_B: the batch's networks.
-          targets_B: their targets.
-          valid_B: False where the batch is padding, which neither counts nor moves anything.
+        Where `valid_B` is False the batch is padding, which neither counts nor moves anything.
         """
 
         def total_loss(params):
@@ -154,6 +150,11 @@ class Learner:
         vectors_SxV = jax.vmap(lambda sums: ravel_pytree(sums)[0])(sums_S)
         split = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], sums_S))[1]
         return jax.vmap(split)(jax.lax.psum(vectors_SxV, self.data_axis))
+
+
+def adam_cosine(learning_rate: float, total_steps: int) -> optax.GradientTransformation:
+    """Adam (β 0.9, 0.999; ε 1e-8; no decay), learning rate from its peak to 0 in `total_steps`."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, total_steps))
 
 
 def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T B"]:
@@ -189,11 +190,8 @@ def train_steps(
     goes through the very same program.
 
     Args:
-      learner: the static side.
-      state_S: of every seed.
       losses_SxT: of the epoch's steps so far.
       zoo_weights: stacked networks, at least those of the batches.
-      targets_N: theirs.
       rows_SxKxB: the batches of K steps of the epoch, -1 for padding; inside a `shard_map`, this
         device's part of them.
       first: the step that the first of those batches is for.

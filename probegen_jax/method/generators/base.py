@@ -26,11 +26,7 @@ class Generator(nnx.Module):
     ) -> Float[np.ndarray, "M h w C"] | None:
         """Images to take probes from, read once for all seeds; None, as here, if it needs none.
 
-        The class is then called with them as `images`.
-
-        Args:
-          settings: the whole config.
-          probe_shape: of one probe, as the zoo's spec says.
+        The class is then called with them as `images`. The settings are the whole config.
         """
         del settings, probe_shape
         return None
@@ -40,9 +36,6 @@ class Given(Generator):
     """Probes that were made before, by whatever generator."""
 
     def __init__(self, probes: Float[Array, "P ..."]):
-        """Args:
-        probes: (P, *probe_shape).
-        """
         self.probes = Fixed(probes)
 
     def __call__(self) -> Float[Array, "P ..."]:

@@ -59,9 +59,8 @@ class Uniform(Generator):
     """Synthetic probes for INRs: fixed coordinates, U(-1, 1) on the image plane."""
 
     def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
-        self.probes = Fixed(
-            jax.random.uniform(rngs.params(), (num_probes, *probe_shape), jnp.float32, -1.0, 1.0)
-        )
+        shape = (num_probes, *probe_shape)
+        self.probes = Fixed(jax.random.uniform(rngs.params(), shape, jnp.float32, -1.0, 1.0))
 
     def __call__(self) -> Float[Array, "P ..."]:
         return self.probes[...]

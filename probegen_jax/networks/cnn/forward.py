@@ -22,9 +22,7 @@ def run(
     """The logits of one network.
 
     Args:
-      layers: of the spec.
-      activations: of the spec.
-      weights: one network.
+      layers: with `activations`, of the spec.
       x: what the first convolution reads.
       convolve: from a layer's number, what it reads and its kernel to (P, h, w, out), without bias.
       dropout: in training, what becomes of a layer's output; it is given the layer's number too.

@@ -19,16 +19,11 @@ from probegen_jax.networks.cnn.layer import ConvLayer
 def patches(images: Float[Array, "P H W C"], layer: ConvLayer) -> Float[Array, "P h w K"]:
     """The K = kernel²·C values under a layer's kernel at each output pixel.
 
-    Args:
-      images: what the layer reads.
-      layer: its kernel, stride and padding.
-
-    Returns:
-      Patches in the order of a kernel (k, k, in, out) reshaped to (K, out).
+    They are in the order of a kernel (k, k, in, out) reshaped to (K, out).
     """
     pad, stride = (layer.padding, layer.padding), layer.stride
     x = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
-    height, width = (layer.out_size(side) for side in images.shape[1:3])
+    height, width = layer.out_sizes(images.shape[1:3])
     # Columns first, then rows: the second step copies longer runs.
     columns = [x[:, :, v : v + stride * (width - 1) + 1 : stride] for v in range(layer.kernel)]
     x = jnp.concatenate(columns, axis=-1)
@@ -46,14 +41,9 @@ def apply(
     """What `CnnSpec.apply` computes, for images of which the first layer's patches are given.
 
     Args:
-      layers: of the spec.
-      activations: of the spec.
-      weights: one network.
+      layers: with `activations`, of the spec.
       first: `patches` of the images for the first layer, which all networks can share.
-      dropout: in training, what becomes of a layer's output; it is given the layer's number too.
-
-    Returns:
-      The logits.
+      dropout: see `forward.run`.
     """
 
     def convolve(index: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
