@@ -54,12 +54,9 @@ class ConvTranspose(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        in_channels: of the input.
-        out_channels: of the output.
         size: k, height and width of the kernel; a multiple of `stride`.
         stride: pixels of output per pixel of input.
         padding: pixels cut off the output on every side.
-        rngs: its `params` stream draws kernel and bias, as PyTorch's default does.
         """
         if size % stride:
             raise ValueError(f"kernel size {size} is not a multiple of stride {stride}")

@@ -163,11 +163,23 @@ def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T 
     return jnp.asarray(padded.reshape(-1, batch_size), jnp.int32)
 
 
-def over_batches(
-    function: Callable[[Int[Array, " B"]], Float[Array, "S B ..."]], rows_TxB: Int[Array, "T B"]
+def _over_batches(
+    learner: Learner,
+    function: Callable[[Any, Any, Any], Float[Array, "B ..."]],
+    params_S: Any,
+    fixed_S: Any,
+    zoo_weights: Any,
+    rows_TxB: Int[Array, "T B"],
 ) -> Float[Array, "S TB ..."]:
-    """Calls `function` batch by batch; what it returned, for every seed the networks in order."""
-    values_TxSxB = jax.lax.map(function, rows_TxB)
+    """`function(params, fixed, weights_B)` of every seed, batch by batch, networks in order."""
+
+    def one_batch(rows_B):
+        def one_seed(zoo_weights, params, fixed):
+            return function(params, fixed, learner.take(zoo_weights, rows_B))
+
+        return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
+
+    values_TxSxB = jax.lax.map(one_batch, rows_TxB)
     values_SxTxB = jnp.moveaxis(values_TxSxB, 1, 0)
     seeds, _, _, *rest = values_SxTxB.shape
     return values_SxTxB.reshape(seeds, -1, *rest)
@@ -223,14 +235,7 @@ def predict(
 
     Rows of -1 are padding; what comes out for them means nothing.
     """
-
-    def one_batch(rows_B):
-        def one_seed(zoo_weights, params, fixed):
-            return learner.outputs(params, fixed, learner.take(zoo_weights, rows_B))
-
-        return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
-
-    return over_batches(one_batch, rows_TxB)
+    return _over_batches(learner, learner.outputs, params_S, fixed_S, zoo_weights, rows_TxB)
 
 
 def choose_per_seed(first_S: Bool[Array, " S"], ours: Any, theirs: Any) -> Any:
@@ -252,11 +257,9 @@ def responses(
 ) -> Float[Array, "S TB P R"]:
     """Every seed's responses of the networks at `rows_TxB`, batch by batch, to its probes now."""
 
-    def one_batch(rows_B):
-        def one_seed(zoo_weights, params, fixed):
-            model = nnx.merge(learner.graphdef, params, fixed)
-            return learner.spec.respond(learner.take(zoo_weights, rows_B), model.generator())
+    def respond(params, fixed, weights_B):
+        generator = nnx.merge(learner.graphdef, params, fixed).generator
+        return learner.spec.respond(weights_B, generator())
 
-        return learner.over_seeds(one_seed, zoo_weights, state_S.params, state_S.fixed)
-
-    return over_batches(one_batch, rows_TxB)
+    params_S, fixed_S = state_S.params, state_S.fixed
+    return _over_batches(learner, respond, params_S, fixed_S, zoo_weights, rows_TxB)

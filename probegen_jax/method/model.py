@@ -16,18 +16,14 @@ from probegen_jax.networks.contract import NetworkSpec
 
 
 class Head(nnx.Module):
-    """An MLP over the flattened responses: Linear, then ReLU and Linear, `depth` Linears in all."""
+    """An MLP over the flattened responses, P·R values: Linear, then ReLU and Linear.
+
+    It has `depth` Linears in all, at least 1 (6 in the paper); hidden ones are `width` wide (256).
+    """
 
     def __init__(
         self, in_features: int, width: int, depth: int, out_features: int, *, rngs: nnx.Rngs
     ):
-        """Args:
-        in_features: P·R.
-        width: of the hidden layers (256 in the paper).
-        depth: linear layers, at least 1 (6 in the paper).
-        out_features: classes, or 1 for a regression.
-        rngs: its `params` stream draws the layers.
-        """
         widths = [in_features] + [width] * (depth - 1) + [out_features]
         self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
 

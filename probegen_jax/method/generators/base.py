@@ -16,8 +16,8 @@ class Generator(nnx.Module):
     """Makes the probes of one seed: called without arguments, it returns them (P, *probe_shape).
 
     A class of generators is called as `Class(num_probes, probe_shape, rngs=rngs, **settings)`,
-    with the settings that its entry in `registry.METHODS` names. What training shall change is an
-    `nnx.Param`; what stays as it is, a `Fixed` variable.
+    with the settings that its entry in `registry.METHODS` names; it draws from `rngs.params`. What
+    training shall change is an `nnx.Param`; what stays as it is, a `Fixed` variable.
     """
 
     @classmethod

@@ -28,11 +28,8 @@ class DeepLinear(Generator):
         rngs: nnx.Rngs,
     ):
         """Args:
-        num_probes: P.
-        probe_shape: (D,).
         latent_dim: width of the latents and of the hidden layers (32 in the paper).
         depth: linear layers, at least 1 (2 in the paper).
-        rngs: its `params` stream draws latents and layers.
         """
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, latent_dim)))
         widths = [latent_dim] * depth + [*probe_shape]

@@ -42,12 +42,9 @@ class DeepLinearImage(Generator):
         rngs: nnx.Rngs,
     ):
         """Args:
-        num_probes: P.
-        probe_shape: (H, W, C).
         latent_dim: values of a latent (32 in the paper).
         width: w, channels before the last layer at 32×32 (16 in the paper).
         depth: transposed convolutions; by default as few as the size needs (5 at 32×32).
-        rngs: its `params` stream draws latents and layers.
 
         Raises:
           UserError: a size outside the family, or a depth too small for the size.

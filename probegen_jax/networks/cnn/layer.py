@@ -19,8 +19,7 @@ class ConvLayer:
     """One convolution, what is added to it, and the activation after it.
 
     Attributes:
-      kernel: side of the square kernel, in pixels.
-      stride: step of the kernel, in pixels.
+      kernel: side of the square kernel, in pixels, as `stride` is.
       padding: zeros around the image on each side, in pixels.
       activation: a name in `ACTIVATIONS`, or `PER_NETWORK`: each network of the zoo says which.
       residual: −1, or the layer whose *post-activation* output is added to this layer's

@@ -44,9 +44,7 @@ class MixedCnnSpec(NetworkSpec):
 
     Attributes:
       kinds: kinds of layers, in the order of the tables.
-      max_layers: most layers of a network.
       image_shape: height, width and channels of a probe.
-      num_classes: outputs of every head, R.
       tape_size: pre-activations (floats per probe and network) that training may keep on average.
         Networks of a batch for which that is not enough are run once more on the way back.
       block_size: probes that run together; if None, 16 on a CPU, else all.

@@ -102,8 +102,7 @@ class Interpreter:
 
     def gradients(self) -> tuple[jax.Array, ...]:
         """Buffers for gradients on their way back."""
-        slots = (1, self.max_layers)
-        return tuple(jnp.zeros((many * self.slot,), jnp.float32) for many in slots)
+        return tuple(jnp.zeros((n * self.slot,), jnp.float32) for n in (1, self.max_layers))
 
     def forward(
         self,
@@ -135,8 +134,11 @@ class Interpreter:
             kind, row, source = (program[name][index] for name in ("kind", "row", "residual"))
 
             def run(number, x):
-                image = self._read(x, index * self.slot, self.kinds[number].inputs)
-                return self._convolve(number, tables, row, image)
+                code, table = self.kinds[number], tables[number]
+                image = self._read(x, index * self.slot, code.inputs)
+                kernel = table["kernel"][row]
+                z = convolve(image, kernel, code.stride, code.padding, self.dtype)
+                return z + table["bias"][row].reshape(1, 1, 1, -1)
 
             shapes = [kind.outputs for kind in self.kinds]
             tape = write_images(kind, shapes, run, x, (tape, at[index]))
@@ -235,8 +237,9 @@ class Interpreter:
             )
 
             def run(number, gz):
-                image = self._read(gz, index * self.slot, self.kinds[number].outputs)
-                return self._convolve_back(number, tables, row, image)
+                code, kernel = self.kinds[number], tables[number]["kernel"][row]
+                g, size = self._read(gz, index * self.slot, code.outputs), code.inputs[:2]
+                return convolve_back(g, kernel, code.stride, code.padding, size, self.dtype)
 
             gy = write_images(kind, [kind.inputs for kind in self.kinds], run, gz, (gy, 0))
             return gy, gz
@@ -253,16 +256,6 @@ class Interpreter:
         """Images of a shape from a flat buffer."""
         size = (self.chunk * math.prod(shape),)
         return jax.lax.dynamic_slice(buffer, (at,), size).reshape(self.chunk, *shape)
-
-    def _convolve(self, number: int, tables: Any, row: jax.Array, image: jax.Array) -> jax.Array:
-        kind = self.kinds[number]
-        z = convolve(image, tables[number]["kernel"][row], kind.stride, kind.padding, self.dtype)
-        return z + tables[number]["bias"][row].reshape(1, 1, 1, -1)
-
-    def _convolve_back(self, number: int, tables: Any, row: jax.Array, g: jax.Array) -> jax.Array:
-        kind = self.kinds[number]
-        kernel = tables[number]["kernel"][row]
-        return convolve_back(g, kernel, kind.stride, kind.padding, kind.inputs[:2], self.dtype)
 
     def _add_image(
         self,
