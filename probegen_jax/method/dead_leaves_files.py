@@ -54,8 +54,6 @@ def read(
       path: the zip, or a folder with a `train` folder or with images.
       number: N images, chosen without replacement.
       image_shape: H, W, C of the zoo's images; C is 1 or 3.
-      seed: of the choice.
-      fidelity: see above.
       official_choice: choose as the official code does that was started with `--seed`.
 
     Returns:

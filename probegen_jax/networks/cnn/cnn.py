@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
-from probegen_jax.networks.cnn import forward, matmuls, one_by_one
+from probegen_jax.networks.cnn import forward, one_by_one
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.contract import (
@@ -133,11 +133,8 @@ class CnnSpec(NetworkSpec):
         Probes are images, normalised as the network was trained on them.
         """
         check_images(probes, self.image_shape)
-
-        def convolve(index: int, x: jax.Array, kernel: Any) -> jax.Array:
-            return self.layers[index].convolve(x, kernel)
-
-        return forward.run(self.layers, self.activations, weights, probes, convolve)
+        convolutions = [layer.convolve for layer in self.layers]
+        return forward.run(self.layers, self.activations, weights, probes, convolutions)
 
     def respond(
         self, weights: CnnWeights, probes: Float[Array, "P H W C"]
@@ -148,12 +145,12 @@ class CnnSpec(NetworkSpec):
             return super().respond(weights, probes)
         if self.block_size is None and one_by_one.suits(self.layers, self.activations):
             return one_by_one.respond(self.layers, self.activations, weights, probes)
-        first = matmuls.patches(probes, self.layers[0])
+        first = forward.patches(probes, self.layers[0])
 
         # Run once more on the way back: that costs less than what a loop would have to keep.
         @jax.checkpoint
         def one(network):
-            return matmuls.apply(self.layers, self.activations, network, first)
+            return forward.run_on_patches(self.layers, self.activations, network, first)
 
         return jax.lax.map(one, weights, batch_size=self.block_size)
 

@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS, SLOPES
-from probegen_jax.networks.cnn.forward import head
+from probegen_jax.networks.cnn.forward import head, patches
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
-from probegen_jax.networks.cnn.matmuls import patches
 from probegen_jax.networks.cnn.taps import back, spread
 
 Layers = tuple[ConvLayer, ...]

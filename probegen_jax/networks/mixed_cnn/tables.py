@@ -39,7 +39,14 @@ def pack(
     }
     activations = list(ACTIVATIONS)
     for n, (spec, weights, name) in enumerate(zip(specs, networks, names, strict=True)):
-        _check_member(specs[0], spec, weights, name)
+        spec.check(weights, name)
+        for what in ("image_shape", "num_classes"):
+            own, shared = getattr(spec, what), getattr(specs[0], what)
+            if own != shared:
+                raise UserError(
+                    f"network {name}: {what} is {own}, but the zoo's is {shared}; a zoo's networks "
+                    "must agree in it"
+                )
         programs["depth"][n] = len(spec.layers)
         for i, (layer, kind) in enumerate(zip(spec.layers, kinds_of(spec), strict=True)):
             rows = layers[places[kind]]
@@ -86,18 +93,6 @@ def _table(kind: Kind, rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarra
         table["kernel"][place, :, :, : row["kernel"].shape[2]] = row["kernel"]
         table["bias"][place] = row["bias"]
     return table
-
-
-def _check_member(first: CnnSpec, spec: CnnSpec, weights: CnnWeights, name: str) -> None:
-    """Raises a `UserError` unless a network is as its spec says and fits the zoo."""
-    spec.check(weights, name)
-    for what in ("image_shape", "num_classes"):
-        own, shared = getattr(spec, what), getattr(first, what)
-        if own != shared:
-            raise UserError(
-                f"network {name}: {what} is {own}, but the zoo's is {shared}; a zoo's networks "
-                "must agree in it"
-            )
 
 
 def in_use(programs: Any) -> Bool[np.ndarray, "N L"]:
