@@ -31,10 +31,7 @@ def generate(
     infinitely many of them.
 
     Args:
-      number: N images.
-      height: H, pixels.
-      width: W, pixels.
-      channels: C.
+      number: N images, of height × width pixels.
       seed: image i depends on (seed, i) alone; the bytes are the same on every call.
 
     Returns:
@@ -66,12 +63,10 @@ def probe_bank(
     Args:
       source: "generated"; "published", which downloads their zip to `folder` once; or the path of
         that zip or of an unpacked folder.
-      number: N images.
       image_shape: H, W, C of the zoo's images.
       seed: of the images, or of the choice among the published ones.
       fidelity: how published images are prepared, see `dead_leaves_files.read`. Generated ones are
         made at H×W and normalised, whatever it says.
-      folder: for downloads.
 
     Returns:
       float32 on the scale that the networks read.
@@ -112,12 +107,6 @@ def _cover(rng: np.random.Generator, rows: int, cols: int) -> tuple[Int[np.ndarr
     return leaf_of_pixel.reshape(rows, cols), laid
 
 
-def _radii(rng: np.random.Generator, number: int) -> Float[np.ndarray, " leaves"]:
-    """Radii as parts of the image's side, from the inverse of their distribution function."""
-    least, most = _MIN_RADIUS**-2, _MAX_RADIUS**-2
-    return 1 / np.sqrt(least - rng.uniform(size=number) * (least - most))
-
-
 def _leaves(
     rng: np.random.Generator,
     x: Float[np.ndarray, " points"],
@@ -127,7 +116,9 @@ def _leaves(
 ) -> Bool[np.ndarray, "leaves points"]:
     """Throws some leaves; which of the points (x, y) does each cover?"""
     number = _LEAVES_AT_ONCE
-    radius = max(rows, cols) * _radii(rng, number)
+    # Radii from the inverse of their distribution function.
+    least, most = _MIN_RADIUS**-2, _MAX_RADIUS**-2
+    radius = max(rows, cols) * (1 / np.sqrt(least - rng.uniform(size=number) * (least - most)))
     centre_x, centre_y = rng.uniform(0, cols, number), rng.uniform(0, rows, number)
 
     # Polygons have four corners on their circle, in order; a triangle's last one counts twice.

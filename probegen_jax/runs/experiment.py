@@ -19,8 +19,8 @@ from probegen_jax.errors import UserError
 from probegen_jax.files import read_json
 from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
+from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
-from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.method.tasks import TASKS, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs.folder import refuse_other_zoo, zoo_facts

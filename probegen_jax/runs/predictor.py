@@ -20,8 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.method import learning
 from probegen_jax.method.generators.base import Given
-from probegen_jax.method.head import Head
-from probegen_jax.method.model import ProbeGen, head_shape
+from probegen_jax.method.model import Head, ProbeGen, head_shape
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
 from probegen_jax.runs.experiment import Run

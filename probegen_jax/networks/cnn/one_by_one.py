@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS, SLOPES
-from probegen_jax.networks.cnn.forward import head
+from probegen_jax.networks.cnn.forward import head, patches
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
-from probegen_jax.networks.cnn.matmuls import patches
 from probegen_jax.networks.cnn.taps import back, spread
 
 Layers = tuple[ConvLayer, ...]
@@ -42,14 +41,7 @@ def suits(layers: Layers, activations: Names) -> bool:
 def respond(
     layers: Layers, activations: Names, weights: Any, probes: Float[Array, "P H W C"]
 ) -> Float[Array, "B P R"]:
-    """Responses of every network to every probe; differentiable in the probes only.
-
-    Args:
-      layers: of the spec, such that `suits` says yes.
-      activations: of the spec.
-      weights: stacked, with a leading network axis B.
-      probes: images.
-    """
+    """Responses of stacked networks that `suits` to every probe; differentiable in these only."""
     return _forward(layers, activations, weights, probes)[0]
 
 
@@ -74,17 +66,12 @@ def _forward(layers, activations, weights, probes):
 
 def _backward(layers, activations, kept, g_BxPxR):
     weights, probes, outputs = kept
-    height, width = (layers[0].out_size(side) for side in probes.shape[1:3])
-    sizes = [(height, width), *(y.shape[2:4] for y in outputs)]
+    sizes = [layers[0].out_sizes(probes.shape[1:3]), *(y.shape[2:4] for y in outputs)]
     block = layers[1].stride if len(layers) > 1 else 1
+    first, back_to_probes = jax.vjp(lambda x: _in_blocks(patches(x, layers[0]), block), probes)
 
-    def first_patches(probes):
-        return _in_blocks(patches(probes, layers[0]), block)
-
-    first, back_to_probes = jax.vjp(first_patches, probes)
-
-    def network(total_KxM, each):
-        weights, outputs, g_PxR = each
+    def network(total_KxM, weights_outputs_g):
+        weights, outputs, g_PxR = weights_outputs_g
         last = sizes[-1]
         g = (g_PxR @ weights["head"]["kernel"].T) / np.float32(last[0] * last[1])
         g = jnp.broadcast_to(g[:, None, None], (g.shape[0], *last, g.shape[1]))
@@ -148,13 +135,10 @@ def _first_layer(layer, activations, weights, first):
 def _first_layer_back(layer, activations, weights, first, g_MxO):
     """The gradient before the first layer's activation, which runs once more for its slope."""
 
-    def deactivate(name):
-        def times_slope(first, g_MxO):
-            return g_MxO * SLOPES[name](ACTIVATIONS[name](_sums(weights, first)))
+    def times_slope(name):
+        return lambda first, g: g * SLOPES[name](ACTIVATIONS[name](_sums(weights, first)))
 
-        return times_slope
-
-    return layer.by_activation(activations, weights, deactivate, first, g_MxO)
+    return layer.by_activation(activations, weights, times_slope, first, g_MxO)
 
 
 def _in_blocks(x: Float[Array, "P H W C"], block: int) -> Float[Array, "P h w b b C"]:
