@@ -51,7 +51,7 @@ def shared() -> pathlib.Path:
 def _optimize(fully: bool) -> None:
     """How much XLA optimizes here, and in processes started from here."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not fully)
-    if jax.config.jax_disable_most_optimizations == fully:
+    if jax.config.read("jax_disable_most_optimizations") == fully:
         jax.config.update("jax_disable_most_optimizations", not fully)
         jax.clear_caches()
 
@@ -75,7 +75,7 @@ def digits_dir() -> pathlib.Path:
     with (SHARE / "digits.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            little = jax.config.jax_disable_most_optimizations
+            little = jax.config.read("jax_disable_most_optimizations")
             _optimize(True)
             digits.load(folder)
             _optimize(not little)
