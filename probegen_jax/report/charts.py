@@ -5,6 +5,7 @@ to look up are in the tooltips (`<title>`) of their marks.
 """
 
 import html
+import importlib.resources
 import math
 from collections.abc import Sequence
 
@@ -12,40 +13,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 # What charts need of a style sheet, also for files that stand alone.
-STYLE = """
-.chart{--ink:#1c2430;--muted:#5c6675;--rule:#dde2ea;--accent:#e2491f;--quiet:#8b95a5;--cell:#e2491f;
---paper:#ffffff;font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
-.chart text{fill:var(--muted)}.chart .title{fill:var(--ink);font-weight:600}
-.chart .rule{stroke:var(--rule);stroke-width:1}.chart .axis{stroke:var(--quiet);stroke-width:1}
-.chart .diagonal{stroke:var(--quiet);stroke-dasharray:4 4}
-.chart .line{fill:none;stroke-width:1.8;stroke-linejoin:round}
-.chart .dot{fill:var(--accent);fill-opacity:.55}.chart .bar{fill:var(--accent)}
-.chart .bar.down{fill:var(--quiet)}
-.chart .cell{fill:var(--cell)}.chart .cell-text{fill:var(--ink)}.chart .cell-text.on{fill:#fff}
-.chart .probe{fill:var(--accent);stroke:#fff;stroke-width:.7}
-.chart .probe.before{fill:#4f8fd6}
-.chart .plane{fill:var(--rule)}
-.chart .c0{stroke:#e2491f}.chart .c1{stroke:#2f7fd0}.chart .c2{stroke:#2e9e6b}
-.chart .c3{stroke:#9a5fd0}.chart .c4{stroke:#c08a14}.chart .c5{stroke:#d0478f}
-.chart .c6{stroke:#14a0a8}.chart .c7{stroke:#7a7f88}
-@media (prefers-color-scheme:dark){.chart{--ink:#e8ecf3;--muted:#a3adbd;--rule:#2d3645;
---accent:#ff7a52;--quiet:#78849a;--cell:#ff7a52;--paper:#151b26}
-.chart .cell-text.on{fill:#180a05}.chart .c1{stroke:#62a8ee}.chart .c2{stroke:#56c592}
-.chart .c3{stroke:#bd8cf0}.chart .c4{stroke:#e0b04a}.chart .c7{stroke:#a9afba}}
-"""
+STYLE = importlib.resources.files(__package__).joinpath("charts.css").read_text(encoding="utf-8")
 Number = int | float
 _COLORS = 8
 _WIDTH, _HEIGHT = 480, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 30, 40
+_LEFT, _RIGHT = 52, _WIDTH - 14  # ends of the horizontal axis
+_TOP, _BOTTOM = 30, 40  # margins
 
 
-def svg(
-    body: str, label: str, width: Number = _WIDTH, height: Number = _HEIGHT, css: str = "chart"
-) -> str:
+def svg(body: str, label: str, width: Number = _WIDTH, height: Number = _HEIGHT) -> str:
     """An SVG element around `body`, told to screen readers as `label`."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'class="{css}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'class="chart" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{html.escape(label)}">{body}</svg>'
     )
 
@@ -53,8 +33,26 @@ def svg(
 def standalone(chart: str) -> str:
     """A chart as a file of its own: with its style sheet and a background."""
     start = chart.index(">") + 1
-    style = f'<style>{STYLE}</style><rect width="100%" height="100%" style="fill:var(--paper)"/>'
+    style = f'<style>\n{STYLE}</style><rect width="100%" height="100%" style="fill:var(--paper)"/>'
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{chart[:start]}{style}{chart[start:]}\n'
+
+
+def mark(tag: str, tooltip: str = "", **attributes: Number | str) -> str:
+    """An SVG element with a tooltip, if there is one.
+
+    Args:
+      tag: such as "circle".
+      tooltip: as plain text.
+      attributes: `class_` is written as class, `fill_opacity` as fill-opacity; floats have one
+        decimal.
+    """
+    written = "".join(
+        f' {name.strip("_").replace("_", "-")}="'
+        + (f'{value:.1f}"' if isinstance(value, float) else f'{html.escape(str(value))}"')
+        for name, value in attributes.items()
+    )
+    inside = f"><title>{html.escape(tooltip)}</title></{tag}>" if tooltip else "/>"
+    return f"<{tag}{written}{inside}"
 
 
 def text(x: Number, y: Number, content: str, anchor: str = "start", css: str = "") -> str:
@@ -70,8 +68,8 @@ def ticks(low: Number, high: Number, most: int = 5) -> list[float]:
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [n * step for n in range(first, last + 1)]
 
 
 class _Axes:
@@ -79,25 +77,22 @@ class _Axes:
 
     def __init__(
         self,
-        xs: tuple[Number, Number],
-        ys: tuple[Number, Number],
+        xs: Sequence[Number],
+        ys: Sequence[Number],
         *,
         log: bool = False,
-        size: tuple[Number, Number] = (_WIDTH, _HEIGHT),
+        height: Number = _HEIGHT,
     ):
-        self.width, self.height = size
-        self.log = log
-        self.x_range = xs if xs[1] > xs[0] else (xs[0] - 0.5, xs[0] + 0.5)
-        if log:
-            ys = (math.log10(ys[0]), math.log10(ys[1]))
-        if not ys[1] > ys[0]:
-            ys = (ys[0] - 0.05, ys[0] + 0.05)
-        margin = 0.05 * (ys[1] - ys[0])
-        self.y_range = (ys[0] - margin, ys[1] + margin)
+        self.height, self.log = height, log
+        self.x_range = _spread(min(xs), max(xs), 0.5)
+        low, high = min(ys), max(ys)
+        low, high = _spread(*((math.log10(low), math.log10(high)) if log else (low, high)), 0.05)
+        margin = 0.05 * (high - low)
+        self.y_range = (low - margin, high + margin)
 
     def x(self, value: Number) -> float:
         low, high = self.x_range
-        return _LEFT + (value - low) / (high - low) * (self.width - _LEFT - _RIGHT)
+        return _LEFT + (value - low) / (high - low) * (_RIGHT - _LEFT)
 
     def y(self, value: Number) -> float:
         low, high = self.y_range
@@ -105,22 +100,16 @@ class _Axes:
         return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
 
     def frame(self, title: str, x_label: str) -> str:
+        bottom = self.height - _BOTTOM
         parts = [text(_LEFT, 17, title, css="title")]
         for value in self._y_ticks():
             y = self.y(value)
-            parts.append(
-                f'<line class="rule" x1="{_LEFT}" x2="{self.width - _RIGHT}" '
-                f'y1="{y:.1f}" y2="{y:.1f}"/>'
-            )
+            parts.append(mark("line", class_="rule", x1=_LEFT, x2=_RIGHT, y1=y, y2=y))
             parts.append(text(_LEFT - 7, y + 4, _short(value), "end"))
-        bottom = self.height - _BOTTOM
         for value in ticks(*self.x_range):
             parts.append(text(self.x(value), bottom + 16, _short(value), "middle"))
-        parts.append(
-            f'<line class="axis" x1="{_LEFT}" x2="{self.width - _RIGHT}" y1="{bottom}" '
-            f'y2="{bottom}"/>'
-        )
-        parts.append(text((_LEFT + self.width - _RIGHT) / 2, self.height - 6, x_label, "middle"))
+        parts.append(mark("line", class_="axis", x1=_LEFT, x2=_RIGHT, y1=bottom, y2=bottom))
+        parts.append(text((_LEFT + _RIGHT) / 2, self.height - 6, x_label, "middle"))
         return "".join(parts)
 
     def _y_ticks(self) -> list[float]:
@@ -129,10 +118,15 @@ class _Axes:
         low, high = (10**bound for bound in self.y_range)
         powers = range(math.floor(self.y_range[0]), math.ceil(self.y_range[1]) + 1)
         for factors in ((1, 2, 5), (1,)):
-            found = [f * 10.0**n for n in powers for f in factors if low <= f * 10.0**n <= high]
-            if 2 <= len(found) <= 8:
-                return found
+            chosen = [f * 10.0**n for n in powers for f in factors if low <= f * 10.0**n <= high]
+            if 2 <= len(chosen) <= 8:
+                return chosen
         return [10**value for value in ticks(*self.y_range)]
+
+
+def _spread(low: Number, high: Number, by: float) -> tuple[Number, Number]:
+    """A range that is not empty."""
+    return (low, high) if high > low else (low - by, low + by)
 
 
 def lines(
@@ -152,44 +146,41 @@ def lines(
     """
     kept = []
     for label, xs, ys in series:
-        points = [
-            (x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not log)
-        ]
+        pairs = zip(xs, ys, strict=True)
+        points = [(x, y) for x, y in pairs if math.isfinite(y) and (y > 0 or not log)]
         if points:
             kept.append((label, points))
     if not kept:
-        return svg(text(_LEFT, 17, title, css="title") + text(_LEFT, 60, "no values"), title)
-    every = [point for _, points in kept for point in points]
-    axes = _Axes(
-        (min(x for x, _ in every), max(x for x, _ in every)),
-        (min(y for _, y in every), max(y for _, y in every)),
-        log=log,
-    )
+        return _empty(title, "no values")
+    all_xs, all_ys = zip(*(point for _, points in kept for point in points), strict=True)
+    axes = _Axes(all_xs, all_ys, log=log)
     parts = [axes.frame(title, x_label)]
     for n, (label, points) in enumerate(kept):
-        places = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in points)
+        (last_x, last_y), css = points[-1], f"line c{n % _COLORS}"
+        corners = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in points)
         if len(points) == 1:
-            places += f" {axes.x(points[0][0]) + 4:.1f},{axes.y(points[0][1]):.1f}"
-        last = f"{label}: {_short(points[-1][1])} at {x_label} {_short(points[-1][0])}"
-        parts.append(
-            f'<polyline class="line c{n % _COLORS}" points="{places}">'
-            f"<title>{html.escape(last)}</title></polyline>"
-        )
+            corners += f" {axes.x(last_x) + 4:.1f},{axes.y(last_y):.1f}"
+        tooltip = f"{label}: {_short(last_y)} at {x_label} {_short(last_x)}"
+        parts.append(mark("polyline", tooltip, class_=css, points=corners))
     if 1 < len(kept) <= _COLORS:
         parts.append(_legend([label for label, _ in kept]))
     summary = "; ".join(f"{label} ends at {_short(points[-1][1])}" for label, points in kept)
     return svg("".join(parts), f"{title} against {x_label}: {summary}")
 
 
+def _empty(title: str, words: str) -> str:
+    return svg(text(_LEFT, 17, title, css="title") + text(_LEFT, 60, words), title)
+
+
 def _legend(labels: Sequence[str]) -> str:
-    parts, x = [], _WIDTH - _RIGHT
+    parts, x = [], _RIGHT
     for n, label in reversed(list(enumerate(labels))):
         shown = label if len(label) <= 24 else label[:23] + "…"
         x -= 7.2 * len(shown) + 4
         parts.append(text(x, 17, shown))
         x -= 20
-        ends = f'x1="{x + 2:.1f}" x2="{x + 15:.1f}" y1="13" y2="13"'
-        parts.append(f'<line class="line c{n % _COLORS}" {ends}/>')
+        css = f"line c{n % _COLORS}"
+        parts.append(mark("line", class_=css, x1=x + 2, x2=x + 15, y1=13, y2=13))
         x -= 4
     return "".join(parts) if x > _LEFT + 130 else ""
 
@@ -202,33 +193,22 @@ def scatter(
 ) -> str:
     """Predicted against true values, with the diagonal; at most `most` points, evenly chosen."""
     chosen = np.unique(np.linspace(0, len(true_N) - 1, min(most, len(true_N))).astype(int))
-    predicted_N, true_N = predicted_N[chosen], true_N[chosen]
-    finite = np.isfinite(predicted_N)
-    predicted_N, true_N = predicted_N[finite], true_N[finite]
-    if not len(true_N):
-        return svg(text(_LEFT, 17, title, css="title") + text(_LEFT, 60, "no finite values"), title)
-    size = (_WIDTH, 400)
-    least, most_true = float(true_N.min()), float(true_N.max())
-    margin = 0.03 * (most_true - least)
-    axes = _Axes(
-        (least - margin, most_true + margin),
-        (float(predicted_N.min()), float(predicted_N.max())),
-        size=size,
-    )
+    chosen = chosen[np.isfinite(predicted_N[chosen])]
+    if not len(chosen):
+        return _empty(title, "no finite values")
+    predicted, true = predicted_N[chosen].tolist(), true_N[chosen].tolist()
+    margin, height = 0.03 * (max(true) - min(true)), 400
+    axes = _Axes((min(true) - margin, max(true) + margin), predicted, height=height)
     parts = [axes.frame(title, "true value")]
     low = max(axes.x_range[0], axes.y_range[0])
     high = min(axes.x_range[1], axes.y_range[1])
     if high > low:
-        parts.append(
-            f'<line class="diagonal" x1="{axes.x(low):.1f}" y1="{axes.y(low):.1f}" '
-            f'x2="{axes.x(high):.1f}" y2="{axes.y(high):.1f}"/>'
-        )
-    parts += [
-        f'<circle class="dot" cx="{axes.x(float(t)):.1f}" cy="{axes.y(float(p)):.1f}" r="3.2">'
-        f"<title>true {t:.3f}, predicted {p:.3f}</title></circle>"
-        for t, p in zip(true_N, predicted_N, strict=True)
-    ]
-    return svg("".join(parts), f"{title}, {len(true_N)} networks", *size)
+        ends = {"x1": axes.x(low), "y1": axes.y(low), "x2": axes.x(high), "y2": axes.y(high)}
+        parts.append(mark("line", class_="diagonal", **ends))
+    for t, p in zip(true, predicted, strict=True):
+        tooltip = f"true {t:.3f}, predicted {p:.3f}"
+        parts.append(mark("circle", tooltip, class_="dot", cx=axes.x(t), cy=axes.y(p), r=3.2))
+    return svg("".join(parts), f"{title}, {len(chosen)} networks", _WIDTH, height)
 
 
 def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
@@ -236,7 +216,7 @@ def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
     classes = len(counts_CxC)
     cell = max(14.0, min(34.0, 400 / classes))
     left, top = 46.0, 52.0
-    shares = counts_CxC / np.maximum(counts_CxC.sum(axis=1, keepdims=True), 1)
+    shares_CxC = counts_CxC / np.maximum(counts_CxC.sum(axis=1, keepdims=True), 1)
     numbered = classes <= 20
     parts = [text(left, 17, title, css="title"), text(left, 36, "predicted class →  (rows: true)")]
     for row in range(classes):
@@ -246,54 +226,56 @@ def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
             below = top + classes * cell + 16
             parts.append(text(left + (row + 0.5) * cell, below, str(row), "middle"))
         for column in range(classes):
-            x, count, share = left + column * cell, counts_CxC[row, column], shares[row, column]
-            parts.append(
-                f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" '
-                f'height="{cell - 1:.1f}" rx="2" fill-opacity="{0.06 + 0.94 * share:.3f}">'
-                f"<title>true {row}, predicted {column}: {count}</title></rect>"
+            x, count, share = left + column * cell, counts_CxC[row, column], shares_CxC[row, column]
+            tooltip, opacity = (
+                f"true {row}, predicted {column}: {count}",
+                f"{0.06 + 0.94 * share:.3f}",
             )
+            box = {"x": x, "y": y, "width": cell - 1, "height": cell - 1, "rx": 2}
+            parts.append(mark("rect", tooltip, class_="cell", **box, fill_opacity=opacity))
             if numbered and count:
                 css = "cell-text on" if share > 0.5 else "cell-text"
                 parts.append(text(x + cell / 2 - 0.5, y + cell / 2 + 4, str(count), "middle", css))
-    right = int(np.trace(counts_CxC))
-    size = (left + classes * cell + 14, top + classes * cell + 26)
-    return svg(
-        "".join(parts),
-        f"{title}: {right} of {int(counts_CxC.sum())} networks on the diagonal",
-        *size,
-    )
+    label = f"{title}: {np.trace(counts_CxC)} of {counts_CxC.sum()} networks on the diagonal"
+    return svg("".join(parts), label, left + classes * cell + 14, top + classes * cell + 26)
 
 
 def bars(title: str, values_P: Float[np.ndarray, " P"], x_label: str) -> str:
     """One bar for each probe, the largest first; values below 0 in a quiet colour."""
-    order = np.argsort(-values_P, kind="stable")
-    low, high = min(0.0, float(values_P.min())), max(0.0, float(values_P.max()))
-    axes = _Axes((0.0, float(len(order))), (low, high))
-    parts = [axes.frame(title, x_label)]
-    zero = axes.y(0.0)
-    for place, probe in enumerate(order):
-        value = float(values_P[probe])
-        left, right, y = axes.x(place), axes.x(place + 1), axes.y(value)
-        css = "bar" if value >= 0 else "bar down"
+    order = np.argsort(-values_P, kind="stable").tolist()
+    values = values_P.tolist()
+    axes = _Axes((0.0, float(len(order))), (0.0, *values))
+    parts, zero = [axes.frame(title, x_label)], axes.y(0.0)
+    for rank, probe in enumerate(order):
+        left, right, y = axes.x(rank), axes.x(rank + 1), axes.y(values[probe])
         parts.append(
-            f'<rect class="{css}" x="{left:.1f}" y="{min(y, zero):.1f}" '
-            f'width="{max(0.6, (right - left) * 0.8):.1f}" height="{max(0.5, abs(zero - y)):.1f}">'
-            f"<title>probe {probe}: {value:+.4f}</title></rect>"
+            mark(
+                "rect",
+                f"probe {probe}: {values[probe]:+.4f}",
+                class_="bar" if values[probe] >= 0 else "bar down",
+                x=left,
+                y=min(y, zero),
+                width=max(0.6, (right - left) * 0.8),
+                height=max(0.5, abs(zero - y)),
+            )
         )
+    most, least = order[0], order[-1]
     return svg(
         "".join(parts),
-        f"{title}: most for probe {order[0]}, {values_P[order[0]]:+.4f}, "
-        f"least for probe {order[-1]}, {values_P[order[-1]]:+.4f}",
+        f"{title}: most for probe {most}, {values[most]:+.4f}, "
+        f"least for probe {least}, {values[least]:+.4f}",
     )
 
 
-def histogram(title: str, before: Float[np.ndarray, " P"], after: Float[np.ndarray, " P"]) -> str:
+def histogram(
+    title: str, before_P: Float[np.ndarray, " P"], after_P: Float[np.ndarray, " P"]
+) -> str:
     """Where values lay before (line 2) and after (line 1) training, as shares of them."""
-    edges = np.histogram_bin_edges(np.concatenate([before, after]), 24)
+    edges = np.histogram_bin_edges(np.concatenate([before_P, after_P]), 24)
     centers = ((edges[1:] + edges[:-1]) / 2).tolist()
     series = [
         (label, centers, (np.histogram(values, edges)[0] / len(values)).tolist())
-        for label, values in (("after", after), ("before", before))
+        for label, values in (("after", after_P), ("before", before_P))
     ]
     return lines(title, series, x_label="coordinate")
 
@@ -301,6 +283,4 @@ def histogram(title: str, before: Float[np.ndarray, " P"], after: Float[np.ndarr
 def _short(value: Number) -> str:
     if value == 0:
         return "0"
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:.4g}"
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"

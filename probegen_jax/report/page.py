@@ -21,7 +21,7 @@ def render(runs: Sequence[Findings]) -> str:
       runs: at least one.
     """
     style = importlib.resources.files("probegen_jax.report").joinpath("style.css").read_text()
-    style = re.sub(r"\n\s*", "\n", style + charts.STYLE)
+    style = re.sub(r"\n\s*", "\n", f"{style}\n{charts.STYLE}")
     names = [run.name for run in runs]
     title = f"{names[0]}" if len(runs) == 1 else f"{len(runs)} runs compared"
     parts = [
