@@ -3,18 +3,19 @@
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from probegen_jax.files import replacing
 from probegen_jax.method.generators.registry import METHODS
-from probegen_jax.zoo.zoo import Zoo
+from probegen_jax.report import pictures
+from probegen_jax.report.findings import Drawing, Series
 
+_ACCENT = "#ff5a36"
 _METHOD_COLORS = ("#e4572e", "#7a8b99", "#c9b458", "#8a6fb0")
 
 
@@ -25,130 +26,64 @@ def save(figure: Figure, path: pathlib.Path) -> None:
         figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
 
 
+def _panels(number: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in a row, and the panels; sizes in inches, the width of each."""
+    figure = Figure(figsize=(width * number, height))
+    return figure, [figure.add_subplot(1, number, n + 1) for n in range(number)]
+
+
 def draw_probes(
-    path: pathlib.Path, zoo: Zoo, probes: Float[Array, "P ..."] | Float[np.ndarray, "P ..."]
+    path: pathlib.Path, probes: Float[np.ndarray, "P ..."], planes: Sequence[Drawing]
 ) -> None:
-    """The probes: images as such, coordinates over what a few of the zoo's test networks draw.
+    """The probes: images as such, points over what networks draw, else how they are spread.
 
     Args:
       path: of the PNG.
-      zoo: that the probes are for.
-      probes: of one seed.
+      probes: of one seed, of images at most 128 are drawn.
+      planes: what a few networks draw, if they draw on a plane; one panel each.
     """
     if probes.ndim == 4:
-        draw_image_probes(path, probes)
-        return
-    rows = zoo.splits["test"]
-    _, first = np.unique(zoo.targets_N[rows], return_index=True)
-    shown = rows[np.sort(first)[:5]]  # of different targets
-    images = zoo.spec.render(zoo.read(shown), *(zoo.image_shape or (64, 64)))
-    if images is None or zoo.spec.plane is None:
-        draw_coordinates(path, probes)
-        return
-    titles = [f"a network of target {zoo.targets_N[row]:.4g}" for row in shown]
-    points = np.asarray(probes) if zoo.spec.plane == "xy" else np.asarray(probes)[:, ::-1]
-    draw_inr_probes(path, images, titles, points)
-
-
-def draw_inr_probes(
-    path: pathlib.Path,
-    images: Float[np.ndarray, "N H W C"],
-    titles: Sequence[str],
-    probes: Float[np.ndarray, "P 2"],
-) -> None:
-    """Where the probes lie on the image plane, over what a few networks draw there.
-
-    Args:
-      path: of the PNG.
-      images: what the networks draw, in [0, 1]; one panel each.
-      titles: of the panels.
-      probes: coordinates, the column first.
-    """
-    # A probe outside the image is seen too, but a stray one must not shrink the picture.
-    reach = float(np.clip(np.abs(probes).max() * 1.05, 1.2, 1.8))
-    height, width = images.shape[1:3]
-    # Coordinates -1 and 1 are the centres of the outer pixels.
-    right, bottom = 1 + 1 / max(width - 1, 1), 1 + 1 / max(height - 1, 1)
-    figure = Figure(figsize=(2.1 * len(titles), 2.4))
-    for panel, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(1, len(titles), panel + 1)
-        axes.imshow(image.squeeze(), cmap="gray", extent=(-right, right, bottom, -bottom))
-        axes.scatter(*probes.T, s=9, c="#ff5a36", edgecolors="white", linewidths=0.4)
-        axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=6, length=2)
-        axes.set_facecolor("#e8e8ec")
+        sheet = pictures.sheet(probes[:128])
+        on_white = sheet[..., :-1] + 1 - sheet[..., -1:]
+        figure = Figure(figsize=(10, 10 * sheet.shape[0] / sheet.shape[1]))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(on_white.squeeze(), cmap="gray", interpolation="nearest")
+        axes.set_axis_off()
+    elif planes:
+        reach = pictures.reach_of(probes)
+        figure, panels = _panels(len(planes), 2.1, 2.4)
+        for axes, plane in zip(panels, planes, strict=True):
+            right, bottom = pictures.half_sides(plane.image_HxWxC)
+            image = plane.image_HxWxC.squeeze()
+            axes.imshow(image, cmap="gray", extent=(-right, right, bottom, -bottom))
+            points = probes if plane.grid == "xy" else probes[:, ::-1]
+            axes.scatter(*points.T, s=9, c=_ACCENT, edgecolors="white", linewidths=0.4)
+            axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
+            axes.set_title(f"a network of target {plane.target}", fontsize=9)
+            axes.tick_params(labelsize=6, length=2)
+            axes.set_facecolor("#e8e8ec")
+    else:
+        figure, panels = _panels(probes.shape[1], 2.6, 2.4)
+        for d, axes in enumerate(panels):
+            axes.hist(probes[:, d], bins=24, color=_ACCENT)
+            axes.set_title(f"coordinate {d}", fontsize=9)
     save(figure, path)
 
 
-def draw_coordinates(
-    path: pathlib.Path, probes: Float[Array, "P D"] | Float[np.ndarray, "P D"]
-) -> None:
-    """How the probes are spread along each coordinate, where these are not those of a plane.
+def draw_curves(path: pathlib.Path, curves: Mapping[str, tuple[str, Sequence[Series]]]) -> None:
+    """Curves against the step, a panel each, a line per seed.
 
     Args:
       path: of the PNG.
-      probes: of one seed.
+      curves: as `Findings.curves` has them; the one named "loss" gets a logarithmic axis.
     """
-    probes = np.asarray(probes)
-    number = probes.shape[1]
-    figure = Figure(figsize=(2.6 * number, 2.4))
-    for d in range(number):
-        axes = figure.add_subplot(1, number, d + 1)
-        axes.hist(probes[:, d], bins=24, color="#ff5a36")
-        axes.set_title(f"coordinate {d}", fontsize=9)
-    save(figure, path)
-
-
-def draw_image_probes(
-    path: pathlib.Path, probes: Float[Array, "P H W C"] | Float[np.ndarray, "P H W C"]
-) -> None:
-    """The probes as a sheet of images, sixteen in a row, at most eight rows.
-
-    Args:
-      path: of the PNG.
-      probes: on any scale; all are drawn with the same one, their least value dark.
-    """
-    images = np.asarray(probes)[:128]
-    least, most = images.min(), images.max()
-    images = (images - least) / max(most - least, np.finfo(np.float32).tiny)
-    images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
-    framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
-    columns = min(16, len(framed))
-    framed = np.pad(framed, ((0, -len(framed) % columns), *[(0, 0)] * 3), constant_values=1)
-    _, height, width, _ = framed.shape
-    sheet = framed.reshape(-1, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
-    sheet = sheet.reshape(-1, columns * width, 3)
-    figure = Figure(figsize=(10, 10 * sheet.shape[0] / sheet.shape[1]))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_axis_off()
-    save(figure, path)
-
-
-def draw_curves(path: pathlib.Path, records: Sequence[dict[str, Any]], metric: str) -> None:
-    """Training loss and validation metric against the step, a line per seed.
-
-    Args:
-      path: of the PNG.
-      records: of `metrics.jsonl`.
-      metric: name of the validation metric.
-    """
-    figure = Figure(figsize=(8, 3))
-    colors = matplotlib.colormaps["tab10"].colors
-    for panel, (key, label) in enumerate(
-        (("train_loss", "training loss"), (f"val_{metric}", f"validation {metric}"))
-    ):
-        axes = figure.add_subplot(1, 2, panel + 1)
-        steps = [record["step"] for record in records if key in record]
-        values = np.array([record[key] for record in records if key in record])
-        for seed in range(values.shape[1] if values.ndim == 2 else 0):
-            axes.plot(steps, values[:, seed], lw=1, color=colors[seed % 10], label=f"seed {seed}")
-        if key == "train_loss":
-            axes.set_yscale("log")
-        axes.set(xlabel="step", title=label)
+    figure, panels = _panels(len(curves), 4, 3)
+    for axes, (name, (title, series)) in zip(panels, curves.items(), strict=True):
+        for label, steps, values in series:
+            axes.plot(steps, values, lw=1, label=label)
+        axes.set(xlabel="step", title=title, yscale="log" if name == "loss" else "linear")
         axes.grid(alpha=0.3)
-        if 1 < values.shape[-1] <= 10:
+        if 1 < len(series) <= 10:
             axes.legend(fontsize=7)
     save(figure, path)
 
@@ -163,31 +98,20 @@ def draw_grid(path: pathlib.Path, rows: Sequence[Mapping[str, str]]) -> None:
     done = [row for row in rows if row["status"] == "done"]
     zoos = list(dict.fromkeys(row["zoo"] for row in done))
     colors = dict(zip(METHODS, itertools.cycle(_METHOD_COLORS)))
-    figure = Figure(figsize=(3.4 * len(zoos), 3.2))
-    for panel, zoo in enumerate(zoos):
-        axes = figure.add_subplot(1, len(zoos), panel + 1)
+    figure, panels = _panels(len(zoos), 3.4, 3.2)
+    for axes, zoo in zip(panels, zoos, strict=True):
         shown = [row for row in done if row["zoo"] == zoo]
         means = [float(row["test_mean"]) for row in shown]
         deviations = [float(row["test_std"]) for row in shown]
         positions = range(len(shown))
-        axes.bar(
-            positions,
-            means,
-            yerr=deviations if any(deviations) else None,
-            capsize=3,
-            color=[colors.get(row["method"], "#404040") for row in shown],
-        )
+        errors = deviations if any(deviations) else None
+        bar_colors = [colors.get(row["method"], "#404040") for row in shown]
+        axes.bar(positions, means, yerr=errors, capsize=3, color=bar_colors)
         published = [float(row["published"] or "nan") for row in shown]
         axes.scatter(positions, published, marker="D", s=30, c="black", zorder=3, label="published")
         for position, mean, deviation in zip(positions, means, deviations, strict=True):
-            axes.annotate(
-                f"{mean:.3f}",
-                (position, mean + deviation),
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-            )
+            style = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
+            axes.annotate(f"{mean:.3f}", (position, mean + deviation), (0, 3), **style)
         names = [f"{row['method']}\n{row['num_probes']}".replace("_", "\n") for row in shown]
         axes.set_xticks(positions, names, fontsize=7)
         # Zoomed in on the bars' ends, for all are much alike.

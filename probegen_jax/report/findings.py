@@ -1,7 +1,6 @@
 """What there is to tell of a run: computed here as plain arrays and facts, drawn elsewhere."""
 
 import dataclasses
-import itertools
 import json
 import pathlib
 from typing import Any
@@ -22,6 +21,8 @@ _MOST_NETWORKS = 1024
 _WORST = 12
 _PLANES = 5
 
+Series = tuple[str, list[int], list[float]]  # label, steps, values
+
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
@@ -31,11 +32,13 @@ class Drawing:
       row: of the zoo.
       target: of the network, in few characters.
       image_HxWxC: values in [0, 1].
+      grid: order of coordinates: "xy" if the column comes first, "ij" if the row does.
     """
 
     row: int
     target: str
     image_HxWxC: Float[np.ndarray, "H W C"]
+    grid: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Wrong:
     target: float
     predicted: float
     error: float
-    drawing: Drawing | None
+    drawing: Drawing | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,6 @@ class Findings:
       result: content of `result.json`, or `unfinished`.
       records: lines of `metrics.jsonl`.
       facts: of the zoo, by name.
-      grid: order of the coordinates of INR probes; None where probes are images.
       probes_before: of the first seed at its start.
       probes_after: of the first seed now.
       planes: what a few test networks draw, of INRs of the plane.
@@ -103,7 +105,6 @@ class Findings:
     result: dict[str, Any]
     records: list[dict[str, Any]]
     facts: dict[str, str]
-    grid: str | None
     probes_before: Float[np.ndarray, "P ..."]
     probes_after: Float[np.ndarray, "P ..."]
     planes: list[Drawing]
@@ -116,6 +117,22 @@ class Findings:
     def task(self) -> Task:
         """What is predicted, and how it is scored."""
         return of_metric(self.result["metric"])
+
+    def series(self, key: str) -> list[Series]:
+        """What the records say under `key`, of every seed."""
+        records = [record for record in self.records if key in record]
+        steps, seed = [record["step"] for record in records], self.config["seed"]
+        values_SxT = zip(*(record[key] for record in records), strict=True)
+        return [(f"seed {seed + n}", steps, list(values)) for n, values in enumerate(values_SxT)]
+
+    @property
+    def curves(self) -> dict[str, tuple[str, list[Series]]]:
+        """The learning curves by name, each with a title."""
+        validation = self.series(f"val_{self.task.metric_name}")
+        return {
+            "loss": ("training loss", self.series("train_loss")),
+            "validation": (f"validation {self.task.metric_title}", validation),
+        }
 
 
 def find(run: Run) -> Findings:
@@ -131,8 +148,8 @@ def find(run: Run) -> Findings:
     after = learner.probes(run.state)[0]
     rows = zoo.splits["test"]
     outputs_NxO = run.outputs(rows)[0]
-    wrong, planes = _wrong(zoo, rows, outputs_NxO), _different(zoo)
-    drawings = iter(_draw(zoo, [*planes, *(each.row for each in wrong)]))
+    wrong, different = _wrong(zoo, rows, outputs_NxO), _different(zoo)
+    drawings = _draw(zoo, [*different, *(network.row for network in wrong)])
     return Findings(
         name=run.folder.resolve().name,
         folder=run.folder,
@@ -140,13 +157,14 @@ def find(run: Run) -> Findings:
         result=run.result or unfinished(run),
         records=read_records(run.folder),
         facts=_facts(run),
-        grid=zoo.spec.plane,
         probes_before=np.asarray(before),
         probes_after=np.asarray(after),
-        planes=[each for each in itertools.islice(drawings, len(planes)) if each is not None],
+        planes=[drawings[row] for row in different] if drawings and zoo.spec.plane else [],
         targets_N=zoo.targets_N[rows],
         outputs_NxO=outputs_NxO,
-        wrong=[dataclasses.replace(each, drawing=next(drawings)) for each in wrong],
+        wrong=[
+            dataclasses.replace(network, drawing=drawings.get(network.row)) for network in wrong
+        ],
         importance=_importance(run),
     )
 
@@ -179,18 +197,17 @@ def read_records(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _facts(run: Run) -> dict[str, str]:
     """What was trained on what, as a table's rows."""
     zoo, config = run.experiment.zoo, run.experiment.config
-    counts = ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in SPLITS)
-    size = zoo.spec.num_weights
-    shape = zoo.spec.probe_shape
-    size_of = " × ".join(map(str, shape)) + " values" if len(shape) == 3 else f"{shape[0]}"
-    kind = "images of" if len(shape) == 3 else "points of dimension"
+    spec, shape = zoo.spec, zoo.spec.probe_shape
+    weights = "" if spec.num_weights is None else f" of {spec.num_weights:,} weights"
+    kind = f"points of dimension {shape[0]}"
+    if len(shape) == 3:
+        kind = f"images of {' × '.join(map(str, shape))} values"
     facts = {
-        "zoo": f"{zoo.name}, {len(zoo):,} networks"
-        + (f" of {size:,} weights" if size is not None else ""),
+        "zoo": f"{zoo.name}, {len(zoo):,} networks{weights}",
         "predicted": TASKS[zoo.task].goal.format(num_outputs=zoo.num_outputs),
-        "networks": counts,
-        "probes": f"{config.num_probes} ({config.method}), {kind} {size_of}",
-        "responses": f"{zoo.spec.response_dim} for each probe",
+        "networks": ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in SPLITS),
+        "probes": f"{config.num_probes} ({config.method}), {kind}",
+        "responses": f"{spec.response_dim} for each probe",
         "head": f"{config.head_depth} linear layers, {config.head_width} wide",
     }
     if zoo.runs_N is not None:
@@ -198,15 +215,15 @@ def _facts(run: Run) -> dict[str, str]:
     return facts
 
 
-def _draw(zoo: Zoo, rows: list[int]) -> list[Drawing | None]:
-    """What the networks at `rows` draw; None where the zoo's networks draw nothing."""
+def _draw(zoo: Zoo, rows: list[int]) -> dict[int, Drawing]:
+    """What the networks at `rows` draw, by row; empty where the zoo's networks draw nothing."""
     images = zoo.spec.render(zoo.read(np.asarray(rows)), *(zoo.image_shape or (64, 64)))
     if images is None:
-        return [None] * len(rows)
-    return [
-        Drawing(row, shown(zoo.targets_N[row]), image)
+        return {}
+    return {
+        row: Drawing(row, shown(zoo.targets_N[row]), image, zoo.spec.plane or "xy")
         for row, image in zip(rows, images, strict=True)
-    ]
+    }
 
 
 def _different(zoo: Zoo) -> list[int]:
@@ -229,14 +246,14 @@ def _wrong(
     if TASKS[zoo.task].classes:
         shares_NxO = softmax(outputs_NxO, axis=-1)
         predicted_N = np.argmax(outputs_NxO, axis=-1)
-        each = np.arange(len(rows))
-        errors_N = shares_NxO[each, predicted_N] - shares_NxO[each, targets_N]
+        networks = np.arange(len(rows))
+        errors_N = shares_NxO[networks, predicted_N] - shares_NxO[networks, targets_N]
     else:
         predicted_N = outputs_NxO[:, 0]
         errors_N = np.abs(predicted_N - targets_N)
     order = np.argsort(-np.nan_to_num(errors_N, nan=np.inf), kind="stable")[:_WORST]
     return [
-        Wrong(int(rows[n]), float(targets_N[n]), float(predicted_N[n]), float(errors_N[n]), None)
+        Wrong(int(rows[n]), float(targets_N[n]), float(predicted_N[n]), float(errors_N[n]))
         for n in order
         if errors_N[n] != 0
     ]
@@ -246,10 +263,9 @@ def _importance(run: Run) -> Importance:
     experiment, zoo = run.experiment, run.experiment.zoo
     learner, task = experiment.learner, TASKS[zoo.task]
     rows = zoo.splits["val"]
-    rows = rows[
-        np.unique(np.linspace(0, len(rows) - 1, min(_MOST_NETWORKS, len(rows))).astype(int))
-    ]
-    targets_N = jnp.asarray(zoo.targets_N[rows])
+    chosen = np.linspace(0, len(rows) - 1, min(_MOST_NETWORKS, len(rows))).astype(int)
+    rows = rows[np.unique(chosen)]
+    targets_N = zoo.targets_N[rows]
     first = jax.tree.map(lambda leaf: leaf[:1], run.state)
     params, fixed = jax.tree.map(lambda leaf: leaf[0], (first.params, first.fixed))
     responses_NxPxR = jnp.asarray(experiment.responses(first, rows)[0])
@@ -261,19 +277,17 @@ def _importance(run: Run) -> Importance:
 
         def without(probe: Array) -> tuple[Array, Array]:
             left_out = jnp.arange(mean_PxR.shape[0]) == probe  # none where probe is -1
-            mixed = jnp.where(left_out[None, :, None], mean_PxR[None], responses_NxPxR)
-            outputs_NxO = head(mixed)
-            return jnp.mean(task.loss(outputs_NxO, targets_N)), outputs_NxO
+            outputs_NxO = head(jnp.where(left_out[None, :, None], mean_PxR[None], responses_NxPxR))
+            return jnp.mean(task.loss(outputs_NxO, jnp.asarray(targets_N))), outputs_NxO
 
         return jax.lax.map(without, jnp.arange(-1, mean_PxR.shape[0]))
 
-    losses, outputs = measure(params, fixed, responses_NxPxR)
-    scores = np.array([task.metric(each, zoo.targets_N[rows]) for each in np.asarray(outputs)])
-    losses = np.asarray(losses)
+    losses, outputs = map(np.asarray, measure(params, fixed, responses_NxPxR))
+    scores = np.array([task.metric(outputs_NxO, targets_N) for outputs_NxO in outputs])
     return Importance(
-        len(rows),
-        float(losses[0]),
-        losses[1:] - losses[0],
-        float(scores[0]),
-        scores[0] - scores[1:],
+        networks=len(rows),
+        loss=float(losses[0]),
+        loss_P=losses[1:] - losses[0],
+        metric=float(scores[0]),
+        metric_P=scores[0] - scores[1:],
     )

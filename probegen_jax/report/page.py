@@ -20,10 +20,10 @@ def render(runs: Sequence[Findings]) -> str:
     Args:
       runs: at least one.
     """
-    style = importlib.resources.files("probegen_jax.report").joinpath("style.css").read_text()
+    style = importlib.resources.files(__package__).joinpath("style.css").read_text("utf-8")
     style = re.sub(r"\n\s*", "\n", f"{style}\n{charts.STYLE}")
-    names = [run.name for run in runs]
-    title = f"{names[0]}" if len(runs) == 1 else f"{len(runs)} runs compared"
+    several = len(runs) > 1
+    title = f"{len(runs)} runs compared" if several else runs[0].name
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -34,31 +34,25 @@ def render(runs: Sequence[Findings]) -> str:
         _header(title, runs),
         "<main>",
     ]
-    for anchor, heading, intro, draw in _SECTIONS:
-        bodies = [(run.name, draw(run)) for run in runs]
-        if not any(body for _, body in bodies):
-            continue
+    for anchor, heading, intro, draw, together in _SECTIONS:
         parts.append(f'<section id="{anchor}"><h2>{heading}</h2><p class="muted">{intro}</p>')
-        if anchor == "results" and len(runs) > 1:
-            parts.append(_comparison(runs))
-        if anchor == "curves" and len(runs) > 1:
-            parts.append(sections.curves_together(runs))
-        if anchor == "settings" and len(runs) > 1:
-            parts.append(sections.settings_together(runs) + "</section>")
+        if several and together is not None:
+            parts.append(together(runs))
+        if several and together is sections.settings_together:  # which leaves nothing to say
+            parts[-1] += "</section>"
             continue
         parts.append('<div class="runs">')
-        for name, body in bodies:
-            heading3 = f"<h3>{html.escape(name)}</h3>" if len(runs) > 1 else ""
-            parts.append(f'<div class="run">{heading3}{body or "<p>Nothing to show.</p>"}</div>')
+        for run in runs:
+            name = f"<h3>{html.escape(run.name)}</h3>" if several else ""
+            parts.append(f'<div class="run">{name}{draw(run)}</div>')
         parts.append("</div></section>")
-    parts.append(f"</main>{_footer()}</body></html>\n")
+    parts.append(f"</main>{_FOOTER}</body></html>\n")
     return "\n".join(parts)
 
 
 def _header(title: str, runs: Sequence[Findings]) -> str:
-    what = {(run.result["dataset"], run.result["metric"]) for run in runs}
-    zoos = ", ".join(sorted({dataset for dataset, _ in what}))
-    links = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _, _ in _SECTIONS)
+    zoos = ", ".join(sorted({run.result["dataset"] for run in runs}))
+    links = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, *_ in _SECTIONS)
     return (
         f'<header><p class="over">probing networks of {html.escape(zoos)}</p>'
         f"<h1>{html.escape(title)}</h1>"
@@ -70,31 +64,32 @@ def _header(title: str, runs: Sequence[Findings]) -> str:
 def _numbers(run: Findings, alone: bool) -> str:
     """The figures that one looks for first."""
     result = run.result
-    method = registry.title(result["method"])
     if "mean" not in result:
         return _number("not finished", f"{run.name}: at step {result['steps']:,}", main=True)
     seeds = len(result["seeds"])
     value = score(run, result["mean"])
     spread = f" ± {score(run, result['std'])}" if seeds > 1 else ""
-    who = f"test {run.task.metric_title}, {method}, {result['num_probes']} probes"
+    method = f"{registry.title(result['method'])}, {result['num_probes']} probes"
+    who = f"test {run.task.metric_title}, {method}"
     if not alone:
         return _number(value, f"{run.name}: {who}", spread, main=True)
-    best = np.mean([seed["best"]["test"] for seed in result["seeds"]])
     numbers = [
         _number(value, f"{who}, {plural(seeds, 'seed')}, at the last step", spread, main=True),
-        _number(score(run, float(best)), "at the best step on validation"),
+        _number(_at_best(run), "at the best step on validation"),
     ]
-    figure = published_figures.of(run.config)
-    if figure is not None:
-        doubt = "" if figure.verified else "; quoted, not verified"
-        numbers.append(_number(score(run, figure.value), f"published ({figure.source}{doubt})"))
-    numbers.append(
-        _number(
-            f"{result['seconds']:,.0f} s",
-            f"of training: {result['steps']:,} steps, {result['steps_per_second']:,.0f} a second",
-        )
-    )
+    published = published_figures.of(run.config)
+    if published is not None:
+        doubt = "" if published.verified else "; quoted, not verified"
+        source = f"published ({published.source}{doubt})"
+        numbers.append(_number(score(run, published.value), source))
+    speed = f"{result['steps']:,} steps, {result['steps_per_second']:,.0f} a second"
+    numbers.append(_number(f"{result['seconds']:,.0f} s", f"of training: {speed}"))
     return "".join(numbers)
+
+
+def _at_best(run: Findings) -> str:
+    """The mean test figure at each seed's best step on validation."""
+    return score(run, np.mean([seed["best"]["test"] for seed in run.result["seeds"]]))
 
 
 def _number(value: str, what: str, spread: str = "", main: bool = False) -> str:
@@ -107,49 +102,40 @@ def _number(value: str, what: str, spread: str = "", main: bool = False) -> str:
 def _comparison(runs: Sequence[Findings]) -> str:
     rows: list[list[str]] = []
     for run in runs:
-        result = run.result
-        figure = published_figures.of(run.config)
-        finished = "mean" in result
-        rows.append(
-            [
-                run.name,
-                result["dataset"],
-                registry.title(result["method"]),
-                str(result["num_probes"]),
-                str(len(result["seeds"])) if finished else "",
-                f"{score(run, result['mean'])} ± {score(run, result['std'])}"
-                if finished
-                else "not finished",
-                score(run, float(np.mean([s["best"]["test"] for s in result["seeds"]])))
-                if finished
-                else "",
-                score(run, figure.value) if figure else "",
-            ]
-        )
+        result, published = run.result, published_figures.of(run.config)
+        row = [run.name, result["dataset"], registry.title(result["method"])]
+        row.append(str(result["num_probes"]))
+        if "mean" in result:
+            test = f"{score(run, result['mean'])} ± {score(run, result['std'])}"
+            row += [str(len(result["seeds"])), test, _at_best(run)]
+        else:
+            row += ["", "not finished", ""]
+        rows.append([*row, score(run, published.value) if published else ""])
     head = ["run", "zoo", "probes from", "probes", "seeds", "test", "at best on val", "published"]
-    return table("Test figures of the runs", head, rows, numeric={3, 4, 5, 6, 7})
+    return table("Test figures of the runs", head, rows, texts=3)
 
 
-def _footer() -> str:
-    return (
-        "<footer><p>Made by probegen_jax. The method is by Kahana, Horwitz, Shuval and Hoshen: "
-        "<em>Deep Linear Probe Generators for Weight Space Learning</em>, ICLR 2025.</p></footer>"
-    )
+_FOOTER = (
+    "<footer><p>Made by probegen_jax. The method is by Kahana, Horwitz, Shuval and Hoshen: "
+    "<em>Deep Linear Probe Generators for Weight Space Learning</em>, ICLR 2025.</p></footer>"
+)
 
-
-_SECTIONS: list[tuple[str, str, str, Callable[[Findings], str]]] = [
+# Anchor, heading, introduction, what is drawn of each run, and of several runs together.
+_Draw, _Together = Callable[[Findings], str], Callable[[Sequence[Findings]], str]
+_SECTIONS: list[tuple[str, str, str, _Draw, _Together | None]] = [
     ("what", "What was trained", "Every network of the zoo is shown the same probes; a head "
-     "reads the answers.", sections.what),
+     "reads the answers.", sections.what, None),
     ("results", "Results", "Test networks are looked at once, after training. The best step is "
-     "chosen on validation.", sections.results),
-    ("curves", "Learning curves", "A line per seed.", sections.curves),
+     "chosen on validation.", sections.results, _comparison),
+    ("curves", "Learning curves", "A line per seed.", sections.curves, sections.curves_together),
     ("probes", "The probes", "What the first seed's networks are asked, before and after "
-     "training.", sections.probes),
+     "training.", sections.probes, None),
     ("predictions", "Predictions", "The first seed on the test networks, at the last step.",
-     sections.predictions),
+     sections.predictions, None),
     ("wrong", "Most wrongly predicted", "Test networks where the first seed was surest of "
-     "something wrong, or furthest off.", sections.wrong),
+     "something wrong, or furthest off.", sections.wrong, None),
     ("importance", "Which probes matter", "Each probe in turn tells nothing: its responses are "
-     "replaced by their mean over networks.", sections.importance),
-    ("settings", "Settings and versions", "What it takes to do this again.", sections.settings),
+     "replaced by their mean over networks.", sections.importance, None),
+    ("settings", "Settings and versions", "What it takes to do this again.", sections.settings,
+     sections.settings_together),
 ]  # fmt: skip

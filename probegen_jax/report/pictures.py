@@ -1,7 +1,6 @@
 """Pictures inside SVG and HTML: images as PNG data, probes as points over what networks draw."""
 
 import base64
-import html
 import io
 
 import numpy as np
@@ -9,10 +8,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from probegen_jax.report import charts
-from probegen_jax.report.charts import Number
+from probegen_jax.report.charts import Number, mark
 from probegen_jax.report.findings import Drawing
 
-_SIDE = 200.0  # of a plane, in units of its drawing
+_SIDE = 200  # of a plane, in units of its drawing
 
 
 def png_data(image_HxWxC: Float[np.ndarray, "H W C"]) -> str:
@@ -37,9 +36,8 @@ def sheet(
     images = images[..., : 1 if images.shape[-1] < 3 else 3]
     images = np.concatenate([images, np.ones_like(images[..., :1])], axis=-1)
     gap = max(1, images.shape[1] // 12)
-    framed = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)))
-    columns = min(columns, len(framed))
-    framed = np.pad(framed, ((0, -len(framed) % columns), *[(0, 0)] * 3))
+    columns = min(columns, len(images))
+    framed = np.pad(images, ((0, -len(images) % columns), (0, gap), (0, gap), (0, 0)))
     _, height, width, channels = framed.shape
     rows = framed.reshape(-1, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
     return rows.reshape(-1, columns * width, channels)
@@ -47,79 +45,77 @@ def sheet(
 
 def sheet_svg(images_PxHxWxC: Float[np.ndarray, "P H W C"], title: str, columns: int = 16) -> str:
     """A sheet of images with a title, their pixels left as they are."""
-    image = sheet(images_PxHxWxC, columns)
-    width, top = 480.0, 28.0
+    image, number, top = sheet(images_PxHxWxC, columns), len(images_PxHxWxC), 28.0
+    width = 480.0 * min(1, number / columns)  # few probes are no reason for large pixels
     height = width * image.shape[0] / image.shape[1]
-    if len(images_PxHxWxC) < columns:  # few probes are no reason for large pixels
-        height, width = (
-            height * len(images_PxHxWxC) / columns,
-            width * len(images_PxHxWxC) / columns,
-        )
     body = charts.text(0, 17, title, css="title") + _image(image, 0, top, width, height)
-    return charts.svg(body, f"{title}: {len(images_PxHxWxC)} images", 480, top + height)
+    return charts.svg(body, f"{title}: {number} images", 480, top + height)
 
 
 def plane_svg(
     drawing: Drawing,
-    layers: list[tuple[str, Float[np.ndarray, "P 2"]]],
-    grid: str,
+    points_Px2: Float[np.ndarray, "P 2"] | None = None,
+    css: str = "probe",
     size_P: Float[np.ndarray, " P"] | None = None,
     reach: float = 1.2,
 ) -> str:
-    """One INR's drawing with points over it.
+    """One INR's drawing, and points over it.
 
     Args:
       drawing: of the network.
-      layers: class ("probe" or "probe before") and coordinates of points.
-      grid: "xy" if the column comes first in coordinates, "ij" if the row does.
+      points_Px2: coordinates, in the drawing's order.
+      css: class of the points, "probe" or "probe before".
       size_P: radius of each point; all alike if None.
       reach: largest coordinate that is shown, if there are points; without, the drawing is.
     """
-    height, width, _ = drawing.image_HxWxC.shape
-    # Coordinates -1 and 1 are the centres of the outer pixels.
-    half_x, half_y = 1 + 1 / max(width - 1, 1), 1 + 1 / max(height - 1, 1)
-    if not layers:
+    half_x, half_y = half_sides(drawing.image_HxWxC)
+    if points_Px2 is None:
         reach = max(half_x, half_y)
 
-    def place(value: Number) -> float:
-        return (value + reach) / (2 * reach) * _SIDE
+    def on_plane(coordinate: Number) -> float:
+        return (coordinate + reach) / (2 * reach) * _SIDE
 
-    body = [f'<rect class="plane" width="{_SIDE:g}" height="{_SIDE:g}" rx="4"/>']
-    extent = (place(-half_x), place(-half_y), place(half_x), place(half_y))
-    body.append(
-        _image(
-            drawing.image_HxWxC, extent[0], extent[1], extent[2] - extent[0], extent[3] - extent[1]
-        )
-    )
-    inside = 0
-    for css, coordinates in layers:
-        for n, (first, second) in enumerate(coordinates.tolist()):
-            x, y = (first, second) if grid == "xy" else (second, first)
-            if not (abs(x) <= reach and abs(y) <= reach):
-                continue
-            inside += 1
-            radius = 2.6 if size_P is None else float(size_P[n])
-            body.append(
-                f'<circle class="{css}" cx="{place(x):.1f}" cy="{place(y):.1f}" r="{radius:.1f}">'
-                f"<title>probe {n}: ({first:.2f}, {second:.2f})</title></circle>"
-            )
+    left, top = on_plane(-half_x), on_plane(-half_y)
+    width, height = on_plane(half_x) - left, on_plane(half_y) - top
+    marks = [
+        mark("rect", class_="plane", width=_SIDE, height=_SIDE, rx=4),
+        _image(drawing.image_HxWxC, left, top, width, height),
+    ]
     label = f"Drawing of network {drawing.row}, target {drawing.target}"
-    if layers:
-        label += f", with {inside} probes on it"
-    return charts.svg("".join(body), label, _SIDE, _SIDE)
+    if points_Px2 is not None:
+        for n in np.flatnonzero(np.all(np.abs(points_Px2) <= reach, axis=1)):
+            first, second = points_Px2[n].tolist()
+            x, y = (first, second) if drawing.grid == "xy" else (second, first)
+            place = {"cx": on_plane(x), "cy": on_plane(y)}
+            radius = 2.6 if size_P is None else float(size_P[n])
+            tooltip = f"probe {n}: ({first:.2f}, {second:.2f})"
+            marks.append(mark("circle", tooltip, class_=css, **place, r=radius))
+        label += f", with {len(marks) - 2} probes on it"
+    return charts.svg("".join(marks), label, _SIDE, _SIDE)
 
 
-def reach_of(*points: Float[np.ndarray, "P 2"]) -> float:
+def half_sides(image_HxWxC: Float[np.ndarray, "H W C"]) -> tuple[float, float]:
+    """Where an image ends: coordinates -1 and 1 are the centres of the outer pixels."""
+    height, width, _ = image_HxWxC.shape
+    return 1 + 1 / max(width - 1, 1), 1 + 1 / max(height - 1, 1)
+
+
+def reach_of(*points_Px2: Float[np.ndarray, "P 2"]) -> float:
     """How far to show the plane: a probe outside the image too, but not at any price."""
-    furthest = max(float(np.nanmax(np.abs(each), initial=0)) for each in points)
+    furthest = max(float(np.nanmax(np.abs(points), initial=0)) for points in points_Px2)
     return float(np.clip(furthest * 1.05, 1.2, 1.6))
 
 
 def _image(
     image_HxWxC: Float[np.ndarray, "H W C"], x: Number, y: Number, width: Number, height: Number
 ) -> str:
-    address = html.escape(png_data(image_HxWxC))
-    return (
-        f'<image x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-        f'preserveAspectRatio="none" style="image-rendering:pixelated" href="{address}"/>'
+    return mark(
+        "image",
+        x=float(x),
+        y=float(y),
+        width=float(width),
+        height=float(height),
+        preserveAspectRatio="none",
+        style="image-rendering:pixelated",
+        href=png_data(image_HxWxC),
     )

@@ -1,7 +1,7 @@
 """The sections of a report, each from the findings of one run to a piece of HTML."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,18 +9,12 @@ import numpy as np
 from probegen_jax.method import published_figures
 from probegen_jax.method.tasks import of_metric
 from probegen_jax.report import charts, pictures
-from probegen_jax.report.findings import Drawing, Findings, shown
-from probegen_jax.report.text import percent, plural, score, table
+from probegen_jax.report.findings import Findings, shown
+from probegen_jax.report.text import figure, group, percent, plural, score, table
 
 _MISSING = "–"
 _MOST_PROBES = 128
 _TOP = 16
-
-
-def figure(picture: str, caption: str = "") -> str:
-    """A picture with what is to be said of it; the caption is HTML."""
-    below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f"<figure>{picture}{below}</figure>"
 
 
 def what(run: Findings) -> str:
@@ -37,85 +31,73 @@ def results(run: Findings) -> str:
     result = run.result
     if "seeds" not in result:
         return f"<p>Not finished: at step {result['steps']:,}. Its last checkpoint is shown.</p>"
-    keys = [("last", "val"), ("last", "test"), ("best", "val"), ("best", "test")]
-    head = ["seed", "val, last", "test, last", "val, best", "test, best", "best step"]
-    within = "test_within_runs" in result["seeds"][0]["last"]
-    if within:
-        keys.append(("last", "test_within_runs"))
-        head.insert(5, "test within runs, last")
-    rows, columns = [], {key: [] for key in keys}
-    for seed in result["seeds"]:
-        cells = []
-        for key in keys:
-            value = seed[key[0]][key[1]]
-            columns[key].append(value)
-            cells.append(_MISSING if value is None else score(run, value))
-        rows.append([str(seed["seed"]), *cells, f"{seed['best']['step']:,}"])
-    number = len(rows)
-    sums = []
-    if number > 1:
-        for name, sum_up in (("mean", np.mean), ("std", lambda v: np.std(v, ddof=1))):
-            sums.append(
-                [name, *(
-                    _MISSING if None in values else score(run, float(sum_up(values)))
-                    for values in columns.values()
-                ), ""]
-            )  # fmt: skip
+    seeds = result["seeds"]
+    columns = {
+        "val, last": ("last", "val"),
+        "test, last": ("last", "test"),
+        "val, best": ("best", "val"),
+        "test, best": ("best", "test"),
+    }
+    if "test_within_runs" in seeds[0]["last"]:
+        columns["test within runs, last"] = ("last", "test_within_runs")
+
+    def row(name: str, values: Iterable[float | None], end: str = "") -> list[str]:
+        cells = (_MISSING if value is None else score(run, value) for value in values)
+        return [name, *cells, end]
+
+    values_SxC = [[seed[which][key] for which, key in columns.values()] for seed in seeds]
+    rows = [
+        row(str(seed["seed"]), values, f"{seed['best']['step']:,}")
+        for seed, values in zip(seeds, values_SxC, strict=True)
+    ]
+    if len(seeds) > 1:
+        for name, sum_up in (("mean", np.mean), ("std", lambda values: np.std(values, ddof=1))):
+            by_column = zip(*values_SxC, strict=True)
+            rows.append(row(name, (None if None in v else sum_up(v) for v in by_column)))
     published = published_figures.of(run.config)
     if published is not None:
-        cells = [""] * len(keys)
-        cells[1] = score(run, published.value) + ("" if published.verified else " ?")
-        sums.append(["published", *cells, ""])
+        doubt = "" if published.verified else " ?"
+        cells = [
+            "" if head != "test, last" else score(run, published.value) + doubt for head in columns
+        ]
+        rows.append(["published", *cells, ""])
     metric = run.task.metric_title
     return table(
-        f"{metric[:1].upper()}{metric[1:]} of {plural(number, 'seed')}",
-        head,
-        rows + sums,
-        numeric=set(range(1, len(head))),
-        total=len(sums),
+        f"{metric[:1].upper()}{metric[1:]} of {plural(len(seeds), 'seed')}",
+        ["seed", *columns, "best step"],
+        rows,
+        texts=1,
+        total=len(rows) - len(seeds),
     )
-
-
-def _series(run: Findings, key: str) -> list[tuple[str, list[int], list[float]]]:
-    records = [record for record in run.records if key in record]
-    if not records:
-        return []
-    seed = run.config["seed"]
-    return [
-        (f"seed {seed + n}", [r["step"] for r in records], [r[key][n] for r in records])
-        for n in range(len(records[-1][key]))
-    ]
 
 
 def curve_charts(run: Findings) -> dict[str, str]:
     """Charts of the training loss and of the validation metric, by name."""
-    metric = run.result["metric"]
-    title = f"validation {run.task.metric_title}"
     return {
-        "loss": charts.lines("training loss", _series(run, "train_loss"), log=True),
-        "validation": charts.lines(title, _series(run, f"val_{metric}")),
+        name: charts.lines(title, series, log=name == "loss")
+        for name, (title, series) in run.curves.items()
     }
 
 
 def curves(run: Findings) -> str:
     """Training loss and validation metric."""
-    return f'<div class="row">{"".join(map(figure, curve_charts(run).values()))}</div>'
+    return group("row", map(figure, curve_charts(run).values()))
 
 
 def curves_together(runs: Sequence[Findings]) -> str:
     """The validation metric of several runs in one chart, each the mean of its seeds."""
-    found = []
+    drawn = []
     for metric in dict.fromkeys(run.result["metric"] for run in runs):
-        series = []
+        means = []
         for run in runs:
-            each = _series(run, f"val_{metric}")
-            if run.result["metric"] == metric and each:
-                means = np.mean([ys for _, _, ys in each], axis=0).tolist()
-                series.append((run.name, each[0][1], means))
-        name = of_metric(metric).metric_title
-        found.append(figure(charts.lines(f"validation {name}", series), "Mean over seeds: " + (
-            ", ".join(html.escape(label) for label, _, _ in series))))  # fmt: skip
-    return f'<div class="row">{"".join(found)}</div>'
+            _, seeds = run.curves["validation"]
+            if run.result["metric"] == metric and seeds:
+                mean = np.mean([values for _, _, values in seeds], axis=0).tolist()
+                means.append((run.name, seeds[0][1], mean))
+        names = ", ".join(html.escape(name) for name, _, _ in means)
+        chart = charts.lines(f"validation {of_metric(metric).metric_title}", means)
+        drawn.append(figure(chart, f"Mean over seeds: {names}"))
+    return group("row", drawn)
 
 
 def probe_charts(run: Findings) -> dict[str, str]:
@@ -132,21 +114,19 @@ def probe_charts(run: Findings) -> dict[str, str]:
             f"coordinate {d}": charts.histogram(f"coordinate {d}", before[:, d], after[:, d])
             for d in range(after.shape[1])
         }
-    first, *others = run.planes
     reach = pictures.reach_of(before, after)
-
-    def draw(drawing: Drawing, css: str, points: np.ndarray) -> str:
-        return pictures.plane_svg(drawing, [(css, points)], run.grid or "xy", reach=reach)
-
-    drawn = {"before": draw(first, "probe before", before), "after": draw(first, "probe", after)}
-    return drawn | {f"network {each.row}": draw(each, "probe", after) for each in others}
+    first, *others = run.planes
+    return {
+        "before": pictures.plane_svg(first, before, "probe before", reach=reach),
+        "after": pictures.plane_svg(first, after, reach=reach),
+    } | {f"network {each.row}": pictures.plane_svg(each, after, reach=reach) for each in others}
 
 
 def probes(run: Findings) -> str:
     """The probes before and after training."""
     drawn = probe_charts(run)
     if not run.planes:
-        return f'<div class="row">{"".join(map(figure, drawn.values()))}</div>'
+        return group("row", map(figure, drawn.values()))
     first, *others = (html.escape(f"target {drawing.target}") for drawing in run.planes)
     captions = [
         f'<span class="key before"></span> before training, over a network of {first}',
@@ -159,21 +139,17 @@ def probes(run: Findings) -> str:
         f"{outside} of {len(run.probes_after)} probes ended outside the square that the networks "
         "were fitted on."
     )
-    return (
-        f'<div class="row">{"".join(figures[:2])}</div>'
-        f'<div class="planes">{"".join(figures[2:])}</div><p>{words}</p>'
-    )
+    return f"{group('row', figures[:2])}{group('planes', figures[2:])}<p>{words}</p>"
 
 
 def prediction_chart(run: Findings) -> str:
     """The confusion matrix, or predicted against true values."""
-    if run.task.classes:
-        predicted_N = np.argmax(run.outputs_NxO, axis=-1)
-        classes = run.outputs_NxO.shape[1]
-        counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (run.targets_N, predicted_N), 1)
-        return charts.confusion("confusion matrix", counts)
-    return charts.scatter("predicted value", run.outputs_NxO[:, 0], run.targets_N)
+    if not run.task.classes:
+        return charts.scatter("predicted value", run.outputs_NxO[:, 0], run.targets_N)
+    classes = run.outputs_NxO.shape[1]
+    counts_OxO = np.zeros((classes, classes), np.int64)
+    np.add.at(counts_OxO, (run.targets_N, np.argmax(run.outputs_NxO, axis=-1)), 1)
+    return charts.confusion("confusion matrix", counts_OxO)
 
 
 def predictions(run: Findings) -> str:
@@ -182,127 +158,113 @@ def predictions(run: Findings) -> str:
     number = f"{len(run.targets_N):,} test networks"
     if not run.task.classes:
         chart = figure(prediction_chart(run), f"{number}, Kendall's τ = {reached:.3f}")
-        return f'<div class="narrow">{chart}</div>'
-    predicted_N = np.argmax(run.outputs_NxO, axis=-1)
+        return group("narrow", [chart])
+    right_N = np.argmax(run.outputs_NxO, axis=-1) == run.targets_N
     rows = []
     for label in np.unique(run.targets_N).tolist():
-        mine = run.targets_N == label
-        rows.append(
-            [str(label), str(int(mine.sum())), percent(float(np.mean(predicted_N[mine] == label)))]
-        )
-    classes = table("Accuracy by class", ["class", "networks", "accuracy"], rows, numeric={1, 2})
+        right = right_N[run.targets_N == label]
+        rows.append([str(label), str(len(right)), percent(np.mean(right))])
+    classes = table("Accuracy by class", ["class", "networks", "accuracy"], rows, texts=1)
     chart = figure(prediction_chart(run), f"{number}, accuracy {percent(reached)}")
-    return (
-        f'<div class="row">{chart}'
-        f"<details open><summary>By class</summary>{classes}</details></div>"
-    )
+    details = f"<details open><summary>By class</summary>{classes}</details>"
+    return group("row", [chart, details])
+
+
+def wrong_charts(run: Findings) -> dict[str, str]:
+    """What the most wrongly predicted networks draw, by name."""
+    return {
+        f"network {network.row}": pictures.plane_svg(network.drawing)
+        for network in run.wrong
+        if network.drawing is not None
+    }
 
 
 def wrong(run: Findings) -> str:
     """The most wrongly predicted networks: drawn where they draw, else as a table."""
     if not run.wrong:
         return "<p>No test network was predicted wrongly.</p>"
-    if run.wrong[0].drawing is not None:
-        drawn = "".join(
-            figure(
-                pictures.plane_svg(each.drawing, [], run.grid or "xy"),
-                f"is {shown(each.target)}, read as {shown(each.predicted)} (network {each.row})",
-            )
-            for each in run.wrong
-            if each.drawing is not None
+    drawn = wrong_charts(run)
+    if drawn:
+        captions = (
+            f"is {shown(one.target)}, read as {shown(one.predicted)} (network {one.row})"
+            for one in run.wrong
         )
-        return f'<div class="planes">{drawn}</div>'
+        return group("planes", map(figure, drawn.values(), captions))
     rows = [
-        [str(each.row), shown(each.target), shown(each.predicted), f"{each.error:.3f}"]
-        for each in run.wrong
+        [str(network.row), shown(network.target), shown(network.predicted), f"{network.error:.3f}"]
+        for network in run.wrong
     ]
     head = ["row in the zoo", "true", "predicted", "error"]
-    return table("The largest errors", head, rows, numeric={1, 2, 3})
+    return table("The largest errors", head, rows, texts=1)
 
 
 def importance_charts(run: Findings) -> dict[str, str]:
     """What each probe is worth, and the probes with their worth, by name."""
-    found = run.importance
-    drawn = {
-        "bars": charts.bars("growth of the validation loss", found.loss_P, "probes, most first")
-    }
-    order = np.argsort(-found.loss_P, kind="stable")
-    if run.probes_after.ndim == 4:
-        top = order[:_TOP]
-        drawn["top"] = pictures.sheet_svg(
-            run.probes_after[top], f"the {len(top)} that matter most, most first", columns=8
-        )
+    loss_P, probes = run.importance.loss_P, run.probes_after
+    drawn = {"bars": charts.bars("growth of the validation loss", loss_P, "probes, most first")}
+    if probes.ndim == 4:
+        top = probes[np.argsort(-loss_P, kind="stable")[:_TOP]]
+        title = f"the {len(top)} that matter most, most first"
+        drawn["top"] = pictures.sheet_svg(top, title, columns=8)
     elif run.planes:
-        worth = np.maximum(found.loss_P, 0) / max(float(found.loss_P.max()), 1e-12)
-        drawn["top"] = pictures.plane_svg(
-            run.planes[0],
-            [("probe", run.probes_after)],
-            run.grid or "xy",
-            size_P=1.0 + 5.0 * np.sqrt(worth),
-            reach=pictures.reach_of(run.probes_after),
-        )
+        worth_P = np.maximum(loss_P, 0) / max(float(loss_P.max()), 1e-12)
+        size_P, reach = 1.0 + 5.0 * np.sqrt(worth_P), pictures.reach_of(probes)
+        drawn["top"] = pictures.plane_svg(run.planes[0], probes, size_P=size_P, reach=reach)
     return drawn
 
 
 def importance(run: Findings) -> str:
     """Which probes matter."""
-    found = run.importance
-    drawn = importance_charts(run)
-    largest = int(np.argmax(found.loss_P))
-    metric = run.task.metric_title
-    without = found.metric - float(found.metric_P[largest])
+    measured, drawn = run.importance, importance_charts(run)
+    largest = int(np.argmax(measured.loss_P))
+    without = measured.metric - float(measured.metric_P[largest])
     words = (
-        f"Of {found.networks:,} validation networks the mean loss is {found.loss:.4f}. Without "
-        f"probe {largest} it grows by {found.loss_P[largest]:.4f}, and {metric} goes from "
-        f"{score(run, found.metric)} to {score(run, without)}."
+        f"Of {measured.networks:,} validation networks the mean loss is {measured.loss:.4f}. "
+        f"Without probe {largest} it grows by {measured.loss_P[largest]:.4f}, and "
+        f"{run.task.metric_title} goes from {score(run, measured.metric)} to "
+        f"{score(run, without)}."
     )
-    second = ""
-    if "top" in drawn:
-        caption = "" if run.probes_after.ndim == 4 else "The larger a point, the more it matters."
-        second = figure(drawn["top"], caption)
-    return f'<p>{words}</p><div class="row">{figure(drawn["bars"])}{second}</div>'
+    sizes = "" if run.probes_after.ndim == 4 else "The larger a point, the more it matters."
+    return f"<p>{words}</p>{group('row', map(figure, drawn.values(), ('', sizes)))}"
 
 
-def _values(run: Findings) -> dict[str, str]:
-    environment = run.result.get("environment", {})
-    return {key: _shown(value) for key, value in sorted(run.config.items())} | {
-        f"trained with {key}": _shown(value) for key, value in environment.items()
-    }
+def _texts(values: dict[str, Any], before: str = "") -> list[list[str]]:
+    """Rows of keys, with `before` in front, and of values."""
+    return [
+        [f"{before}{key}", _MISSING if value is None else str(value)]
+        for key, value in values.items()
+    ]
 
 
 def settings(run: Findings) -> str:
     """Every setting, and the versions that the run was trained with."""
-    values = _values(run)
-    config = [[key, value] for key, value in values.items() if not key.startswith("trained with")]
-    versions = [
-        [key.removeprefix("trained with "), value]
-        for key, value in values.items()
-        if key.startswith("trained with")
-    ]
+    config, head = sorted(_texts(run.config)), ["key", "value"]
     half = (len(config) + 1) // 2
-    head = ["key", "value"]
     tables = [
         table("Settings", head, config[:half]),
         table("Settings, continued", head, config[half:]),
     ]
+    versions = _texts(run.result.get("environment", {}))
     if versions:
         tables.append(table("Trained with", ["what", "version"], versions))
-    return f'<div class="row">{"".join(f"<div>{each}</div>" for each in tables)}</div>'
+    return group("row", (f"<div>{part}</div>" for part in tables))
 
 
 def settings_together(runs: Sequence[Findings]) -> str:
     """Settings of several runs in one table, those that differ first."""
-    values = [_values(run) for run in runs]
-    keys = list(dict.fromkeys(key for each in values for key in each))
-    rows: dict[bool, list[list[str]]] = {True: [], False: []}
-    for key in keys:
-        cells = [each.get(key, _MISSING) for each in values]
-        rows[len(set(cells)) > 1].append([key, *cells])
+    columns = [
+        dict(sorted(_texts(run.config)))
+        | dict(_texts(run.result.get("environment", {}), "trained with "))
+        for run in runs
+    ]
+    same, differing = [], []
+    for key in dict.fromkeys(key for column in columns for key in column):
+        cells = [column.get(key, _MISSING) for column in columns]
+        if len(set(cells)) > 1:
+            differing.append([key, *cells])
+        else:
+            same.append([key, cells[0]])
     names = ["key", *(run.name for run in runs)]
-    differing = table("Settings that differ", names, rows[True]) if rows[True] else ""
-    same = table("Settings that all share", ["key", "value"], [row[:2] for row in rows[False]])
-    return f"{differing}<details><summary>Settings that all share</summary>{same}</details>"
-
-
-def _shown(value: Any) -> str:
-    return _MISSING if value is None else str(value)
+    first = table("Settings that differ", names, differing) if differing else ""
+    rest = table("Settings that all share", ["key", "value"], same)
+    return f"{first}<details><summary>Settings that all share</summary>{rest}</details>"

@@ -1,7 +1,7 @@
-"""Numbers and tables as the page writes them."""
+"""Numbers, tables and pictures as the page writes them."""
 
 import html
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 from probegen_jax.report.findings import Findings
 
@@ -21,11 +21,22 @@ def score(run: Findings, value: float) -> str:
     return percent(value) if run.task.classes else f"{value:.3f}"
 
 
+def figure(picture: str, caption: str = "") -> str:
+    """A picture with its caption, which is HTML."""
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f"<figure>{picture}{below}</figure>"
+
+
+def group(css: str, parts: Iterable[str]) -> str:
+    """Pieces of HTML in one element, laid out as the style sheet says for its class."""
+    return f'<div class="{css}">{"".join(parts)}</div>'
+
+
 def table(
     caption: str,
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
-    numeric: Collection[int] = (),
+    texts: int | None = None,
     total: int = 0,
 ) -> str:
     """An accessible table that scrolls within itself where it is too wide.
@@ -34,26 +45,23 @@ def table(
       caption: what it is of.
       head: of the columns.
       rows: the first cell of each is its header.
-      numeric: columns that are set right.
+      texts: how many of the first columns hold text, all if None; numbers are set right.
       total: how many of the last rows sum up the others.
     """
-    css = [' class="n"' if n in numeric else "" for n in range(len(head))]
-    parts = [
-        f'<div class="scroll" role="region" aria-label="{html.escape(caption)}" tabindex="0">'
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>"
-    ]
-    parts += [
+    css = ["" if texts is None or n < texts else ' class="n"' for n in range(len(head))]
+    names = [
         f'<th scope="col"{kind}>{html.escape(name)}</th>'
         for name, kind in zip(head, css, strict=True)
     ]
-    parts.append("</tr></thead><tbody>")
-    for place, row in enumerate(rows):
-        parts.append('<tr class="total">' if place >= len(rows) - total else "<tr>")
-        parts.append(f'<th scope="row"{css[0]}>{html.escape(row[0])}</th>')
-        parts += [
-            f"<td{kind}>{html.escape(cell)}</td>"
-            for cell, kind in zip(row[1:], css[1:], strict=True)
-        ]
-        parts.append("</tr>")
-    parts.append("</tbody></table></div>")
-    return "".join(parts)
+    body = []
+    for n, row in enumerate(rows):
+        first, *others = map(html.escape, row)
+        cells = [f"<td{kind}>{cell}</td>" for cell, kind in zip(others, css[1:], strict=True)]
+        kind = ' class="total"' if n >= len(rows) - total else ""
+        body.append(f'<tr{kind}><th scope="row"{css[0]}>{first}</th>{"".join(cells)}</tr>')
+    caption = html.escape(caption)
+    return (
+        f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0">'
+        f"<table><caption>{caption}</caption><thead><tr>{''.join(names)}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )

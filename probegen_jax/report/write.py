@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_text
-from probegen_jax.report import charts, figures, page, pictures, sections
+from probegen_jax.report import charts, figures, page, sections
 from probegen_jax.report.findings import Findings, find
 from probegen_jax.runs.experiment import Run
 from probegen_jax.training.records import TensorBoard
@@ -32,8 +32,8 @@ def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathl
     path = page_path([run.folder for run in runs], path)
     found = [find(run) for run in runs]
     try:
-        for run, findings in zip(runs, found, strict=True):
-            write_pictures(run, findings)
+        for run in found:
+            write_pictures(run)
         write_text(path, page.render(found))
     except OSError as error:
         raise _unwritable(error.filename or path, error) from error
@@ -81,41 +81,36 @@ def after_training(run: Run) -> None:
         )
 
 
-def write_pictures(run: Run, findings: Findings) -> None:
-    """A run's pictures: PNG for a slide, SVG for a paper.
-
-    Args:
-      run: whose folder they go to.
-      findings: what they show.
-    """
-    folder = findings.folder
-    figures.draw_probes(folder / "probes.png", run.experiment.zoo, findings.probes_after)
-    figures.draw_curves(folder / "curves.png", findings.records, findings.result["metric"])
-    folder = folder / PICTURES
+def write_pictures(run: Findings) -> None:
+    """A run's pictures, in its folder: PNG for a slide, SVG for a paper."""
+    figures.draw_probes(run.folder / "probes.png", run.probes_after, run.planes)
+    figures.draw_curves(run.folder / "curves.png", run.curves)
+    drawn = {"predictions": sections.prediction_chart(run)}
+    for group, charts_of in _CHARTS.items():
+        for name, chart in charts_of(run).items():
+            drawn[f"{group}-{name.replace(' ', '-')}"] = chart
+    folder = run.folder / PICTURES
     folder.mkdir(exist_ok=True)
-    drawn = {"predictions": sections.prediction_chart(findings)}
-    for name, chart in sections.curve_charts(findings).items():
-        drawn[f"curves-{name}"] = chart
-    for name, chart in sections.probe_charts(findings).items():
-        drawn[f"probes-{name.replace(' ', '-')}"] = chart
-    for name, chart in sections.importance_charts(findings).items():
-        drawn[f"importance-{name}"] = chart
-    for each in findings.wrong:
-        if each.drawing is not None:
-            picture = pictures.plane_svg(each.drawing, [], findings.grid or "xy")
-            drawn[f"wrong-network-{each.row}"] = picture
     for name, chart in drawn.items():
         write_text(folder / f"{name}.svg", charts.standalone(chart))
-    if findings.config.get("tensorboard"):
-        _show_on_board(run, findings)
+    if run.config.get("tensorboard"):
+        _show_on_board(run)
 
 
-def _show_on_board(run: Run, findings: Findings) -> None:
+_CHARTS = {
+    "curves": sections.curve_charts,
+    "probes": sections.probe_charts,
+    "importance": sections.importance_charts,
+    "wrong": sections.wrong_charts,
+}
+
+
+def _show_on_board(run: Findings) -> None:
     """The probes before and after training, for TensorBoard."""
-    board = TensorBoard(findings.folder / "tensorboard")
+    board = TensorBoard(run.folder / "tensorboard")
     with tempfile.TemporaryDirectory() as folder:
         picture = pathlib.Path(folder) / "probes.png"
-        for step, probes in ((0, findings.probes_before), (run.step, findings.probes_after)):
-            figures.draw_probes(picture, run.experiment.zoo, probes)
+        for step, probes in ((0, run.probes_before), (run.result["steps"], run.probes_after)):
+            figures.draw_probes(picture, probes, run.planes)
             board.picture("probes", picture, step)
     board.close()
