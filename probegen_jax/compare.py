@@ -79,8 +79,10 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
         _check_export(pathlib.Path(options.export))
     experiment = set_up(config)
     logs = [
-        files.read_log(pathlib.Path(path), experiment.metric_name) for path in options.torch_log
+        {"log": path} | files.read_log(pathlib.Path(path), experiment.metric_name)
+        for path in options.torch_log
     ]
+    published = published_figures.of(config.to_dict())
     result: dict[str, Any] = {
         "dataset": experiment.zoo.name,
         "method": config.method,
@@ -88,18 +90,9 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
         "metric": experiment.metric_name,
         "networks": {split: len(rows) for split, rows in experiment.zoo.splits.items()},
         "torch": _torch_runs(experiment, options, config_file),
-        "torch_logs": [
-            {
-                "log": path,
-                **{
-                    which: vars(getattr(log, which))  # step, val, test
-                    for which in ("last", "best")
-                },
-            }
-            for path, log in zip(options.torch_log, logs, strict=True)
-        ],
+        "torch_logs": logs,
         "ours": ours,
-        "published": _published(config),
+        "published": None if published is None else vars(published),
     }
     if options.export:
         run = load_run(workdir, experiment=experiment)
@@ -117,10 +110,11 @@ def _check(options: Any) -> None:
         raise UserError("--export writes our run; say which with --workdir=DIR")
     number = len(options.torch_checkpoint)
     for name in ("torch_log", "torch_seed", "torch_probes"):
-        if len(getattr(options, name)) not in (0, number):
+        given = len(getattr(options, name))
+        if given not in (0, number):
             raise UserError(
-                f"{number} times --torch_checkpoint and {len(getattr(options, name))} times "
-                f"--{name}; give one for each checkpoint, in the same order"
+                f"{number} times --torch_checkpoint and {given} times --{name}; give one for each "
+                "checkpoint, in the same order"
             )
     for path in (*options.torch_checkpoint, *options.torch_log, *options.torch_probes):
         if not pathlib.Path(path).is_file():
@@ -141,11 +135,7 @@ def _our_run(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
     if not (workdir / "result.json").exists():
         raise UserError(f"the run in {workdir} is not finished; go on with it first")
     result = read_json(workdir / "result.json")
-    return {
-        "workdir": str(workdir),
-        "seeds": result["seeds"],
-        "seconds": result["seconds"],
-    }
+    return {"workdir": str(workdir), "seeds": result["seeds"], "seconds": result["seconds"]}
 
 
 def _torch_runs(experiment: Any, options: Any, config_file: str) -> list[dict[str, Any]]:
@@ -180,11 +170,6 @@ def _torch_runs(experiment: Any, options: Any, config_file: str) -> list[dict[st
         {"checkpoint": str(path), **{k: v for k, v in entry.items() if k != "step"}}
         for path, entry in zip(paths, entries, strict=True)
     ]
-
-
-def _published(config: Any) -> dict[str, Any] | None:
-    figure = published_figures.of(config.to_dict())
-    return None if figure is None else vars(figure)
 
 
 def _check_export(path: pathlib.Path) -> None:

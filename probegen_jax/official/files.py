@@ -1,9 +1,8 @@
 """What the official PyTorch code leaves behind: checkpoints, logs, probes that follow a seed."""
 
 import csv
-import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,16 +20,8 @@ from probegen_jax.zoo.files import torch_files
 
 # Columns of `log.csv`; the metric's are empty in rows of the other task.
 _COLUMNS = (
-    "exp_name",
-    "epoch",
-    "global_step",
-    "train_loss",
-    "val_loss",
-    "test_loss",
-    "val_acc",
-    "test_acc",
-    "val_kendalltau",
-    "test_kendalltau",
+    "exp_name, epoch, global_step, train_loss, val_loss, test_loss, val_acc, test_acc, "
+    "val_kendalltau, test_kendalltau"
 )
 _METRIC_COLUMNS = {"accuracy": "acc", "kendall_tau": "kendalltau"}
 
@@ -54,14 +45,14 @@ def load_checkpoint(path: pathlib.Path, experiment: Experiment, config_file: str
         theirs = parameters.sizes(state)
     except UserError as error:
         raise UserError(f"{path}: {error}; give a checkpoint of the official code") from error
-    expected = _official_shapes(experiment)
+    expected = _zeros(experiment)
     differing = parameters.differences(state, {name: a.shape for name, a in expected.items()})
     if differing:
+        ours = parameters.sizes(expected)
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise UserError(
-            f"{path} holds {theirs}, but the config asks for {parameters.sizes(expected)}: "
-            f"{'; '.join(differing[:4])}{more}; "
-            f"{_remedy(theirs, parameters.sizes(expected), experiment, config_file)}"
+            f"{path} holds {theirs}, but the config asks for {ours}: "
+            f"{'; '.join(differing[:4])}{more}; {_remedy(theirs, ours, experiment, config_file)}"
         )
     return parameters.from_official(state)
 
@@ -88,8 +79,7 @@ def seeded_probes(experiment: Experiment, seed: int) -> np.ndarray:
     Raises:
       UserError: dead leaves that are not the published images.
     """
-    config = experiment.config
-    shape = experiment.zoo.spec.probe_shape
+    config, shape = experiment.config, experiment.zoo.spec.probe_shape
     if config.method == "uniform":
         return 2 * torch_files.uniform(seed, (config.num_probes, *shape)) - 1
     if config.dead_leaves == "generated":
@@ -119,36 +109,21 @@ def load_probes(path: pathlib.Path, experiment: Experiment) -> np.ndarray:
     probes = parameters.from_official_probes(state["input"])
     expected = (experiment.config.num_probes, *experiment.zoo.spec.probe_shape)
     if probes.shape != expected:
-        raise UserError(
-            f"{path}: the probes are {state['input'].shape}, expected "
-            f"{parameters.to_official_probes(np.zeros(expected, np.float32)).shape}"
-        )
+        there = parameters.to_official_probes(np.zeros(expected)).shape
+        raise UserError(f"{path}: the probes are {state['input'].shape}, expected {there}")
     return probes
 
 
-@dataclasses.dataclass(frozen=True)
-class LogRow:
-    """A row of `log.csv`, made after `step` + 1 updates: the official code counts from 0."""
-
-    step: int
-    val: float
-    test: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Log:
-    """What matters of an official `log.csv`: the last row and the best on validation."""
-
-    last: LogRow
-    best: LogRow
-
-
-def read_log(path: pathlib.Path, metric_name: str) -> Log:
-    """Reads the `log.csv` of an official run.
+def read_log(path: pathlib.Path, metric_name: str) -> dict[str, dict[str, float]]:
+    """What matters of the `log.csv` of an official run.
 
     Args:
       path: of the file.
       metric_name: "accuracy" or "kendall_tau", as the config's zoo has it.
+
+    Returns:
+      The "last" row and the "best" on validation: "step", "val" and "test" of each. A row is made
+      after `step` + 1 updates: the official code counts from 0.
 
     Raises:
       UserError: other columns, figures of the other task, or no rows.
@@ -165,25 +140,25 @@ def read_log(path: pathlib.Path, metric_name: str) -> Log:
     if missing:
         raise UserError(
             f"{path}: its columns are {', '.join(columns) or 'none'}; missing "
-            f"{', '.join(missing)}. A log of the official code has {', '.join(_COLUMNS)}"
+            f"{', '.join(missing)}. A log of the official code has {_COLUMNS}"
         )
     if not rows:
         raise UserError(f"{path} has no rows; the official code writes one every 500 steps")
     log_rows = []
     for line, row in enumerate(rows, 2):
         try:
-            step, *val_and_test = (float(row[name]) for name in needed)
-            log_rows.append(LogRow(int(step), *val_and_test))
+            step, val, test = (float(row[name]) for name in needed)
+            log_rows.append({"step": int(step), "val": val, "test": test})
         except (TypeError, ValueError) as error:
             shown = ", ".join(f"{name}={row[name]!r}" for name in needed)
             raise UserError(
                 f"{path}, line {line}: {shown}; expected numbers. An empty metric is that of "
                 "another kind of data set"
             ) from error
-    return Log(log_rows[-1], max(log_rows, key=lambda row: row.val))
+    return {"last": log_rows[-1], "best": max(log_rows, key=lambda row: row["val"])}
 
 
-def _official_shapes(experiment: Experiment) -> dict[str, np.ndarray]:
+def _zeros(experiment: Experiment) -> dict[str, np.ndarray]:
     """A state dict of zeros, of the experiment's shapes."""
     abstract = jax.eval_shape(experiment.learner.init, experiment.keys[0])
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), abstract.params)
@@ -197,26 +172,22 @@ def _remedy(
     spec = experiment.zoo.spec
     num_probes, remainder = divmod(theirs.num_responses, spec.response_dim)
     channels = spec.probe_shape[-1]
+    per_probe = theirs.num_responses // (theirs.num_probes or num_probes or 1)
     strange = [
         f"{what} {there}, here {here}"
         for what, there, here in (
             ("outputs", theirs.num_outputs, ours.num_outputs),
             ("values or channels of a probe", theirs.probe_dims or channels, channels),
-            ("responses per probe", _per_probe(theirs, num_probes), spec.response_dim),
+            ("responses per probe", per_probe, spec.response_dim),
         )
         if there != here
     ]
     if strange or remainder:
         return f"it is for another kind of data set ({'; '.join(strange)}): choose its config"
     method = theirs.method or parameters.FIXED[registry.kind_of(spec.probe_shape)]
-    asked: Mapping[str, Any] = experiment.config
     changes = [
         f" --config.{key}={getattr(theirs, key)}"
         for key in ("latent_dim", "generator_depth", "generator_width", "head_width", "head_depth")
-        if getattr(theirs, key) not in (None, asked[key])
+        if getattr(theirs, key) not in (None, experiment.config[key])
     ]
     return f"use --config={config_file}:{method},{num_probes}{''.join(changes)}"
-
-
-def _per_probe(theirs: parameters.Sizes, num_probes: int) -> int:
-    return theirs.num_responses // (theirs.num_probes or num_probes or 1)

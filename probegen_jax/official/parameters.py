@@ -36,6 +36,10 @@ class Sizes:
     """What a checkpoint is, as its names and shapes tell. None where the head alone is stored.
 
     Attributes:
+      num_responses: P·R, what the head reads.
+      head_width: of the head's hidden layers.
+      head_depth: linear layers of the head.
+      num_outputs: classes, or 1.
       generator: the official name of the probes' source.
       method: our name of it, "probegen" or "vanilla".
       num_probes: P.
@@ -43,23 +47,19 @@ class Sizes:
       generator_depth: layers from latents to probes; of ProbeGen only.
       generator_width: channels that an image generator's last layer reads; of these only.
       probe_dims: coordinates, or channels, of a probe.
-      num_responses: P·R, what the head reads.
-      head_width: of the head's hidden layers.
-      head_depth: linear layers of the head.
-      num_outputs: classes, or 1.
     """
 
-    generator: str
-    method: str | None
-    num_probes: int | None
-    latent_dim: int | None
-    generator_depth: int | None
-    generator_width: int | None
-    probe_dims: int | None
     num_responses: int
     head_width: int
     head_depth: int
     num_outputs: int
+    generator: str = "no trained probes"
+    method: str | None = None
+    num_probes: int | None = None
+    latent_dim: int | None = None
+    generator_depth: int | None = None
+    generator_width: int | None = None
+    probe_dims: int | None = None
 
     def __str__(self) -> str:
         source = "" if self.num_probes is None else f"{self.num_probes} probes of "
@@ -76,48 +76,47 @@ def sizes(state: Mapping[str, np.ndarray]) -> Sizes:
       UserError: it is no ProbeGen checkpoint; the message says which tensor tells.
     """
     params = from_official(state)
-    head = [params["head"]["layers"][i]["kernel"] for i in sorted(params["head"]["layers"])]
-    of_head = {
-        "num_responses": head[0].shape[0],
-        "head_width": head[0].shape[1],
-        "head_depth": len(head),
-        "num_outputs": head[-1].shape[1],
-    }
+    head = _kernels(params["head"])
+    of_head = Sizes(*head[0].shape, len(head), head[-1].shape[1])
     if "generator" not in params:
-        return Sizes("no trained probes", None, None, None, None, None, None, **of_head)
-    generator = params["generator"]
-    inputs = generator.get("latents", generator.get("probes"))
-    layers = [layer["kernel"] for _, layer in sorted(generator.get("layers", {}).items())]
+        return of_head
+    inputs, layers = _inputs(params["generator"]), _kernels(params["generator"])
     image = inputs.ndim == 4
-    name = f"deep_linear_{len(layers)}" if image else f"linear_{len(layers)}_no_acts"
-    return Sizes(
-        name,
-        "probegen" if layers else "vanilla",
-        inputs.shape[0],
-        inputs.shape[-1] if layers else None,
-        len(layers) or None,
-        layers[-1].shape[-2] if layers and image else None,
-        layers[-1].shape[-1] if layers else inputs.shape[-1],
-        **of_head,
-    )
+    of_probes = {
+        "generator": f"deep_linear_{len(layers)}" if image else f"linear_{len(layers)}_no_acts",
+        "method": "probegen" if layers else "vanilla",
+        "num_probes": inputs.shape[0],
+        "probe_dims": layers[-1].shape[-1] if layers else inputs.shape[-1],
+    }
+    if layers:
+        of_probes |= {"latent_dim": inputs.shape[-1], "generator_depth": len(layers)}
+    if layers and image:
+        of_probes["generator_width"] = layers[-1].shape[-2]
+    return dataclasses.replace(of_head, **of_probes)
+
+
+def _kernels(part: Mapping[str, Any]) -> list[np.ndarray]:
+    return [layer["kernel"] for _, layer in sorted(part.get("layers", {}).items())]
+
+
+def _inputs(generator: Mapping[str, Any]) -> Any:
+    """Latents, or probes where no layers make them; None where neither is trained."""
+    return generator.get("latents", generator.get("probes"))
 
 
 def differences(
     state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
     """Where an official `state_dict` is not of the shapes `expected`: name, both shapes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     differing = []
-    for name in [*expected, *(name for name in state if name not in expected)]:
-        theirs = tuple(state[name].shape) if name in state else None
-        ours = expected.get(name)
-        if theirs == ours:
-            continue
-        if theirs is None:
-            differing.append(f"{name} is missing, expected {ours}")
-        elif ours is None:
-            differing.append(f"{name} {theirs} is not expected")
-        else:
-            differing.append(f"{name} is {theirs}, expected {ours}")
+    for name in {**expected, **shapes}:
+        if name not in shapes:
+            differing.append(f"{name} is missing, expected {expected[name]}")
+        elif name not in expected:
+            differing.append(f"{name} {shapes[name]} is not expected")
+        elif shapes[name] != expected[name]:
+            differing.append(f"{name} is {shapes[name]}, expected {expected[name]}")
     return differing
 
 
@@ -135,10 +134,7 @@ def from_official(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
       UserError: a tensor with a name that no part of the model has, or that cannot be that part.
     """
-    layers: dict[str, dict[int, dict[str, np.ndarray]]] = {
-        "tokens_generator": {},
-        "points_mixer": {},
-    }
+    layers: dict[str, Any] = {"tokens_generator": {}, "points_mixer": {}}
     for name, tensor in state.items():
         if name == "input":
             continue
@@ -148,18 +144,16 @@ def from_official(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         part, index, kind = match.groups()
         layer = layers[part].setdefault(int(index), {})
         if kind == "weight":
-            layer["kernel"] = _transpose(name, tensor, _KERNEL_AXES)
+            layer["kernel"] = _to_ours(name, tensor, _KERNEL_AXES)
         else:
             layer["bias"] = np.asarray(tensor)
 
     def numbered(part: str) -> dict[int, dict[str, np.ndarray]]:
         for index, layer in layers[part].items():
             if len(layer) < 2:
-                raise UserError(
-                    f"official checkpoint: layer {part}.{index} has no "
-                    f"{'bias' if 'kernel' in layer else 'weight'}"
-                )
-        return {i: layers[part][index] for i, index in enumerate(sorted(layers[part]))}
+                missing = "bias" if "kernel" in layer else "weight"
+                raise UserError(f"official checkpoint: layer {part}.{index} has no {missing}")
+        return dict(enumerate(layer for _, layer in sorted(layers[part].items())))
 
     if not layers["points_mixer"]:
         raise UserError("official checkpoint: no tensor named 'points_mixer.0.weight', so no head")
@@ -168,13 +162,10 @@ def from_official(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if layers["tokens_generator"]:
             raise UserError("official checkpoint: a generator, but no tensor named 'input'")
         return head
-    inputs = _transpose("input", state["input"], _INPUT_AXES)
-    generator = (
-        {"latents": inputs, "layers": numbered("tokens_generator")}
-        if layers["tokens_generator"]
-        else {"probes": inputs}
-    )
-    return {"generator": generator, **head}
+    inputs = from_official_probes(state["input"])
+    if not layers["tokens_generator"]:
+        return {"generator": {"probes": inputs}, **head}
+    return {"generator": {"latents": inputs, "layers": numbered("tokens_generator")}, **head}
 
 
 def to_official(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -183,7 +174,7 @@ def to_official(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     The order is that of the official state dict.
     """
     generator = params.get("generator") or {}
-    inputs = generator.get("latents", generator.get("probes"))
+    inputs = _inputs(generator)
     state = {} if inputs is None else {"input": to_official_probes(inputs)}
     images = ".main" if inputs is not None and inputs.ndim == 4 else ""
     parts = (
@@ -193,25 +184,22 @@ def to_official(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for part, layers, stride in parts:
         for index, layer in sorted(layers.items()):
             name = f"{part}.{int(index) * stride}"
-            kernel = np.asarray(layer["kernel"])
-            axes = np.argsort(_KERNEL_AXES[kernel.ndim])
-            state[f"{name}.weight"] = np.ascontiguousarray(kernel.transpose(axes))
+            state[f"{name}.weight"] = _to_theirs(layer["kernel"], _KERNEL_AXES)
             state[f"{name}.bias"] = np.asarray(layer["bias"])
     return state
 
 
 def from_official_probes(tensor: np.ndarray) -> np.ndarray:
     """Probes or latents as there, (P, D) or (P, C, H, W), as ours: (P, D) or (P, H, W, C)."""
-    return _transpose("input", tensor, _INPUT_AXES)
+    return _to_ours("input", tensor, _INPUT_AXES)
 
 
 def to_official_probes(probes: Any) -> np.ndarray:
     """The inverse of `from_official_probes`."""
-    probes = np.asarray(probes)
-    return np.ascontiguousarray(probes.transpose(np.argsort(_INPUT_AXES[probes.ndim])))
+    return _to_theirs(probes, _INPUT_AXES)
 
 
-def _transpose(name: str, tensor: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.ndarray:
+def _to_ours(name: str, tensor: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.ndarray:
     tensor = np.asarray(tensor)
     if tensor.ndim not in axes:
         raise UserError(
@@ -219,3 +207,8 @@ def _transpose(name: str, tensor: np.ndarray, axes: Mapping[int, tuple[int, ...]
             f"{' or '.join(map(str, axes))} axes"
         )
     return np.ascontiguousarray(tensor.transpose(axes[tensor.ndim]))
+
+
+def _to_theirs(array: Any, axes: Mapping[int, tuple[int, ...]]) -> np.ndarray:
+    array = np.asarray(array)
+    return np.ascontiguousarray(array.transpose(np.argsort(axes[array.ndim])))
