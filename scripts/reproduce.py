@@ -258,9 +258,9 @@ def _write(
     ):
         write_text(out / name, text)
     if any(row["status"] == "done" for row in rows):
-        from probegen_jax.report.figures import draw_grid
+        import results_plot
 
-        draw_grid(out / "results.png", rows)
+        results_plot.draw(out / "results.png", rows)
 
 
 if __name__ == "__main__":
