@@ -234,11 +234,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['dataset']}, {result['method']}-{result['num_probes']}: {result['metric']} on "
         f"{result['networks']['val']} and {result['networks']['test']} networks"
     )
-    rows = [
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        for line in lines
-    ]
-    return "\n".join([title, *(row.rstrip() for row in rows)])
+    rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join([title, *rows])
 
 
 def spread(values: Sequence[float]) -> str:

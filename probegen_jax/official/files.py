@@ -70,11 +70,7 @@ def stacked(params: Sequence[Any], probes: Sequence[np.ndarray]) -> TrainState:
 
 
 def seeded_probes(experiment: Experiment, seed: int) -> np.ndarray:
-    """The fixed probes that the official code draws when it is started with `--seed`.
-
-    Args:
-      experiment: of the method uniform or dead_leaves.
-      seed: that the official code was started with.
+    """The probes of uniform or dead_leaves that the official code draws with `--seed`.
 
     Raises:
       UserError: dead leaves that are not the published images.
@@ -87,13 +83,10 @@ def seeded_probes(experiment: Experiment, seed: int) -> np.ndarray:
             "the official code takes its probes from the published dead leaves; add "
             "--config.dead_leaves=published, or the path of their zip or folder"
         )
+    leaves = dead_leaves_files.find(config.dead_leaves, data_folder(config.data_dir))
+    fidelity = config.get("fidelity", "faithful")
     return dead_leaves_files.read(
-        dead_leaves_files.find(config.dead_leaves, data_folder(config.data_dir)),
-        config.num_probes,
-        shape,
-        seed,
-        config.get("fidelity", "faithful"),
-        official_choice=True,
+        leaves, config.num_probes, shape, seed, fidelity, official_choice=True
     )
 
 

@@ -14,6 +14,7 @@ Pictures are written into each run folder: probes.png, curves.png, and pictures/
 Exit codes: 0 done; 2 a mistake in the command, told in one line; 130 interrupted.
 """
 
+import pathlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -31,8 +32,6 @@ def main(argv: Sequence[str]) -> None:
     values, folders = command.parse(argv, __doc__, define)
     if not folders:
         raise errors.UserError("no run given; say which, as in report runs/digits-probegen-128")
-
-    import pathlib
 
     from probegen_jax.report.write import page_path, write_report
     from probegen_jax.runs.experiment import load_run, run_config

@@ -15,7 +15,9 @@ from jaxtyping import Float, Int
 # What charts need of a style sheet, also for files that stand alone.
 STYLE = importlib.resources.files(__package__).joinpath("charts.css").read_text(encoding="utf-8")
 Number = int | float
+Numbers = Sequence[Number]
 _COLORS = 8
+_MOST_POINTS = 1500
 _WIDTH, _HEIGHT = 480, 270
 _LEFT, _RIGHT = 52, _WIDTH - 14  # ends of the horizontal axis
 _TOP, _BOTTOM = 30, 40  # margins
@@ -75,14 +77,7 @@ def ticks(low: Number, high: Number, most: int = 5) -> list[float]:
 class _Axes:
     """Places in a frame with ruled axes."""
 
-    def __init__(
-        self,
-        xs: Sequence[Number],
-        ys: Sequence[Number],
-        *,
-        log: bool = False,
-        height: Number = _HEIGHT,
-    ):
+    def __init__(self, xs: Numbers, ys: Numbers, *, log: bool = False, height: int = _HEIGHT):
         self.height, self.log = height, log
         self.x_range = _spread(min(xs), max(xs), 0.5)
         low, high = min(ys), max(ys)
@@ -131,7 +126,7 @@ def _spread(low: Number, high: Number, by: float) -> tuple[Number, Number]:
 
 def lines(
     title: str,
-    series: Sequence[tuple[str, Sequence[Number], Sequence[Number]]],
+    series: Sequence[tuple[str, Numbers, Numbers]],
     x_label: str = "step",
     log: bool = False,
 ) -> str:
@@ -186,13 +181,11 @@ def _legend(labels: Sequence[str]) -> str:
 
 
 def scatter(
-    title: str,
-    predicted_N: Float[np.ndarray, " N"],
-    true_N: Float[np.ndarray, " N"],
-    most: int = 1500,
+    title: str, predicted_N: Float[np.ndarray, " N"], true_N: Float[np.ndarray, " N"]
 ) -> str:
-    """Predicted against true values, with the diagonal; at most `most` points, evenly chosen."""
-    chosen = np.unique(np.linspace(0, len(true_N) - 1, min(most, len(true_N))).astype(int))
+    """Predicted against true values, with the diagonal; of many points, some, evenly chosen."""
+    number = min(_MOST_POINTS, len(true_N))
+    chosen = np.unique(np.linspace(0, len(true_N) - 1, number).astype(int))
     chosen = chosen[np.isfinite(predicted_N[chosen])]
     if not len(chosen):
         return _empty(title, "no finite values")
@@ -227,11 +220,9 @@ def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
             parts.append(text(left + (row + 0.5) * cell, below, str(row), "middle"))
         for column in range(classes):
             x, count, share = left + column * cell, counts_CxC[row, column], shares_CxC[row, column]
-            tooltip, opacity = (
-                f"true {row}, predicted {column}: {count}",
-                f"{0.06 + 0.94 * share:.3f}",
-            )
+            tooltip = f"true {row}, predicted {column}: {count}"
             box = {"x": x, "y": y, "width": cell - 1, "height": cell - 1, "rx": 2}
+            opacity = f"{0.06 + 0.94 * share:.3f}"
             parts.append(mark("rect", tooltip, class_="cell", **box, fill_opacity=opacity))
             if numbered and count:
                 css = "cell-text on" if share > 0.5 else "cell-text"
@@ -245,20 +236,12 @@ def bars(title: str, values_P: Float[np.ndarray, " P"], x_label: str) -> str:
     order = np.argsort(-values_P, kind="stable").tolist()
     values = values_P.tolist()
     axes = _Axes((0.0, float(len(order))), (0.0, *values))
-    parts, zero = [axes.frame(title, x_label)], axes.y(0.0)
+    parts, zero, width = [axes.frame(title, x_label)], axes.y(0.0), axes.x(1) - axes.x(0)
     for rank, probe in enumerate(order):
-        left, right, y = axes.x(rank), axes.x(rank + 1), axes.y(values[probe])
-        parts.append(
-            mark(
-                "rect",
-                f"probe {probe}: {values[probe]:+.4f}",
-                class_="bar" if values[probe] >= 0 else "bar down",
-                x=left,
-                y=min(y, zero),
-                width=max(0.6, (right - left) * 0.8),
-                height=max(0.5, abs(zero - y)),
-            )
-        )
+        x, y, css = axes.x(rank), axes.y(values[probe]), "bar" if values[probe] >= 0 else "bar down"
+        size = {"width": max(0.6, width * 0.8), "height": max(0.5, abs(zero - y))}
+        tooltip = f"probe {probe}: {values[probe]:+.4f}"
+        parts.append(mark("rect", tooltip, class_=css, x=x, y=min(y, zero), **size))
     most, least = order[0], order[-1]
     return svg(
         "".join(parts),

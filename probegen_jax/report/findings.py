@@ -1,5 +1,6 @@
 """What there is to tell of a run: computed here as plain arrays and facts, drawn elsewhere."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -136,20 +137,15 @@ class Findings:
 
 
 def find(run: Run) -> Findings:
-    """Looks at a run, finished or not.
-
-    Args:
-      run: as `experiment.load_run` gives it.
-    """
-    experiment, zoo = run.experiment, run.experiment.zoo
-    learner = experiment.learner
+    """Looks at a run, finished or not, as `experiment.load_run` gives it."""
+    experiment, zoo, learner = run.experiment, run.experiment.zoo, run.experiment.learner
     # Of the whole model only the generator is made: the rest is not compiled.
     before = jax.jit(lambda key: learner.make_model(key).generator())(experiment.keys[0][0])
     after = learner.probes(run.state)[0]
     rows = zoo.splits["test"]
     outputs_NxO = run.outputs(rows)[0]
     wrong, different = _wrong(zoo, rows, outputs_NxO), _different(zoo)
-    drawings = _draw(zoo, [*different, *(network.row for network in wrong)])
+    drawings = _draw(zoo, [*different, *(one.row for one in wrong)])
     return Findings(
         name=run.folder.resolve().name,
         folder=run.folder,
@@ -162,9 +158,7 @@ def find(run: Run) -> Findings:
         planes=[drawings[row] for row in different] if drawings and zoo.spec.plane else [],
         targets_N=zoo.targets_N[rows],
         outputs_NxO=outputs_NxO,
-        wrong=[
-            dataclasses.replace(network, drawing=drawings.get(network.row)) for network in wrong
-        ],
+        wrong=[dataclasses.replace(one, drawing=drawings.get(one.row)) for one in wrong],
         importance=_importance(run),
     )
 
@@ -177,20 +171,16 @@ def unfinished(run: Run) -> dict[str, Any]:
         "method": experiment.config.method,
         "num_probes": experiment.config.num_probes,
         "metric": experiment.metric_name,
-        "train_networks": len(experiment.zoo.splits["train"]),
         "steps": run.step,
     }
 
 
 def read_records(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`; one that a kill cut short is passed over."""
-    records = []
-    path = folder / "metrics.jsonl"
+    path, records = folder / "metrics.jsonl", []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
+        with contextlib.suppress(ValueError):
             records.append(json.loads(line))
-        except ValueError:
-            continue
     return records
 
 

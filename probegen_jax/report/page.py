@@ -3,6 +3,7 @@
 import html
 import importlib.resources
 import re
+import string
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,52 +14,43 @@ from probegen_jax.report import charts, sections
 from probegen_jax.report.findings import Findings
 from probegen_jax.report.text import plural, score, table
 
+# Anchor, heading, introduction, what is drawn of each run, and what of several together.
+_Section = tuple[
+    str, str, str, Callable[[Findings], str], Callable[[Sequence[Findings]], str] | None
+]
+
 
 def render(runs: Sequence[Findings]) -> str:
-    """The whole page.
-
-    Args:
-      runs: at least one.
-    """
-    style = importlib.resources.files(__package__).joinpath("style.css").read_text("utf-8")
-    style = re.sub(r"\n\s*", "\n", f"{style}\n{charts.STYLE}")
-    several = len(runs) > 1
-    title = f"{len(runs)} runs compared" if several else runs[0].name
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        '<link rel="icon" href="data:,">',  # else browsers ask the network for one
-        f"<title>{html.escape(title)} · probegen_jax</title><style>{style}</style></head><body>",
-        _header(title, runs),
-        "<main>",
-    ]
-    for anchor, heading, intro, draw, together in _SECTIONS:
-        parts.append(f'<section id="{anchor}"><h2>{heading}</h2><p class="muted">{intro}</p>')
-        if several and together is not None:
-            parts.append(together(runs))
-        if several and together is sections.settings_together:  # which leaves nothing to say
-            parts[-1] += "</section>"
-            continue
-        parts.append('<div class="runs">')
-        for run in runs:
-            name = f"<h3>{html.escape(run.name)}</h3>" if several else ""
-            parts.append(f'<div class="run">{name}{draw(run)}</div>')
-        parts.append("</div></section>")
-    parts.append(f"</main>{_FOOTER}</body></html>\n")
-    return "\n".join(parts)
-
-
-def _header(title: str, runs: Sequence[Findings]) -> str:
+    """The whole page, of at least one run."""
+    # The template's icon is empty, else browsers ask the network for one.
+    here = importlib.resources.files(__package__)
+    template = string.Template(here.joinpath("page.html").read_text(encoding="utf-8"))
+    style = here.joinpath("style.css").read_text(encoding="utf-8")
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
     zoos = ", ".join(sorted({run.result["dataset"] for run in runs}))
-    links = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, *_ in _SECTIONS)
-    return (
-        f'<header><p class="over">probing networks of {html.escape(zoos)}</p>'
-        f"<h1>{html.escape(title)}</h1>"
-        f'<div class="numbers">{"".join(_numbers(run, len(runs) == 1) for run in runs)}</div>'
-        f'<nav aria-label="Sections">{links}</nav></header>'
+    return template.substitute(
+        title=html.escape(title),
+        style=re.sub(r"\n\s*", "\n", f"{style}\n{charts.STYLE}"),
+        zoos=html.escape(zoos),
+        numbers="".join(_numbers(run, len(runs) == 1) for run in runs),
+        links="".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, *_ in _SECTIONS),
+        sections="\n".join(_section(runs, section) for section in _SECTIONS),
     )
+
+
+def _section(runs: Sequence[Findings], section: _Section) -> str:
+    anchor, heading, intro, draw, together = section
+    parts = [f'<section id="{anchor}"><h2>{heading}</h2><p class="muted">{intro}</p>']
+    several = len(runs) > 1
+    if several and together is not None:
+        parts.append(together(runs))
+    if several and together is sections.settings_together:  # which leaves nothing to say
+        return "\n".join(parts) + "</section>"
+    parts.append('<div class="runs">')
+    for run in runs:
+        name = f"<h3>{html.escape(run.name)}</h3>" if several else ""
+        parts.append(f'<div class="run">{name}{draw(run)}</div>')
+    return "\n".join([*parts, "</div></section>"])
 
 
 def _numbers(run: Findings, alone: bool) -> str:
@@ -115,14 +107,7 @@ def _comparison(runs: Sequence[Findings]) -> str:
     return table("Test figures of the runs", head, rows, texts=3)
 
 
-_FOOTER = (
-    "<footer><p>Made by probegen_jax. The method is by Kahana, Horwitz, Shuval and Hoshen: "
-    "<em>Deep Linear Probe Generators for Weight Space Learning</em>, ICLR 2025.</p></footer>"
-)
-
-# Anchor, heading, introduction, what is drawn of each run, and of several runs together.
-_Draw, _Together = Callable[[Findings], str], Callable[[Sequence[Findings]], str]
-_SECTIONS: list[tuple[str, str, str, _Draw, _Together | None]] = [
+_SECTIONS: list[_Section] = [
     ("what", "What was trained", "Every network of the zoo is shown the same probes; a head "
      "reads the answers.", sections.what, None),
     ("results", "Results", "Test networks are looked at once, after training. The best step is "

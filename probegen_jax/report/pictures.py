@@ -38,9 +38,8 @@ def sheet(
     gap = max(1, images.shape[1] // 12)
     columns = min(columns, len(images))
     framed = np.pad(images, ((0, -len(images) % columns), (0, gap), (0, gap), (0, 0)))
-    _, height, width, channels = framed.shape
-    rows = framed.reshape(-1, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    return rows.reshape(-1, columns * width, channels)
+    rows = framed.reshape(-1, columns, *framed.shape[1:])
+    return np.vstack([np.hstack(row) for row in rows])
 
 
 def sheet_svg(images_PxHxWxC: Float[np.ndarray, "P H W C"], title: str, columns: int = 16) -> str:
@@ -48,7 +47,7 @@ def sheet_svg(images_PxHxWxC: Float[np.ndarray, "P H W C"], title: str, columns:
     image, number, top = sheet(images_PxHxWxC, columns), len(images_PxHxWxC), 28.0
     width = 480.0 * min(1, number / columns)  # few probes are no reason for large pixels
     height = width * image.shape[0] / image.shape[1]
-    body = charts.text(0, 17, title, css="title") + _image(image, 0, top, width, height)
+    body = charts.text(0, 17, title, css="title") + _image(image, 0.0, top, width, height)
     return charts.svg(body, f"{title}: {number} images", 480, top + height)
 
 
@@ -106,16 +105,8 @@ def reach_of(*points_Px2: Float[np.ndarray, "P 2"]) -> float:
     return float(np.clip(furthest * 1.05, 1.2, 1.6))
 
 
-def _image(
-    image_HxWxC: Float[np.ndarray, "H W C"], x: Number, y: Number, width: Number, height: Number
-) -> str:
-    return mark(
-        "image",
-        x=float(x),
-        y=float(y),
-        width=float(width),
-        height=float(height),
-        preserveAspectRatio="none",
-        style="image-rendering:pixelated",
-        href=png_data(image_HxWxC),
-    )
+def _image(image_HxWxC: Float[np.ndarray, "H W C"], *box: float) -> str:
+    """An image at x and y, of a width and a height; its pixels are left as they are."""
+    place = dict(zip(("x", "y", "width", "height"), box, strict=True))
+    style = {"preserveAspectRatio": "none", "style": "image-rendering:pixelated"}
+    return mark("image", **place, **style, href=png_data(image_HxWxC))

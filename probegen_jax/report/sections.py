@@ -32,12 +32,8 @@ def results(run: Findings) -> str:
     if "seeds" not in result:
         return f"<p>Not finished: at step {result['steps']:,}. Its last checkpoint is shown.</p>"
     seeds = result["seeds"]
-    columns = {
-        "val, last": ("last", "val"),
-        "test, last": ("last", "test"),
-        "val, best": ("best", "val"),
-        "test, best": ("best", "test"),
-    }
+    both = [(which, split) for which in ("last", "best") for split in ("val", "test")]
+    columns = {f"{split}, {which}": (which, split) for which, split in both}
     if "test_within_runs" in seeds[0]["last"]:
         columns["test within runs, last"] = ("last", "test_within_runs")
 

@@ -62,12 +62,9 @@ def _unwritable(path: object, error: OSError) -> UserError:
 
 
 def after_training(run: Run) -> None:
-    """Writes the report of a run that has just ended; if that fails, says so and no more.
+    """Writes the report of a run whose training has ended; if that fails, says so and no more.
 
     By then the result is written, and no picture is worth losing it.
-
-    Args:
-      run: whose training has ended.
     """
     try:
         write_report([run])
