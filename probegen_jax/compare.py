@@ -9,10 +9,10 @@ r"""Sets runs of the official PyTorch code beside ours, and writes ours as its c
   --config.KEY=VALUE                changes one setting
   --torch_checkpoint=FILE           an official checkpoint, evaluated here on our split; may be
                                     given several times, once for each seed
-  --torch_log=FILE                  its log.csv, whose figures are set beside; as many as there are
+  --torch_log=FILE                  its log.csv, to compare with; one for each checkpoint
   --torch_seed=N                    for uniform and dead_leaves, whose probes a checkpoint does not
-                                    hold: the --seed of the official run, from which they follow;
-                                    with each checkpoint one
+                                    hold: the --seed of the official run, which decides them;
+                                    one for each checkpoint
   --torch_probes=FILE               or the probes themselves, as --export writes them
   --workdir=DIR                     our run: its figures, over its seeds
   --export=FILE                     writes our run as official checkpoints, the parameters of the
@@ -120,18 +120,15 @@ def _check(options: Any) -> None:
         if not pathlib.Path(path).is_file():
             raise UserError(f"no file at {path}")
     if options.torch_seed and options.torch_probes:
-        raise UserError("--torch_seed and --torch_probes say the same; leave out one of them")
+        raise UserError("--torch_seed and --torch_probes both give the probes; leave one out")
 
 
 def _our_run(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
     """Figures of our run, which must be finished and of the same settings."""
     from probegen_jax.runs.experiment import run_config
 
-    theirs, asked = run_config(workdir).to_dict(), config.to_dict()
-    for key in _FREE:
-        theirs.pop(key, None)
-        asked.pop(key, None)
-    refuse_other(workdir, theirs, asked)
+    alike = dict.fromkeys(_FREE)
+    refuse_other(workdir, run_config(workdir).to_dict() | alike, config.to_dict() | alike)
     if not (workdir / "result.json").exists():
         raise UserError(f"the run in {workdir} is not finished; go on with it first")
     result = read_json(workdir / "result.json")
@@ -149,9 +146,8 @@ def _torch_runs(experiment: Any, options: Any, config_file: str) -> list[dict[st
     fixed = "generator" not in params[0]
     if fixed and not (options.torch_seed or options.torch_probes):
         raise UserError(
-            f"{paths[0]} holds no probes, for they were not trained; they follow from the official "
-            "run's seed: add --torch_seed=1 if it was started with --seed=1, or give them as "
-            "--torch_probes=FILE"
+            f"{paths[0]} holds no probes, because they were not trained; add --torch_seed=1 if the "
+            "official run was started with --seed=1, or give the probes with --torch_probes=FILE"
         )
     if not fixed and (options.torch_seed or options.torch_probes):
         raise UserError(
@@ -220,8 +216,8 @@ def table(result: dict[str, Any]) -> str:
             lines.append((name + count, *(spread([r[s] for r in runs]) for s in ("val", "test"))))
 
     add("PyTorch checkpoint, evaluated here", result["torch"])
-    for which, name in (("last", "its last row"), ("best", "the best on validation")):
-        add(f"PyTorch's own log: {name}", [log[which] for log in result["torch_logs"]])
+    for which, name in (("last", "last row"), ("best", "best on validation")):
+        add(f"PyTorch's log, {name}", [log[which] for log in result["torch_logs"]])
     ours = result["ours"]["seeds"] if result["ours"] else []
     add("ours, last step", [seed["last"] for seed in ours])
     add("ours, best on validation", [seed["best"] for seed in ours])

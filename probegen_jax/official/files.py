@@ -145,7 +145,7 @@ def read_log(path: pathlib.Path, metric_name: str) -> dict[str, dict[str, float]
         except (TypeError, ValueError) as error:
             shown = ", ".join(f"{name}={row[name]!r}" for name in needed)
             raise UserError(
-                f"{path}, line {line}: {shown}; expected numbers. An empty metric is that of "
+                f"{path}, line {line}: {shown}; expected numbers. They are empty in the log of "
                 "another kind of data set"
             ) from error
     return {"last": log_rows[-1], "best": max(log_rows, key=lambda row: row["val"])}

@@ -211,7 +211,7 @@ def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
     left, top = 46.0, 52.0
     shares_CxC = counts_CxC / np.maximum(counts_CxC.sum(axis=1, keepdims=True), 1)
     numbered = classes <= 20
-    parts = [text(left, 17, title, css="title"), text(left, 36, "predicted class →  (rows: true)")]
+    parts = [text(left, 17, title, css="title"), text(left, 36, "columns: predicted, rows: true")]
     for row in range(classes):
         y = top + row * cell
         if numbered:

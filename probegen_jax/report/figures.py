@@ -56,7 +56,7 @@ def draw_probes(
             points = probes if plane.grid == "xy" else probes[:, ::-1]
             axes.scatter(*points.T, s=9, c=_ACCENT, edgecolors="white", linewidths=0.4)
             axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
-            axes.set_title(f"a network of target {plane.target}", fontsize=9)
+            axes.set_title(f"a network with target {plane.target}", fontsize=9)
             axes.tick_params(labelsize=6, length=2)
             axes.set_facecolor("#e8e8ec")
     else:

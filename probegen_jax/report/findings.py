@@ -189,7 +189,7 @@ def _facts(run: Run) -> dict[str, str]:
     zoo, config = run.experiment.zoo, run.experiment.config
     spec, shape = zoo.spec, zoo.spec.probe_shape
     weights = "" if spec.num_weights is None else f" of {spec.num_weights:,} weights"
-    kind = f"points of dimension {shape[0]}"
+    kind = f"points with {shape[0]} coordinates"
     if len(shape) == 3:
         kind = f"images of {' × '.join(map(str, shape))} values"
     facts = {

@@ -67,15 +67,15 @@ def _numbers(run: Findings, alone: bool) -> str:
         return _number(value, f"{run.name}: {who}", spread, main=True)
     numbers = [
         _number(value, f"{who}, {plural(seeds, 'seed')}, at the last step", spread, main=True),
-        _number(_at_best(run), "at the best step on validation"),
+        _number(_at_best(run), "at the best validation step"),
     ]
     published = published_figures.of(run.config)
     if published is not None:
         doubt = "" if published.verified else "; quoted, not verified"
         source = f"published ({published.source}{doubt})"
         numbers.append(_number(score(run, published.value), source))
-    speed = f"{result['steps']:,} steps, {result['steps_per_second']:,.0f} a second"
-    numbers.append(_number(f"{result['seconds']:,.0f} s", f"of training: {speed}"))
+    speed = f"{result['steps']:,} steps, {result['steps_per_second']:,.0f} per second"
+    numbers.append(_number(f"{result['seconds']:,.0f} s", f"training time: {speed}"))
     return "".join(numbers)
 
 
@@ -103,24 +103,24 @@ def _comparison(runs: Sequence[Findings]) -> str:
         else:
             row += ["", "not finished", ""]
         rows.append([*row, score(run, published.value) if published else ""])
-    head = ["run", "zoo", "probes from", "probes", "seeds", "test", "at best on val", "published"]
-    return table("Test figures of the runs", head, rows, texts=3)
+    head = ["run", "zoo", "method", "probes", "seeds", "test, last", "test, best", "published"]
+    return table("Test results of the runs", head, rows, texts=3)
 
 
 _SECTIONS: list[_Section] = [
-    ("what", "What was trained", "Every network of the zoo is shown the same probes; a head "
-     "reads the answers.", sections.what, None),
-    ("results", "Results", "Test networks are looked at once, after training. The best step is "
-     "chosen on validation.", sections.results, _comparison),
-    ("curves", "Learning curves", "A line per seed.", sections.curves, sections.curves_together),
-    ("probes", "The probes", "What the first seed's networks are asked, before and after "
-     "training.", sections.probes, None),
-    ("predictions", "Predictions", "The first seed on the test networks, at the last step.",
-     sections.predictions, None),
-    ("wrong", "Most wrongly predicted", "Test networks where the first seed was surest of "
-     "something wrong, or furthest off.", sections.wrong, None),
-    ("importance", "Which probes matter", "Each probe in turn tells nothing: its responses are "
-     "replaced by their mean over networks.", sections.importance, None),
-    ("settings", "Settings and versions", "What it takes to do this again.", sections.settings,
-     sections.settings_together),
+    ("what", "What was trained", "Every network of the zoo gets the same probes. A head predicts "
+     "from its responses.", sections.what, None),
+    ("results", "Results", "Test networks are used once, after training. The best step is the one "
+     "with the best score on validation.", sections.results, _comparison),
+    ("curves", "Learning curves", "One line per seed.", sections.curves, sections.curves_together),
+    ("probes", "The probes", "The first seed's probes, before and after training.",
+     sections.probes, None),
+    ("predictions", "Predictions", "What the first seed predicts for the test networks, at the "
+     "last step.", sections.predictions, None),
+    ("wrong", "Largest errors", "The test networks that the first seed got most wrong.",
+     sections.wrong, None),
+    ("importance", "Which probes matter", "One probe at a time is left out: its responses are "
+     "replaced by their mean over the networks.", sections.importance, None),
+    ("settings", "Settings and versions", "What you need to repeat the training.",
+     sections.settings, sections.settings_together),
 ]  # fmt: skip

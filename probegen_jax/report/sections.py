@@ -30,7 +30,9 @@ def results(run: Findings) -> str:
     """A row per seed, then mean and standard deviation, then the published figure."""
     result = run.result
     if "seeds" not in result:
-        return f"<p>Not finished: at step {result['steps']:,}. Its last checkpoint is shown.</p>"
+        return (
+            f"<p>Not finished: at step {result['steps']:,}. The page shows its last checkpoint.</p>"
+        )
     seeds = result["seeds"]
     both = [(which, split) for which in ("last", "best") for split in ("val", "test")]
     columns = {f"{split}, {which}": (which, split) for which, split in both}
@@ -53,10 +55,8 @@ def results(run: Findings) -> str:
     published = published_figures.of(run.config)
     if published is not None:
         doubt = "" if published.verified else " ?"
-        cells = [
-            "" if head != "test, last" else score(run, published.value) + doubt for head in columns
-        ]
-        rows.append(["published", *cells, ""])
+        test = score(run, published.value) + doubt
+        rows.append(["published", "", test, *[""] * (len(columns) - 1)])
     metric = run.task.metric_title
     return table(
         f"{metric[:1].upper()}{metric[1:]} of {plural(len(seeds), 'seed')}",
@@ -125,8 +125,8 @@ def probes(run: Findings) -> str:
         return group("row", map(figure, drawn.values()))
     first, *others = (html.escape(f"target {drawing.target}") for drawing in run.planes)
     captions = [
-        f'<span class="key before"></span> before training, over a network of {first}',
-        f'<span class="key"></span> after training, over a network of {first}',
+        f'<span class="key before"></span> before training, over a network with {first}',
+        f'<span class="key"></span> after training, over a network with {first}',
         *others,
     ]
     figures = list(map(figure, drawn.values(), captions))
@@ -178,12 +178,13 @@ def wrong_charts(run: Findings) -> dict[str, str]:
 def wrong(run: Findings) -> str:
     """The most wrongly predicted networks: drawn where they draw, else as a table."""
     if not run.wrong:
-        return "<p>No test network was predicted wrongly.</p>"
+        return "<p>All test networks were predicted correctly.</p>"
     drawn = wrong_charts(run)
     if drawn:
         captions = (
-            f"is {shown(one.target)}, read as {shown(one.predicted)} (network {one.row})"
-            for one in run.wrong
+            f"true {shown(network.target)}, predicted {shown(network.predicted)} "
+            f"(network {network.row})"
+            for network in run.wrong
         )
         return group("planes", map(figure, drawn.values(), captions))
     rows = [
@@ -197,10 +198,10 @@ def wrong(run: Findings) -> str:
 def importance_charts(run: Findings) -> dict[str, str]:
     """What each probe is worth, and the probes with their worth, by name."""
     loss_P, probes = run.importance.loss_P, run.probes_after
-    drawn = {"bars": charts.bars("growth of the validation loss", loss_P, "probes, most first")}
+    drawn = {"bars": charts.bars("rise of the validation loss", loss_P, "left-out probe")}
     if probes.ndim == 4:
         top = probes[np.argsort(-loss_P, kind="stable")[:_TOP]]
-        title = f"the {len(top)} that matter most, most first"
+        title = f"the {len(top)} probes that matter most"
         drawn["top"] = pictures.sheet_svg(top, title, columns=8)
     elif run.planes:
         worth_P = np.maximum(loss_P, 0) / max(float(loss_P.max()), 1e-12)
@@ -215,12 +216,12 @@ def importance(run: Findings) -> str:
     largest = int(np.argmax(measured.loss_P))
     without = measured.metric - float(measured.metric_P[largest])
     words = (
-        f"Of {measured.networks:,} validation networks the mean loss is {measured.loss:.4f}. "
-        f"Without probe {largest} it grows by {measured.loss_P[largest]:.4f}, and "
+        f"On {measured.networks:,} validation networks the mean loss is {measured.loss:.4f}. "
+        f"Without probe {largest} it rises by {measured.loss_P[largest]:.4f}, and "
         f"{run.task.metric_title} goes from {score(run, measured.metric)} to "
         f"{score(run, without)}."
     )
-    sizes = "" if run.probes_after.ndim == 4 else "The larger a point, the more it matters."
+    sizes = "" if run.probes_after.ndim == 4 else "Larger points matter more."
     return f"<p>{words}</p>{group('row', map(figure, drawn.values(), ('', sizes)))}"
 
 
@@ -262,5 +263,5 @@ def settings_together(runs: Sequence[Findings]) -> str:
             same.append([key, cells[0]])
     names = ["key", *(run.name for run in runs)]
     first = table("Settings that differ", names, differing) if differing else ""
-    rest = table("Settings that all share", ["key", "value"], same)
-    return f"{first}<details><summary>Settings that all share</summary>{rest}</details>"
+    rest = table("Settings that all runs share", ["key", "value"], same)
+    return f"{first}<details><summary>Settings that all runs share</summary>{rest}</details>"
