@@ -102,8 +102,8 @@ def load_probes(path: pathlib.Path, experiment: Experiment) -> np.ndarray:
     probes = parameters.from_official_probes(state["input"])
     expected = (experiment.config.num_probes, *experiment.zoo.spec.probe_shape)
     if probes.shape != expected:
-        there = parameters.to_official_probes(np.zeros(expected)).shape
-        raise UserError(f"{path}: the probes are {state['input'].shape}, expected {there}")
+        official = parameters.to_official_probes(np.zeros(expected)).shape
+        raise UserError(f"{path}: the probes are {state['input'].shape}, expected {official}")
     return probes
 
 
@@ -167,13 +167,13 @@ def _remedy(
     channels = spec.probe_shape[-1]
     per_probe = theirs.num_responses // (theirs.num_probes or num_probes or 1)
     strange = [
-        f"{what} {there}, here {here}"
-        for what, there, here in (
+        f"{what} {stored}, here {asked}"
+        for what, stored, asked in (
             ("outputs", theirs.num_outputs, ours.num_outputs),
             ("values or channels of a probe", theirs.probe_dims or channels, channels),
             ("responses per probe", per_probe, spec.response_dim),
         )
-        if there != here
+        if stored != asked
     ]
     if strange or remainder:
         return f"it is for another kind of data set ({'; '.join(strange)}): choose its config"

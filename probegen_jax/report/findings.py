@@ -145,7 +145,7 @@ def find(run: Run) -> Findings:
     rows = zoo.splits["test"]
     outputs_NxO = run.outputs(rows)[0]
     wrong, different = _wrong(zoo, rows, outputs_NxO), _different(zoo)
-    drawings = _draw(zoo, [*different, *(one.row for one in wrong)])
+    drawings = _draw(zoo, [*different, *(net.row for net in wrong)])
     return Findings(
         name=run.folder.resolve().name,
         folder=run.folder,
@@ -158,7 +158,7 @@ def find(run: Run) -> Findings:
         planes=[drawings[row] for row in different] if drawings and zoo.spec.plane else [],
         targets_N=zoo.targets_N[rows],
         outputs_NxO=outputs_NxO,
-        wrong=[dataclasses.replace(one, drawing=drawings.get(one.row)) for one in wrong],
+        wrong=[dataclasses.replace(net, drawing=drawings.get(net.row)) for net in wrong],
         importance=_importance(run),
     )
 

@@ -85,10 +85,10 @@ def plane_svg(
         for n in np.flatnonzero(np.all(np.abs(points_Px2) <= reach, axis=1)):
             first, second = points_Px2[n].tolist()
             x, y = (first, second) if drawing.grid == "xy" else (second, first)
-            place = {"cx": on_plane(x), "cy": on_plane(y)}
+            center = {"cx": on_plane(x), "cy": on_plane(y)}
             radius = 2.6 if size_P is None else float(size_P[n])
             tooltip = f"probe {n}: ({first:.2f}, {second:.2f})"
-            marks.append(mark("circle", tooltip, class_=css, **place, r=radius))
+            marks.append(mark("circle", tooltip, class_=css, **center, r=radius))
         label += f", with {len(marks) - 2} probes on it"
     return charts.svg("".join(marks), label, _SIDE, _SIDE)
 
@@ -107,6 +107,6 @@ def reach_of(*points_Px2: Float[np.ndarray, "P 2"]) -> float:
 
 def _image(image_HxWxC: Float[np.ndarray, "H W C"], *box: float) -> str:
     """An image at x and y, of a width and a height; its pixels are left as they are."""
-    place = dict(zip(("x", "y", "width", "height"), box, strict=True))
+    sides = dict(zip(("x", "y", "width", "height"), box, strict=True))
     style = {"preserveAspectRatio": "none", "style": "image-rendering:pixelated"}
-    return mark("image", **place, **style, href=png_data(image_HxWxC))
+    return mark("image", **sides, **style, href=png_data(image_HxWxC))

@@ -115,7 +115,7 @@ def probe_charts(run: Findings) -> dict[str, str]:
     return {
         "before": pictures.plane_svg(first, before, "probe before", reach=reach),
         "after": pictures.plane_svg(first, after, reach=reach),
-    } | {f"network {each.row}": pictures.plane_svg(each, after, reach=reach) for each in others}
+    } | {f"network {plane.row}": pictures.plane_svg(plane, after, reach=reach) for plane in others}
 
 
 def probes(run: Findings) -> str:

@@ -30,11 +30,11 @@ def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathl
       UserError: the page or a picture cannot be written.
     """
     path = page_path([run.folder for run in runs], path)
-    found = [find(run) for run in runs]
+    findings = [find(run) for run in runs]
     try:
-        for run in found:
+        for run in findings:
             write_pictures(run)
-        write_text(path, page.render(found))
+        write_text(path, page.render(findings))
     except OSError as error:
         raise _unwritable(error.filename or path, error) from error
     return path
