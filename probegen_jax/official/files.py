@@ -107,7 +107,7 @@ def load_probes(path: pathlib.Path, experiment: Experiment) -> np.ndarray:
     return probes
 
 
-def read_log(path: pathlib.Path, metric_name: str) -> dict[str, dict[str, float]]:
+def read_log(path: pathlib.Path, metric_name: str) -> dict[str, dict[str, int | float]]:
     """What matters of the `log.csv` of an official run.
 
     Args:
