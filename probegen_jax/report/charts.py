@@ -134,10 +134,8 @@ def lines(
     """Curves in one frame.
 
     Args:
-      title: of the chart.
       series: label, xs and ys of each; values that are not finite (or, on a logarithmic axis, not
         above 0) are left out.
-      x_label: of the horizontal axis.
       log: whether the vertical axis is logarithmic.
     """
     kept = []
