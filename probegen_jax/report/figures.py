@@ -68,7 +68,7 @@ def draw_probes(
 
 def draw_curves(path: pathlib.Path, curves: Mapping[str, tuple[str, Sequence[Series]]]) -> None:
     """`Findings.curves` in a panel each, a line per seed; "loss" gets a logarithmic axis."""
-    figure, all_axes = panels(len(curves), 4, 3)
+    figure, all_axes = panels(len(curves), 4.0, 3.0)
     for axes, (name, (title, series)) in zip(all_axes, curves.items(), strict=True):
         for label, steps, values in series:
             axes.plot(steps, values, lw=1, label=label)
