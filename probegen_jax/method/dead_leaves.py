@@ -107,6 +107,12 @@ def _cover(rng: np.random.Generator, rows: int, cols: int) -> tuple[Int[np.ndarr
     return leaf_of_pixel.reshape(rows, cols), laid
 
 
+def _radii(rng: np.random.Generator, number: int) -> Float[np.ndarray, " leaves"]:
+    """Radii as parts of the image's side, from the inverse of their distribution function."""
+    least, most = _MIN_RADIUS**-2, _MAX_RADIUS**-2
+    return 1 / np.sqrt(least - rng.uniform(size=number) * (least - most))
+
+
 def _leaves(
     rng: np.random.Generator,
     x: Float[np.ndarray, " points"],
@@ -116,9 +122,7 @@ def _leaves(
 ) -> Bool[np.ndarray, "leaves points"]:
     """Throws some leaves; which of the points (x, y) does each cover?"""
     number = _LEAVES_AT_ONCE
-    # Radii from the inverse of their distribution function.
-    least, most = _MIN_RADIUS**-2, _MAX_RADIUS**-2
-    radius = max(rows, cols) * (1 / np.sqrt(least - rng.uniform(size=number) * (least - most)))
+    radius = max(rows, cols) * _radii(rng, number)
     centre_x, centre_y = rng.uniform(0, cols, number), rng.uniform(0, rows, number)
 
     # Polygons have four corners on their circle, in order; a triangle's last one counts twice.

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-# What charts need of a style sheet, also for files that stand alone.
-STYLE = importlib.resources.files(__package__).joinpath("charts.css").read_text(encoding="utf-8")
+# Of the style sheet: what only the page needs, and what charts need, also in files of their own.
+_SHEET = importlib.resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+PAGE_STYLE, STYLE = _SHEET.split("/* Charts, also in files of their own */\n")
 Number = int | float
 Numbers = Sequence[Number]
 _COLORS = 8
@@ -133,10 +134,8 @@ def lines(
     """Curves in one frame.
 
     Args:
-      title: of the chart.
       series: label, xs and ys of each; values that are not finite (or, on a logarithmic axis, not
         above 0) are left out.
-      x_label: of the horizontal axis.
       log: whether the vertical axis is logarithmic.
     """
     kept = []

@@ -61,7 +61,6 @@ def plane_svg(
     """One INR's drawing, and points over it.
 
     Args:
-      drawing: of the network.
       points_Px2: coordinates, in the drawing's order.
       css: class of the points, "probe" or "probe before".
       size_P: radius of each point; all alike if None.
