@@ -278,7 +278,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         names = {field.name for field in fields}
         missing, unknown = needed - value.keys(), value.keys() - names
         if missing or unknown:
-            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r}"
+            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r:.80}"
             raise UserError(f"{where} {what}")
         return hint(**{name: typed(hints[name], value[name], f"{where}: {name}") for name in value})
     if origin is tuple and isinstance(value, list | tuple):
@@ -295,4 +295,4 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         return hint(value)
     if type(value) is hint and (hint in (str, bool) or (hint is float and math.isfinite(value))):
         return value
-    raise UserError(f"{where} is {value!r}, which it cannot be")
+    raise UserError(f"{where} is {value!r:.80}, which it cannot be")

@@ -29,6 +29,9 @@ from probegen_jax.networks.contract import (
 
 CnnWeights = dict[str, Any]
 
+# Of a layer's output for one image: more than zoos have, few enough for any memory.
+_MOST_VALUES = 2**22
+
 
 @dataclasses.dataclass(frozen=True)
 class CnnSpec(NetworkSpec):
@@ -80,6 +83,8 @@ class CnnSpec(NetworkSpec):
                     f"adds layer {layer.residual}, which is {_by(sizes[layer.residual])} pixels, "
                     f"to {_by(out)}; residual links need equal sizes"
                 )
+            if problem is None and math.prod(out) * layer.out_channels > _MOST_VALUES:
+                problem = f"{_by(out)} pixels of {layer.out_channels} channels are too many"
             if problem is not None:
                 raise UserError(f"layer {index}: {problem}")
             (height, width), channels = out, layer.out_channels
