@@ -25,6 +25,7 @@ from probegen_jax.zoo.zoo import Zoo
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _FORMAT = "probegen_jax 1"
 _MOST_AT_ONCE = 1024  # networks, whatever a model says
+_MOST_NAMED = 20  # classes that the card lists by name
 
 
 def load(
@@ -73,6 +74,7 @@ def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
         "network": registry.to_json(run.experiment.zoo.spec),
         "task": run.experiment.zoo.task,
         "num_outputs": run.experiment.zoo.num_outputs,
+        "class_names": made.class_names,
         "seeds": made.seeds,
         "parameters": which,
         "settings": config,
@@ -113,6 +115,10 @@ def load_model(folder: pathlib.Path) -> Predictor:
         sizes = typed(_Sizes, sizes, f"{folder / CONFIG}: settings")
         seeds = typed(tuple[int, ...], content["seeds"], f"{folder / CONFIG}: seeds")
         num_outputs = typed(int, content["num_outputs"], f"{folder / CONFIG}: num_outputs")
+        named_as = content.get("class_names")
+        names = typed(tuple[str, ...] | None, named_as, f"{folder / CONFIG}: class_names")
+        if names is not None and len(names) != num_outputs:
+            raise ValueError(f"{len(names)} names of {num_outputs} classes")
         shape = head_shape(spec, settings, num_outputs)
         named = {name: leaf for name, leaf in tensors.items() if name.startswith("head.")}
         # What config.json announces must be there, however much it is.
@@ -131,6 +137,7 @@ def load_model(folder: pathlib.Path) -> Predictor:
             head_shape=shape,
             batch_size=max(1, min(sizes.batch_size, _MOST_AT_ONCE)),
             result=content["result"],
+            class_names=names,
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -165,6 +172,9 @@ def card(content: Mapping[str, Any], name: str) -> str:
     result, settings = content["result"], content["settings"]
     task = TASKS[content["task"]]
     goal = task.goal.format(num_outputs=content["num_outputs"])
+    names = content.get("class_names") or ()
+    if 0 < len(names) <= _MOST_NAMED:
+        goal += f" ({', '.join(names)})"
     which = content["parameters"]
     rows = "\n".join(
         f"| {seed['seed']} | {seed[which]['step']} | {seed[which]['val']:.4f} | "

@@ -63,7 +63,7 @@ def _inr(
     if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
         raise ValueError(f"its labels go from {targets.min()} to {targets.max()} of {classes}")
     weights = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
-    shown = {"image_shape": facts.image_shape}
+    shown = {"image_shape": facts.image_shape, "class_names": facts.class_names}
     return Zoo(facts.name, spec, weights, targets, rows, "classification", classes, **shown)
 
 
