@@ -225,7 +225,7 @@ def model(folder: pathlib.Path) -> pathlib.Path:
     settings = {"num_probes": 3, "head_width": 5, "head_depth": 1, "batch_size": 4}
     content = {
         "format": "probegen_jax 1", "network": {"kind": "siren", "hidden": [4]}, "seeds": [0],
-        "task": "classification", "num_outputs": 2, "settings": settings,
+        "task": "classification", "num_outputs": 2, "settings": settings, "result": {},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(content))
     return folder
@@ -240,6 +240,7 @@ HOSTILE_MODEL = [
     ("network", "kind", "zoos.payload"), ("network", "kind", ["cnn"]), ("network", "in_dim", 3),
     ("network", "sine", "payload"), ("network", "w0", None), ("network", "__class__", "payload"),
     (None, "num_outputs", 2**40), (None, "task", {}), (None, "seeds", [0] * 1000),
+    (None, "result", "payload"), (None, "class_names", ["a", 1]), (None, "class_names", ["a"]),
     (None, "seeds", "0"), (None, "settings", []), (None, "network", None), (None, "format", {}),
     ("network", None, {"kind": "cnn", "image_shape": [8, 8, 1], "activations": [], "layers": [
         {"in_channels": 1, "out_channels": 60_000, "kernel": 1, "stride": 1, "padding": 60_000,

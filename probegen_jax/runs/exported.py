@@ -119,6 +119,8 @@ def load_model(folder: pathlib.Path) -> Predictor:
         names = typed(tuple[str, ...] | None, named_as, f"{folder / CONFIG}: class_names")
         if names is not None and len(names) != num_outputs:
             raise ValueError(f"{len(names)} names of {num_outputs} classes")
+        if not isinstance(content["result"], dict):
+            raise ValueError("the result is no table of figures")
         shape = head_shape(spec, settings, num_outputs)
         named = {name: leaf for name, leaf in tensors.items() if name.startswith("head.")}
         # What config.json announces must be there, however much it is.
