@@ -147,3 +147,14 @@ def test_a_build_says_what_it_has_understood(tmp_path, capsys):
         "images of pets: 6 to train on, 6 to test on, 5×6 pixels, 1 channel, 3 classes: cat, dog, "
         "owl"
     ) in capsys.readouterr().out
+
+
+def test_classes_of_images_are_the_labels_that_occur(tmp_path):
+    pixels = RNG.integers(0, 256, (24, 7, 7), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=2019 + LABELS * 2)
+    images = sources.load(str(tmp_path / "x.npz"))
+    assert images.class_names == ("2019", "2021", "2023")
+    assert {bytes(i): int(label) for part in (images.train, images.test)
+            for i, label in zip(part.images, part.labels, strict=True)} == {
+        bytes(i): int(label) for i, label in zip(pixels[..., None], LABELS, strict=True)
+    }  # fmt: skip

@@ -105,8 +105,13 @@ def load(
         raise UserError(
             f"{source}: images to train on are {_shown(shapes[0])}, to test on {_shown(shapes[1])}"
         )
+    names = found.class_names
+    if names is None:  # classes are the labels that occur
+        labels, rows = np.unique(np.concatenate([p.labels for p in parts]), return_inverse=True)
+        names = tuple(map(str, labels))
+        classes = np.split(rows.astype(np.int32), [len(parts[0])])
+        parts = [Part(p.images, of) for p, of in zip(parts, classes, strict=True)]
     largest = max(int(part.labels.max()) for part in parts)
-    names = found.class_names or tuple(str(label) for label in range(largest + 1))
     if len(np.unique(parts[0].labels)) < 2:
         raise UserError(
             f"{source}: all images to train on are of one class; a zoo needs at least two"
