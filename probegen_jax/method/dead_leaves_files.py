@@ -6,6 +6,7 @@ The zip is left as it is: images are read in place.
 import io
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -23,6 +24,9 @@ Fidelity = Literal["faithful", "official"]
 # Colour images, of the CNN Wild Park, have CIFAR-10's statistics, as the official code has them.
 _COLOUR_MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
 _COLOUR_STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
+
+# Beyond what an image of dead leaves has, and few enough for any memory.
+_MOST_BYTES, _MOST_PIXELS = 2**28, 2**26
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -118,11 +122,30 @@ def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
         raise UserError(f"no dead leaves at {path}; name the zip of {PUBLISHED_URL} or its folder")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is neither a folder nor a zip; download it again")
-    archive = zipfile.ZipFile(path)
-    names = [name for name in archive.namelist() if _is_image(name) and "train" in name.split("/")]
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a whole zip ({error}); download it again") from error
+    names = [
+        name
+        for name in archive.namelist()
+        if "train" in pathlib.PurePosixPath(name).parts[:-1] and _is_image(name)
+    ]
     if not names:
         raise UserError(f"{path} holds no images under train/; download it again")
-    return sorted(names), archive.read
+
+    def read(name: str) -> bytes:
+        try:
+            if archive.getinfo(name).file_size > _MOST_BYTES:
+                raise ValueError(f"unpacks to more than {_MOST_BYTES:,} bytes")
+            return archive.read(name)
+        # RuntimeError: encrypted, or packed by an unknown method.
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as why:
+            raise UserError(
+                f"{path}: {name}: cannot be unpacked ({why}); download it again"
+            ) from why
+
+    return sorted(names), read
 
 
 def _is_image(name: str) -> bool:
@@ -134,11 +157,14 @@ def _decode(
     data: bytes, where: str, size: tuple[int, int] | None, luma: bool
 ) -> Float[np.ndarray, "h w C"]:
     """One image file as float32 in [0, 1]; `size` is (height, width), or None to keep its own."""
-    from PIL import Image, UnidentifiedImageError  # only published images need it
+    from PIL import Image  # only published images need it
 
     try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels")
+        image = image.convert("RGB")
+    except Exception as error:  # bytes from elsewhere: pillow raises whatever it stumbles over
         raise UserError(f"{where} is not a readable image ({error}); download it again") from error
     if luma:
         image = image.convert("L")

@@ -269,7 +269,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         needed = {field.name for field in fields if field.default is dataclasses.MISSING}
         missing, unknown = needed - value.keys(), value.keys() - {field.name for field in fields}
         if missing or unknown:
-            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r}"
+            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r:.80}"
             raise UserError(f"{where} {what}")
         return hint(**{name: typed(hints[name], value[name], f"{where}: {name}") for name in value})
     if origin is tuple and isinstance(value, list | tuple):
@@ -285,4 +285,4 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         return hint(value)
     if type(value) is hint and (hint in (str, bool) or (hint is float and math.isfinite(value))):
         return value
-    raise UserError(f"{where} is {value!r}, which it cannot be")
+    raise UserError(f"{where} is {value!r:.80}, which it cannot be")

@@ -64,9 +64,10 @@ def build(options: argparse.Namespace) -> None:
         resize=options.resize,
         data_dir=options.data_dir,
     )
+    print(source.summary())
     plan = {
         "family": "cnn",
-        "images": {"name": source.name, "digest": source.digest},
+        "images": source.identity,
         "networks": options.num,
         "seed": options.seed,
         "space": space,
@@ -99,7 +100,7 @@ def _assemble(build: Any, factory: Any, source: Any, plan: dict[str, Any]) -> No
 
     from probegen_jax.errors import UserError
     from probegen_jax.factory.cnn import records, train_cnns
-    from probegen_jax.zoo.prepared import build_folder
+    from probegen_jax.zoo.prepared import build_folder, schema
 
     where, kept, dropped, astray, scores = {}, {}, 0, 0, []
     for part, members in enumerate(factory.parts):
@@ -146,7 +147,7 @@ def _assemble(build: Any, factory: Any, source: Any, plan: dict[str, Any]) -> No
         build.out,
         build_folder.Contents(
             "cnn",
-            records.features(),
+            schema.cnn(),
             {split: lambda s=split: examples(s) for split in splits},
             metadata,
             f"CNNs trained on the images of {source.name}, with their test accuracy.",

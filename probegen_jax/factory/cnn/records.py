@@ -5,35 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from probegen_jax.factory.cnn.planned import Planned
 from probegen_jax.networks.cnn import layer_table
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.zoo import flat_weights, splits
-from probegen_jax.zoo.prepared import builders
+from probegen_jax.zoo.prepared import schema
 from probegen_jax.zoo.zoo import SPLITS
-
-# Of a network's training, by the name of the feature: as in the Small CNN Zoo's metrics.
-SETTINGS = ("optimizer", "w_init", "learning_rate", "momentum", "init_std", "init_scale", "l2reg")
-SETTINGS += ("dropout", "train_fraction", "epochs")
-_TEXT = ("optimizer", "w_init")
-_METRICS = ("train_accuracy", "train_loss", "test_loss")
-
-
-def features() -> dict[str, Any]:
-    """TFDS features of a built CNN: those of the Wild Park, metrics, and how it was trained."""
-    return {
-        "layers": builders.stored(None, len(layer_table.COLUMNS), dtype=np.int32),
-        "weights": builders.stored(None),
-        "num_classes": np.int32,
-        "score": np.float32,  # accuracy on the test images
-        **dict.fromkeys(_METRICS, np.float32),
-        "iteration": np.int32,  # epoch of the checkpoint, or step where the space counts steps
-        "run": np.int32,
-        **{name: tfds.features.Text() if name in _TEXT else np.float32 for name in SETTINGS},
-    }
 
 
 def example(
@@ -41,17 +20,17 @@ def example(
 ) -> dict[str, Any]:
     """One checkpoint's features."""
     stored = to_park(network.spec, arrays["weights"][row, k])
-    values = {name: getattr(network.run, name, None) for name in SETTINGS}
+    values = {name: getattr(network.run, name, None) for name in schema.SETTINGS}
     values |= {"train_fraction": network.train_fraction, "epochs": float(network.units[-1])}
     return {
         "layers": stored.layers,
         "weights": stored.weights,
         "num_classes": stored.num_classes,
         "score": arrays["test_accuracy"][row, k],
-        **{name: arrays[name][row, k] for name in _METRICS},
+        **{name: arrays[name][row, k] for name in schema.METRICS},
         "iteration": network.units[k],
         "run": run,
-        **{name: v if name in _TEXT else np.float32(v) for name, v in values.items()},
+        **{name: v if name in schema.TEXT else np.float32(v) for name, v in values.items()},
     }
 
 

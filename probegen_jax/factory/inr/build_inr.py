@@ -59,6 +59,7 @@ def build(options: argparse.Namespace) -> None:
         resize=options.resize,
         data_dir=options.data_dir,
     )
+    print(images.summary())
     spec = SirenSpec(hidden=options.hidden, out_dim=images.image_shape[2], w0=options.w0)
     recipe = fit.Recipe()
     if options.preset == "dwsnets":
@@ -68,7 +69,7 @@ def build(options: argparse.Namespace) -> None:
     networks = planned.choose(images, options.num, options.copies, options.seed)
     plan = {
         "family": "inr",
-        "images": {"name": images.name, "digest": images.digest},
+        "images": images.identity,
         "networks": len(networks),
         "copies": options.copies,
         "seed": options.seed,
@@ -101,10 +102,8 @@ def build(options: argparse.Namespace) -> None:
 
 def _contents(images, networks, spec, plan, build, part_size: int):
     """What the data set holds, read from the parts."""
-    import numpy as np
-
+    from probegen_jax.zoo.prepared import schema
     from probegen_jax.zoo.prepared.build_folder import Contents
-    from probegen_jax.zoo.prepared.builders import stored
 
     def examples(rows: range) -> Iterator[dict[str, Any]]:
         for part in range(rows[0] // part_size, rows[-1] // part_size + 1):
@@ -115,10 +114,9 @@ def _contents(images, networks, spec, plan, build, part_size: int):
                 }
 
     height, width, _ = images.image_shape
-    numbers = dict.fromkeys(("label", "image", "copy", "starts"), np.int32)
     return Contents(
         "inr",
-        {"weights": stored(spec.num_weights), "psnr": np.float32, **numbers},
+        schema.inr(spec.num_weights),
         {split: lambda rows=rows: examples(rows) for split, rows in networks.splits.items()},
         {
             "name": f"{images.name}_inr_built",

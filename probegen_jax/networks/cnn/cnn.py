@@ -29,6 +29,9 @@ from probegen_jax.networks.contract import (
 
 CnnWeights = dict[str, Any]
 
+# Of a layer's output for one image: more than zoos have, few enough for any memory.
+_MOST_VALUES = 2**22
+
 
 @dataclasses.dataclass(frozen=True)
 class CnnSpec(NetworkSpec):
@@ -68,6 +71,10 @@ class CnnSpec(NetworkSpec):
             if problem is not None:
                 raise UserError(f"layer {index}: {problem}")
             size, channels = layer.out_sizes(size), layer.out_channels
+            if math.prod(size) * channels > _MOST_VALUES:
+                raise UserError(
+                    f"layer {index}: {size[0]}×{size[1]} pixels of {channels} channels are too many"
+                )
             earlier.append(size)
 
     @property
