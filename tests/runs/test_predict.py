@@ -345,7 +345,7 @@ def test_the_folder_of_a_build_is_a_zoo(run, tmp_path, capsys):
     build_zoo.main(["build_zoo", *build])
     main(["predict", str(run.folder), str(zoo), f"--out={out}"])
     assert "20 networks predicted, 0 not" in capsys.readouterr().out
-    names = [row["network"] for row in csv.DictReader(out.open())]
+    names = [row["network"] for row in csv.DictReader(out.read_text().splitlines())]
     assert len(set(names)) == 20 and all(name.startswith("digits_inr_built/") for name in names)
     with pytest.raises(UserError, match=r"is a zoo; predict for it alone"):
         main(["predict", str(run.folder), str(zoo), "x.pth", f"--out={out}"])
