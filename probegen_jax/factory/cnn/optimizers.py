@@ -14,11 +14,6 @@ State = tuple[Float[Array, " V"], Float[Array, " V"]]
 _BETA1, _BETA2, _RMS_DECAY, _EPSILON = 0.9, 0.999, 0.9, 1e-8
 
 
-def init(vector: Float[Array, " V"]) -> State:
-    """The state before the first step."""
-    return jnp.zeros_like(vector), jnp.zeros_like(vector)
-
-
 def update(
     optimizer: Int[Array, ""],
     momentum: Float[Array, ""],
@@ -30,7 +25,7 @@ def update(
 
     Args:
       optimizer: place in `OPTIMIZERS`.
-      state: from `init`, or of the step before.
+      state: of the step before; zeros before the first.
 
     Returns:
       The update and the next state.

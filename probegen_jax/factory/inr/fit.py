@@ -78,10 +78,7 @@ class Fitter:
         self.capacity = self._mesh.size * self._block_size * blocks
 
     def __call__(
-        self,
-        images: Float[np.ndarray, "N H W C"],
-        indices: Int[np.ndarray, " N"],
-        attempt: int = 0,
+        self, images: Float[np.ndarray, "N H W C"], indices: Int[np.ndarray, " N"], attempt: int = 0
     ) -> tuple[Float[np.ndarray, "N V"], Float[np.ndarray, " N"]]:
         """One network for each image.
 
