@@ -85,23 +85,12 @@ def by_architecture(planned: Sequence[Planned], indices: Iterable[int]) -> dict[
 
 
 def split_architectures(
-    planned: Sequence[Planned],
-    indices: Iterable[int],
-    val_share: float,
-    test_share: float,
-    where: object,
+    planned: Sequence[Planned], indices: Iterable[int], *shares: float, where: object
 ) -> dict[str, list[int]]:
-    """Numbers of the networks in each split, with no architecture in two of them.
-
-    Raises:
-      UserError: too few architectures for a split of each kind.
-    """
+    """`splits.seeded` for networks of which no architecture is in two splits."""
     groups = by_architecture(planned, indices)
-    specs_of = splits.seeded(list(groups), val_share, test_share, where=where)
-    return {
-        split: [index for spec in specs for index in groups[spec]]
-        for split, specs in specs_of.items()
-    }
+    specs_of = splits.seeded(list(groups), *shares, where=where)
+    return {name: [i for spec in specs for i in groups[spec]] for name, specs in specs_of.items()}
 
 
 def _spec(
@@ -118,19 +107,13 @@ def _spec(
     for index in range(depth):
         own = {key: draw(space[key], rng) for key in PER_LAYER if key in space["per_layer"]}
         has = shared | own
-        kernel = round(has["kernel"])
+        out, kernel, stride = (round(has[key]) for key in ("channels", "kernel", "stride"))
         padding = {"same": kernel // 2, "valid": 0}.get(has["padding"], has["padding"])
+        residual = _residual(space["residual"], index, rng)
         layers.append(
-            ConvLayer(
-                channels,
-                channels := round(has["channels"]),
-                kernel,
-                round(has["stride"]),
-                int(padding),
-                has["activation"],
-                _residual(space["residual"], index, rng),
-            )
+            ConvLayer(channels, out, kernel, stride, int(padding), has["activation"], residual)
         )
+        channels = out
     try:
         return CnnSpec(tuple(layers), num_classes, image_shape)
     except UserError as error:

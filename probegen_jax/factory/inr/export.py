@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -45,36 +44,33 @@ def export(
     Raises:
       UserError: torch is not installed, or no space is left.
     """
-    settings = dict(metadata["spec"])
-    spec = SirenSpec.from_json(settings)
-    labels = np.asarray(columns["label"]).tolist()
+    spec = SirenSpec.from_json(dict(metadata["spec"]))
+    counts = metadata["train_images"], metadata["copies"]
+    labels, images, copies = (
+        np.asarray(columns[key]).tolist() for key in ("label", "image", "copy")
+    )
     names = [
-        _name(layout, label, image, copy, metadata["train_images"], metadata["copies"])
-        for label, image, copy in zip(
-            labels,
-            np.asarray(columns["image"]).tolist(),
-            np.asarray(columns["copy"]).tolist(),
-            strict=True,
-        )
+        _name(layout, *network, *counts) for network in zip(labels, images, copies, strict=True)
     ]
     try:
-        present = _present(folder)
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.pth")}
         missing = [row for row, name in enumerate(names) if name not in present]
         stacked = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
-        made: set[str] = set()
         for row in tqdm(missing, desc="exporting", unit="net", disable=None):
             network = tuple({key: leaf[row] for key, leaf in layer.items()} for layer in stacked)
             state = inr_files.to_state(network, ReadOptions())
             label = labels[row] if layout == "fmnist" else None
             path = folder / names[row]
-            parent = os.path.dirname(path)
-            if parent not in made:
-                os.makedirs(parent, exist_ok=True)
-                made.add(parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch_files.save_inr(path, state, label)
+        # What `configs/own_inr.py` reads, for networks that are not of the published shape.
+        targets = io.StringIO()
+        lines = csv.writer(targets, lineterminator="\n")
+        lines.writerow(["path", "target", "split"])
+        lines.writerows([names[i], labels[i], split] for split, of in rows.items() for i in of)
+        write_text(folder / "targets.csv", targets.getvalue())
         # MNIST's published labels are strings, FMNIST's are numbers.
         shown = [str(label) for label in labels] if layout == "mnist" else labels
-        _write_targets(folder / "targets.csv", names, labels, rows)
         listed = {
             split: {"path": [names[i] for i in of], "label": [shown[i] for i in of]}
             for split, of in rows.items()
@@ -94,24 +90,3 @@ def _name(layout: str, label: int, image: int, copy: int, train_images: int, cop
     ending = f"_augmented_{copy}" if copies > 1 else ""
     folder = f"mnist_png_{part}_{label}_{number}{ending}"
     return f"mnist-inrs/{folder}/checkpoints/model_final.pth"
-
-
-def _present(folder: pathlib.Path) -> set[str]:
-    return {
-        os.path.relpath(os.path.join(top, file), folder)
-        for top, _, files in os.walk(folder)
-        for file in files
-    }
-
-
-def _write_targets(
-    path: pathlib.Path, names: list[str], labels: list[int], rows: Mapping[str, np.ndarray]
-) -> None:
-    """What `configs/own_inr.py` reads, for networks that are not of the published shape."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["path", "target", "split"])
-    lines.writerows(
-        [names[row], labels[row], split] for split, of in rows.items() for row in of.tolist()
-    )
-    write_text(path, text.getvalue())
