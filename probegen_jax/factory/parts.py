@@ -24,11 +24,10 @@ from probegen_jax.files import read_json, write_json
 from probegen_jax.zoo import cache
 from probegen_jax.zoo.cache import Arrays
 
-_PLAN, _PARTS = "plan.json", "parts"
+_PLAN = "plan.json"
 # Of the plan: what made the bytes besides the settings. A finished zoo is not refused for it.
 _MADE_WITH = "made_with"
-# Seconds between lines where there is no terminal for a bar.
-_LINE_EVERY = 60.0
+_LINE_EVERY = 60.0  # seconds, where there is no terminal for a bar
 # Where the code lies that decides what a network becomes.
 CODE = ("probegen_jax.factory", "probegen_jax.networks", "probegen_jax.zoo.flat_weights")
 
@@ -44,7 +43,8 @@ class Build:
           made_with: JSON-like: versions and hardware, which decide the last bits.
         """
         self.out = out
-        self._parts = out / _PARTS
+        self._parts = out / "parts"
+        self._rubbish = out / ".parts"
         self._plan = {**plan, _MADE_WITH: dict(made_with)}
 
     def __enter__(self) -> "Build":
@@ -118,11 +118,10 @@ class Build:
             raise unwritable(self.out, error) from error
         missing = [part for part in range(len(sizes)) if not self._path(part).exists()]
         total = sum(sizes)
-        done = total - sum(sizes[part] for part in missing)
+        before = done = total - sum(sizes[part] for part in missing)
         if done:
             print(f"{self.out}: {done:,} of {total:,} networks are there; going on", flush=True)
         started = told = time.monotonic()
-        before = done
         with tqdm(total=total, initial=done, desc="building", unit="net", disable=None) as bar:
             for part in missing:
                 arrays = make(part)
@@ -158,21 +157,19 @@ class Build:
     def clean(self) -> None:
         """Removes the parts, once what was assembled from them is written."""
         # The rename makes it one step: a folder half removed would look unfinished.
+        shutil.rmtree(self._rubbish, ignore_errors=True)
         if self._parts.exists():
-            rubbish = self._parts.with_name(f".{_PARTS}")
-            shutil.rmtree(rubbish, ignore_errors=True)
-            self._parts.rename(rubbish)
-        shutil.rmtree(self._parts.with_name(f".{_PARTS}"), ignore_errors=True)
+            self._parts.rename(self._rubbish)
+        shutil.rmtree(self._rubbish, ignore_errors=True)
 
     def _path(self, part: int) -> pathlib.Path:
         return self._parts / f"part-{part:05}.npz"
 
     def _write(self, part: int, arrays: Arrays) -> None:
-        path = self._path(part)
         try:
-            cache.write_arrays(path, arrays)
+            cache.write_arrays(self._path(part), arrays)
         except OSError as error:
-            raise unwritable(path, error) from error
+            raise unwritable(self._path(part), error) from error
 
 
 def unwritable(path: pathlib.Path, error: OSError) -> UserError:
