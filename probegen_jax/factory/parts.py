@@ -8,11 +8,12 @@ The folder of a build:
 3. From the parts the data set is assembled, all of it or nothing; then the parts are removed.
 """
 
+import contextlib
 import pathlib
 import shutil
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,7 +52,7 @@ class Build:
         """Raises a `UserError` if the folder cannot be written or holds something else."""
         from probegen_jax.zoo.prepared import builders
 
-        try:
+        with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             strangers = sorted(path.name for path in self.out.iterdir() if path.name[0] != ".")
             if strangers and not (self.out / _PLAN).exists():
@@ -60,8 +61,6 @@ class Build:
                     "a build; choose another with --out=DIR"
                 )
             self._lock = builders.lock(self.out)
-        except OSError as error:
-            raise unwritable(self.out, error) from error
         try:
             self._refuse_another()
             for leftover in self._parts.glob(".*"):  # of a killed process
@@ -111,11 +110,9 @@ class Build:
         Raises:
           UserError: no space left.
         """
-        try:
+        with writing(self.out):
             self._parts.mkdir(exist_ok=True)
             write_json(self.out / _PLAN, self._plan)
-        except OSError as error:
-            raise unwritable(self.out, error) from error
         missing = [part for part in range(len(sizes)) if not self._path(part).exists()]
         total = sum(sizes)
         before = done = total - sum(sizes[part] for part in missing)
@@ -125,7 +122,8 @@ class Build:
         with tqdm(total=total, initial=done, desc="building", unit="net", disable=None) as bar:
             for part in missing:
                 arrays = make(part)
-                self._write(part, arrays)
+                with writing(self._path(part)):
+                    cache.write_arrays(self._path(part), arrays)
                 done += sizes[part]
                 if show is not None:
                     bar.set_postfix_str(show(arrays), refresh=False)
@@ -165,19 +163,17 @@ class Build:
     def _path(self, part: int) -> pathlib.Path:
         return self._parts / f"part-{part:05}.npz"
 
-    def _write(self, part: int, arrays: Arrays) -> None:
-        try:
-            cache.write_arrays(self._path(part), arrays)
-        except OSError as error:
-            raise unwritable(self._path(part), error) from error
 
-
-def unwritable(path: pathlib.Path, error: OSError) -> UserError:
-    """What to tell of a file or folder of a build that cannot be written."""
-    return UserError(
-        f"cannot write {path} ({error.strerror or error}); free some space and run the same "
-        "command again, it goes on where it stopped; or choose another folder with --out=DIR"
-    )
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Tells of a file or folder of a build that cannot be written, as a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}); free some space and run the same "
+            "command again, it goes on where it stopped; or choose another folder with --out=DIR"
+        ) from error
 
 
 def made_with(module: types.ModuleType, **others: Any) -> dict[str, Any]:

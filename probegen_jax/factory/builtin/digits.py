@@ -44,18 +44,7 @@ def load(data_dir: pathlib.Path | None = None) -> Zoo:
     arrays = cache.cached_arrays(data_dir or user_cache.default_dir(), "digits", key, build)
     weights = flat_weights.unflatten(arrays["weights"], spec.abstract())
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(targets_N)).astype(np.int32)
-    splits = {
-        "train": np.sort(order[_VAL + _TEST :]),
-        "val": np.sort(order[:_VAL]),
-        "test": np.sort(order[_VAL : _VAL + _TEST]),
-    }
-    return Zoo(
-        "digits",
-        spec,
-        weights,
-        targets_N,
-        splits,
-        "classification",
-        10,
-        image_shape=images_NxHxWxC.shape[1:3],
-    )
+    val, test, train = map(np.sort, np.split(order, [_VAL, _VAL + _TEST]))
+    splits = {"train": train, "val": val, "test": test}
+    size = images_NxHxWxC.shape[1:3]
+    return Zoo("digits", spec, weights, targets_N, splits, "classification", 10, image_shape=size)

@@ -5,6 +5,7 @@ each, which differ in learning rate, scale of the initial weights, length of tra
 the training images. The target is the accuracy on digits that no network saw.
 """
 
+import functools
 import pathlib
 
 import numpy as np
@@ -44,12 +45,9 @@ def load(
         "space": {name: repr(value) for name, value in space.items()},
         "code": parts.code_hash(train_cnns),
     }
-    arrays = cache.cached_arrays(
-        data_dir or user_cache.default_dir(),
-        "digits_cnn",
-        key,
-        lambda: train_cnns.last_checkpoints(images, space, number, _SEED),
-    )
+    train = functools.partial(train_cnns.last_checkpoints, images, space, number, _SEED)
+    folder = data_dir or user_cache.default_dir()
+    arrays = cache.cached_arrays(folder, "digits_cnn", key, train)
     planned = plan(space, number, images.image_shape, 10, _TRAIN_IMAGES, _SEED)
     planned = [planned[index] for index in arrays["index"]]
     specs = [network.spec for network in planned]

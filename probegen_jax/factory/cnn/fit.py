@@ -24,6 +24,7 @@ from probegen_jax.factory.cnn.initial_weights import initial
 from probegen_jax.factory.images.files import Part
 from probegen_jax.networks.cnn import matmuls
 from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.zoo.cache import Arrays
 
 # Bytes of patches that a chunk of images may have in its largest layer: what a core's cache takes.
 _CACHE = 1_500_000
@@ -58,34 +59,13 @@ class TrainingRun:
     kept: tuple[int, ...] = (0,)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """N networks, each at its K kept steps; a run that keeps fewer repeats its last.
-
-    Attributes:
-      vectors: weights, for `flat_weights.unflatten` and the spec's `abstract()`.
-      metrics: `train_accuracy`, `train_loss`, `test_accuracy` and `test_loss`, (N, K) each. Losses
-        are the mean cross-entropy, without dropout and without the l2 term.
-    """
-
-    vectors: Float[np.ndarray, "N K V"]
-    metrics: dict[str, Float[np.ndarray, "N K"]]
-
-
 class Trainer:
     """Trains CNNs on one set of images."""
 
-    def __init__(
-        self,
-        train: Part,
-        test: Part,
-        seed: int,
-        *,
-        eval_images: int = 2048,
-    ):
+    def __init__(self, train: Part, test: Part, seed: int, *, eval_images: int = 2048):
         """Args:
-        train: images to train on, as the networks shall see them.
-        test: images to test on, likewise.
+        train: images as the networks shall see them.
+        test: likewise.
         seed: of initial weights, subsets and batches.
         eval_images: how many of its training images a network's training accuracy is taken over.
         """
@@ -97,7 +77,7 @@ class Trainer:
 
     def __call__(
         self, spec: CnnSpec, runs: list[TrainingRun], batch_size: int, steps: int, kept: int
-    ) -> Trained:
+    ) -> Arrays:
         """Trains networks of one architecture.
 
         Args:
@@ -105,6 +85,12 @@ class Trainer:
           steps: of the longest run there is, in this call or others: calls of equal `steps` and
             `kept` share a compilation.
           kept: of the run that keeps most.
+
+        Returns:
+          Of N networks, each at its K kept steps (a run that keeps fewer repeats its last):
+          `weights` (N, K, V), for `flat_weights.unflatten` and the spec's `abstract()`;
+          `train_accuracy`, `train_loss`, `test_accuracy` and `test_loss`, (N, K) each. Losses are
+          the mean cross-entropy, without dropout and without the l2 term.
         """
         numbers = [self._on_host(spec, run, batch_size, steps, kept) for run in runs]
         images, made = self._input(spec)
@@ -113,12 +99,12 @@ class Trainer:
         block = 1 if jax.default_backend() == "cpu" else len(runs)
         parts = []
         for first in range(0, len(runs), block):
-            block_of = numbers[first : first + block]
-            networks = {name: np.stack([each[name] for each in block_of]) for name in numbers[0]}
+            side_by_side = numbers[first : first + block]
+            networks = {name: np.stack([n[name] for n in side_by_side]) for name in numbers[0]}
             parts.append(
                 _train(spec, made, dropout, batch_size, block, networks, images, self._labels)
             )
-        return Trained(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _input(self, spec: CnnSpec) -> tuple[jax.Array, bool]:
         """What networks read: the first layer's patches of all images, or the images."""
@@ -180,15 +166,11 @@ def _train(
     networks: dict[str, Array],
     images: Float[Array, "I h w F"],
     labels: Int[Array, " I"],
-) -> tuple[Float[Array, "N K V"], dict[str, Float[Array, "N K"]]]:
-    shapes = spec.abstract()
-    _, weights_of = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes))
-    is_kernel = jnp.concatenate(
-        [
-            jnp.full(leaf.size, path[-1].key == "kernel", jnp.float32)
-            for path, leaf in jax.tree.leaves_with_path(shapes)
-        ]
-    )
+) -> dict[str, Float[Array, "N K ..."]]:
+    def is_of_kernel(path, leaf):
+        return jnp.full(leaf.shape, path[-1].key == "kernel", jnp.float32)
+
+    is_kernel, weights_of = ravel_pytree(jax.tree.map_with_path(is_of_kernel, spec.abstract()))
 
     def losses(vector, rows, dropout=None):
         weights = weights_of(vector)
@@ -203,8 +185,7 @@ def _train(
                 rows = jax.lax.dynamic_slice_in_dim(network["rows"][t], i * size, size)
 
                 def dropped(x, layer):
-                    words = (network["dropout_seed"], t, i, layer)
-                    return _drop(x, network["dropout"], words)
+                    return _drop(x, network["dropout"], (network["dropout_seed"], t, i, layer))
 
                 def loss(vector):
                     losses_I, _ = losses(vector, rows, dropped if with_dropout else None)
@@ -230,15 +211,15 @@ def _train(
         def until(carry, kept):
             t, vector, state = carry
             vector, state = jax.lax.fori_loop(t, kept, step, (vector, state))
-            metrics = {}
+            shown = {"weights": vector}
             for part, rows, number in (
                 ("train", network["seen"], network["num_seen"]),
                 ("test", network["test"], jnp.int32(network["test"].shape[0])),
             ):
-                metrics[f"{part}_loss"], metrics[f"{part}_accuracy"] = _evaluate(
+                shown[f"{part}_loss"], shown[f"{part}_accuracy"] = _evaluate(
                     functools.partial(losses, vector), rows, number, spec
                 )
-            return (kept, vector, state), (vector, metrics)
+            return (kept, vector, state), shown
 
         start = network["start"]
         carry = (jnp.int32(0), start, (jnp.zeros_like(start), jnp.zeros_like(start)))
@@ -250,8 +231,7 @@ def _train(
 def _evaluate(losses, rows, number, spec: CnnSpec) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss and accuracy on the first `number` images of `rows`."""
     size = min(_chunk_size(spec, 256), rows.shape[0])
-    chunks = -(-rows.shape[0] // size)
-    rows = jnp.pad(rows, (0, chunks * size - rows.shape[0]))
+    rows = jnp.pad(rows, (0, -rows.shape[0] % size))
 
     def add(i, sums):
         losses_I, right_I = losses(jax.lax.dynamic_slice_in_dim(rows, i * size, size))

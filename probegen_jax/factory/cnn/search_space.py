@@ -5,6 +5,7 @@ evenly, or `{"uniform": (a, b)}`, `{"log_uniform": (a, b)}`, or `{"choice": (…
 """
 
 import importlib.util
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -130,9 +131,8 @@ def check(space: Any, where: str) -> Space:
     plain = {key: given.get(key, default) for key, (default, _) in known.items()}
     for key, (_, (right, what)) in known.items():
         values = _ends(plain[key], f"{where}: {key}") if key in DRAWN else (plain[key],)
-        for value in values:
-            if not right(value):
-                raise UserError(f"{where}: {key} is {value!r}; it must be {what}")
+        for value in itertools.filterfalse(right, values):
+            raise UserError(f"{where}: {key} is {value!r}; it must be {what}")
     if "epochs" in given and any(_ends(plain["steps"], "")):
         raise UserError(f"{where}: gives epochs and steps; give one of them")
     return plain
@@ -140,31 +140,30 @@ def check(space: Any, where: str) -> Space:
 
 def _ends(value: Any, where: str) -> tuple[Any, ...]:
     """The values that can be drawn, or the two ends of their range."""
-    if isinstance(value, Mapping):
-        kind = next(iter(value), None)
-        if set(value) == {"choice", "shares"}:
-            values, shares = value["choice"], value["shares"]
-            total = sum(shares) if all(_is_number(share) for share in shares) else math.nan
-            if len(values) != len(shares) or not abs(total - 1) < 1e-6 or min(shares) < 0:
-                raise UserError(f"{where}: needs a share for each choice, which add up to 1")
-            return tuple(values)
-        if len(value) != 1 or kind not in ("uniform", "log_uniform"):
-            raise UserError(
-                f"{where} is {dict(value)!r}; give a value, a tuple of values, "
-                '{"uniform": (low, high)}, {"log_uniform": (low, high)} or '
-                '{"choice": (…), "shares": (…)}'
-            )
-        ends = value[kind]
-        if not isinstance(ends, tuple | list) or len(ends) != 2 or not all(map(_is_number, ends)):
-            raise UserError(f"{where}: {kind} needs two numbers, not {ends!r}")
-        if ends[0] > ends[1] or (kind == "log_uniform" and ends[0] <= 0):
-            raise UserError(f"{where}: {kind} from {ends[0]} to {ends[1]} is no range")
-        return tuple(ends)
     if isinstance(value, tuple | list):
         if not value:
             raise UserError(f"{where} is empty; give at least one value")
         return tuple(value)
-    return (value,)
+    if not isinstance(value, Mapping):
+        return (value,)
+    if set(value) == {"choice", "shares"}:
+        values, shares = value["choice"], value["shares"]
+        total = sum(shares) if all(map(_is_number, shares)) else math.nan
+        if len(values) != len(shares) or not abs(total - 1) < 1e-6 or min(shares) < 0:
+            raise UserError(f"{where}: needs a share for each choice, which add up to 1")
+        return tuple(values)
+    kind, ends = next(iter(value.items()), (None, None))
+    if len(value) != 1 or kind not in ("uniform", "log_uniform"):
+        raise UserError(
+            f"{where} is {dict(value)!r}; give a value, a tuple of values, "
+            '{"uniform": (low, high)}, {"log_uniform": (low, high)} or '
+            '{"choice": (…), "shares": (…)}'
+        )
+    if not isinstance(ends, tuple | list) or len(ends) != 2 or not all(map(_is_number, ends)):
+        raise UserError(f"{where}: {kind} needs two numbers, not {ends!r}")
+    if ends[0] > ends[1] or (kind == "log_uniform" and ends[0] <= 0):
+        raise UserError(f"{where}: {kind} from {ends[0]} to {ends[1]} is no range")
+    return tuple(ends)
 
 
 def draw(value: Any, rng: np.random.Generator) -> Any:

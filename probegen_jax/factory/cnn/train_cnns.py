@@ -42,10 +42,6 @@ class CnnFactory:
         devices: Sequence[jax.Device] | None = None,
     ):
         """Args:
-        images: to train and to test on.
-        space: to draw the networks from.
-        number: of networks.
-        seed: of all that is random.
         where: names the space in messages.
         devices: that share the work; on a CPU the first one, which uses all cores, else all.
 
@@ -57,9 +53,7 @@ class CnnFactory:
             space, number, images.image_shape, images.num_classes, len(train), seed, where
         )
         on_cpu = jax.default_backend() == "cpu"
-        self._devices = list(
-            devices or (jax.local_devices()[:1] if on_cpu else jax.local_devices())
-        )
+        self._devices = list(devices or jax.local_devices()[: 1 if on_cpu else None])
         self._batch_size = space["batch_size"]
         self._groups = by_architecture(self.planned, range(number))
         # Part after part from each group in turn: two threads then compile two of them.
@@ -80,11 +74,7 @@ class CnnFactory:
         self._futures: dict[int, concurrent.futures.Future] = {}
 
     def make(self, part: int) -> Arrays:
-        """Trains a part, while the ones after it are begun: one alone keeps one core busy.
-
-        Returns:
-          `weights` (n, K, V) and the metrics of `Trained` (n, K), by name.
-        """
+        """What `Trainer` returns of a part; those after it are begun: one keeps one core busy."""
         for other in range(part, min(part + self._ahead, len(self.parts))):
             if other not in self._futures:
                 self._futures[other] = self._pool.submit(self._train, other)
@@ -101,8 +91,7 @@ class CnnFactory:
         alike = [self.planned[index].run.kept for index in self._groups[spec]]
         steps, kept = max(units[-1] for units in alike), max(map(len, alike))
         with jax.default_device(self._devices[device]):
-            trained = self._trainers[device](spec, runs, self._batch_size, steps, kept)
-        return {"weights": trained.vectors, **trained.metrics}
+            return self._trainers[device](spec, runs, self._batch_size, steps, kept)
 
 
 def last_checkpoints(images: ImageSet, space: Space, number: int, seed: int) -> Arrays:

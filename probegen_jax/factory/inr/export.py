@@ -52,7 +52,7 @@ def export(
     names = [
         _name(layout, *network, *counts) for network in zip(labels, images, copies, strict=True)
     ]
-    try:
+    with parts.writing(folder):
         present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.pth")}
         missing = [row for row, name in enumerate(names) if name not in present]
         stacked = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
@@ -76,8 +76,6 @@ def export(
             for split, of in rows.items()
         }
         write_json(folder / LAYOUTS[layout], listed)
-    except OSError as error:
-        raise parts.unwritable(folder, error) from error
 
 
 def _name(layout: str, label: int, image: int, copy: int, train_images: int, copies: int) -> str:

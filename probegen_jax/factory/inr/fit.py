@@ -61,8 +61,6 @@ class Fitter:
     ):
         """Args:
         spec: of the networks; its `out_dim` is the images' channel count.
-        recipe: of the fit.
-        seed: of the initial weights.
         image_shape: height, width, channels.
         devices: that share the work; all of this process if None.
         block_size: networks that are fitted side by side. On a CPU eight fill the vector units and
