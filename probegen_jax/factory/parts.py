@@ -9,6 +9,7 @@ The folder of a build:
 """
 
 import contextlib
+import json
 import pathlib
 import shutil
 import time
@@ -46,7 +47,8 @@ class Build:
         self.out = out
         self._parts = out / "parts"
         self._rubbish = out / ".parts"
-        self._plan = {**plan, _MADE_WITH: dict(made_with)}
+        # As JSON gives it back: with lists for tuples.
+        self._plan = json.loads(json.dumps({**plan, _MADE_WITH: made_with}))
 
     def __enter__(self) -> "Build":
         """Raises a `UserError` if the folder cannot be written or holds something else."""
@@ -99,13 +101,10 @@ class Build:
         make: Callable[[int], Arrays],
         show: Callable[[Arrays], str] | None = None,
     ) -> int:
-        """Makes the parts that are missing, with a bar of networks per second and time left.
+        """Makes the missing parts, with a bar of speed and time left; returns how many networks.
 
         Args:
           make: arrays by name of part i. They follow from the plan and i alone.
-
-        Returns:
-          Networks that were made by this call.
 
         Raises:
           UserError: no space left.
@@ -189,16 +188,12 @@ def code_hash(module: types.ModuleType) -> str:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
     """What to tell of each key, by its dotted name, at which two plans differ."""
-    there, here = (trees.named(plan, whole=(list, tuple, type(None))) for plan in (theirs, ours))
+    there, here = (trees.named(plan, whole=(list, type(None))) for plan in (theirs, ours))
     texts = {}
     for key in sorted(there.keys() | here.keys()):
-        values = [_shown(plan[key]) if key in plan else "absent" for plan in (there, here)]
+        values = [repr(plan[key]) if key in plan else "absent" for plan in (there, here)]
         if values[0] != values[1]:
             # Of a hash its beginning tells enough.
             short = [value if len(value) < 60 else f"{value[:12]}…" for value in values]
             texts[key] = "{} ({} there, {} here)".format(key, *short)
     return texts
-
-
-def _shown(value: Any) -> str:
-    return repr(list(value) if isinstance(value, tuple) else value)

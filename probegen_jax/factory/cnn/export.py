@@ -22,8 +22,6 @@ from probegen_jax.zoo.prepared import build_folder
 from probegen_jax.zoo.prepared.reading import Columns, read
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
 
-FOLDER = "torch"
-
 
 def export(out: pathlib.Path, images: str) -> None:
     """Writes a built zoo's networks to `out/torch`: all of them, or nothing.
@@ -31,15 +29,16 @@ def export(out: pathlib.Path, images: str) -> None:
     Raises:
       UserError: torch is not installed, or no space left.
     """
-    if (out / FOLDER).exists():
+    folder = out / "torch"
+    if folder.exists():
         return
     builder = build_folder.opened(out)
     columns, rows = read(builder)
     seed = int(builder.info.metadata["plan"]["seed"])
-    for leftover in out.glob(f".{FOLDER}.*"):  # of a killed process
+    for leftover in out.glob(".torch.*"):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        with replacing(out / FOLDER) as temporary:
+        with replacing(folder) as temporary:
             temporary.mkdir()
             if is_small_cnn_zoo(columns["layers"]):
                 _small_cnn_zoo(temporary, columns, images, seed)
@@ -47,18 +46,14 @@ def export(out: pathlib.Path, images: str) -> None:
                 _wild_park(temporary, columns, rows)
     except OSError as error:
         raise UserError(
-            f"cannot write {out / FOLDER} ({error.strerror or error}); free some space and run the "
-            "same command again"
+            f"cannot write {folder} ({error.strerror or error}); free some space and run the same "
+            "command again"
         ) from error
-    print(f"torch files in {out / FOLDER}; read them with --config.manual_dir={out / FOLDER}")
+    print(f"torch files in {folder}; read them with --config.manual_dir={folder}")
 
 
 def is_small_cnn_zoo(layers: Any) -> bool:
-    """Whether all networks are of the Small CNN Zoo's architecture.
-
-    Args:
-      layers: of each network, a table with columns `layer_table.COLUMNS`.
-    """
+    """Whether all networks, each a `layer_table`, are of the Small CNN Zoo's architecture."""
     activation = layer_table.COLUMNS.index("activation")
     for table in layers:
         first = int(table[0, activation])
@@ -72,12 +67,8 @@ def is_small_cnn_zoo(layers: Any) -> bool:
 def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: int) -> None:
     # Networks in the order of their runs and epochs, as published; the split is the reader's.
     order = np.lexsort((columns["iteration"], columns["run"])).tolist()
-    weights = np.lib.format.open_memmap(
-        folder / small_cnn_files.WEIGHTS,
-        mode="w+",
-        dtype=np.float32,
-        shape=(len(order), small_cnn_files.NUM_WEIGHTS),
-    )
+    shape = len(order), small_cnn_files.NUM_WEIGHTS
+    weights = np.lib.format.open_memmap(folder / small_cnn_files.WEIGHTS, "w+", np.float32, shape)
     records = []
     for row, n in enumerate(order):
         network = ParkNetwork(columns["layers"][n], columns["weights"][n], 10)
@@ -91,7 +82,7 @@ def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: in
             ]
         )
         run, epoch = f"run_{columns['run'][n]:05}", int(columns["iteration"][n])
-        texts = {name: _text(columns[name][n]) for name in ("optimizer", "w_init")}
+        texts = {name: columns[name][n].decode() for name in ("optimizer", "w_init")}
         numbers = ("dropout", "init_std", "l2reg", "learning_rate", "train_fraction")
         config = texts | {name: columns[name][n] for name in numbers}
         config |= {
@@ -113,7 +104,8 @@ def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: in
             **{name: columns[name][n] for name in ("test_loss", "train_accuracy", "train_loss")},
             **{f"config.{name}": value for name, value in config.items()},
         }
-        records.append({name: _exact(value) for name, value in record.items()})
+        # A float32 has as many digits as it takes to read it back: 0.1, not 0.10000000149.
+        records.append({k: str(v) if isinstance(v, np.floating) else v for k, v in record.items()})
     text = io.StringIO()
     # The published order is that of the alphabet; the first column, without a name, is the index.
     writer = csv.DictWriter(text, sorted(records[0]), lineterminator="\n")
@@ -147,12 +139,3 @@ def _wild_park(folder: pathlib.Path, columns: Columns, rows: dict[str, np.ndarra
             for key, value in (("path", name), ("score", score), ("step", step)):
                 listed[split][key].append(value)
     write_json(folder / Cifar10WildPark.SPLITS_FILE, listed)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _exact(value: Any) -> Any:
-    """A float32 with as many digits as it takes to read it back: 0.1, not 0.10000000149."""
-    return str(value) if isinstance(value, np.floating) else value

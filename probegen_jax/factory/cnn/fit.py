@@ -254,10 +254,8 @@ def _chunk_size(spec: CnnSpec, batch_size: int) -> int:
         4 * height * width * layer.kernel**2 * layer.in_channels
         for layer, (height, width) in zip(spec.layers, spec.sizes, strict=True)
     )
-    fitting = max(1, _CACHE // largest)
-    return max(
-        size for size in range(1, batch_size + 1) if not batch_size % size and size <= fitting
-    )
+    fitting = min(batch_size, max(1, _CACHE // largest))
+    return next(size for size in range(fitting, 0, -1) if batch_size % size == 0)
 
 
 def _drop(x: Float[Array, "I h w C"], rate: Float[Array, ""], words) -> Float[Array, "I h w C"]:

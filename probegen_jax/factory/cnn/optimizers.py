@@ -21,14 +21,11 @@ def update(
     state: State,
     step: Int[Array, ""],
 ) -> tuple[Float[Array, " V"], State]:
-    """What to take off the weights, for a learning rate of 1.
+    """What to take off the weights, for a learning rate of 1, and the next state.
 
     Args:
       optimizer: place in `OPTIMIZERS`.
       state: of the step before; zeros before the first.
-
-    Returns:
-      The update and the next state.
     """
     mean, square = state
 

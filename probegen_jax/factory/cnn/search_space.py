@@ -5,7 +5,6 @@ evenly, or `{"uniform": (a, b)}`, `{"log_uniform": (a, b)}`, or `{"choice": (…
 """
 
 import importlib.util
-import itertools
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -87,10 +86,7 @@ _FIXED: dict[str, tuple[Any, _Rule]] = {
 
 
 def read(where: str) -> Space:
-    """The space in a file, or a preset, every key of it checked and present.
-
-    Args:
-      where: name of a preset, or path of a file with `get_space()`.
+    """The space of a preset's name, or in a file with `get_space()`, with every key checked.
 
     Raises:
       UserError: no such file, an unknown key, or a value that cannot be.
@@ -131,8 +127,9 @@ def check(space: Any, where: str) -> Space:
     plain = {key: given.get(key, default) for key, (default, _) in known.items()}
     for key, (_, (right, what)) in known.items():
         values = _ends(plain[key], f"{where}: {key}") if key in DRAWN else (plain[key],)
-        for value in itertools.filterfalse(right, values):
-            raise UserError(f"{where}: {key} is {value!r}; it must be {what}")
+        for value in values:
+            if not right(value):
+                raise UserError(f"{where}: {key} is {value!r}; it must be {what}")
     if "epochs" in given and any(_ends(plain["steps"], "")):
         raise UserError(f"{where}: gives epochs and steps; give one of them")
     return plain

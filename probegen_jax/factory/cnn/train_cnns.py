@@ -20,7 +20,7 @@ from probegen_jax.zoo.cache import Arrays
 # Networks that are trained before they are written: seconds' worth on a CPU, a full GPU.
 _PART, _GPU_PART = 16, 512
 # Sets of images are drawn by these, so that a network's own numbers differ from them.
-_TRAIN_STREAM, _TEST_STREAM = 2, 3
+_STREAMS = {"train": 2, "test": 3}
 
 
 class CnnFactory:
@@ -129,25 +129,22 @@ def finite(network: Planned, arrays: Arrays, row: int) -> list[int]:
 
 def _chosen(images: ImageSet, space: Space, seed: int) -> list[Part]:
     """To train and to test on: as many images as the space says, as networks shall see them."""
-    train = _some(images.train, space["train_images"], [seed, _TRAIN_STREAM])
-    test = _some(images.test, space["test_images"], [seed, _TEST_STREAM])
-    for name, part in (("train", train), ("test", test)):
+    parts = []
+    for name, part in (("train", images.train), ("test", images.test)):
+        number = space[f"{name}_images"]
+        if 0 < number < len(part):
+            rows = np.random.default_rng([seed, _STREAMS[name]]).permutation(len(part))[:number]
+            part = Part(part.images[rows], part.labels[rows])
         if len(np.unique(part.labels)) < 2:
             raise UserError(
                 f"{images.name}: all images to {name} on are of one class; a zoo needs at least two"
             )
-    pixels = scaled(train.images), scaled(test.images)
+        parts.append(part)
+    pixels = [scaled(part.images) for part in parts]
     if space["pixels"] == "signed":
         pixels = [array * np.float32(2) - np.float32(1) for array in pixels]
     else:
         mean = pixels[0].mean((0, 1, 2), dtype=np.float64)
         std = np.maximum(pixels[0].std((0, 1, 2), dtype=np.float64), 1e-6)
         pixels = [((array - mean) / std).astype(np.float32) for array in pixels]
-    return [Part(pixels[0], train.labels), Part(pixels[1], test.labels)]
-
-
-def _some(part: Part, number: int, seed: list[int]) -> Part:
-    if not number or number >= len(part):
-        return part
-    rows = np.random.default_rng(seed).permutation(len(part))[:number]
-    return Part(part.images[rows], part.labels[rows])
+    return [Part(array, part.labels) for array, part in zip(pixels, parts, strict=True)]

@@ -146,7 +146,8 @@ def _report(args: argparse.Namespace) -> None:
             f"{(starts > 1).sum():,} networks were fitted again, {starts.max() - 1} times at most; "
             f"{(psnr < args.min_psnr).sum():,} stay below {args.min_psnr:g} dB"
         )
-    layout = args.layout or export.layout_for(metadata["name"])
+    fashion = "fashion" in metadata["name"] or "fmnist" in metadata["name"]
+    layout = args.layout or ("fmnist" if fashion else "mnist")
     if args.preset == "dwsnets":
         weights = built_zoos.load(args.out, "inr").weights
         published = describe.PUBLISHED_STD[f"{layout}_inr"]

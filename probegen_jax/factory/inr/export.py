@@ -17,15 +17,6 @@ from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
 from probegen_jax.zoo.prepared.reading import Columns
 
-# The published zoos whose layout can be written, and the splits file of each.
-LAYOUTS = {"mnist": "mnist_splits.json", "fmnist": "fmnist_splits.json"}
-
-
-def layout_for(images_name: str) -> str:
-    """The layout that fits the name of an image source best."""
-    fashion = "fashion" in images_name or "fmnist" in images_name
-    return "fmnist" if fashion else "mnist"
-
 
 def export(
     folder: pathlib.Path,
@@ -75,7 +66,7 @@ def export(
             split: {"path": [names[i] for i in of], "label": [shown[i] for i in of]}
             for split, of in rows.items()
         }
-        write_json(folder / LAYOUTS[layout], listed)
+        write_json(folder / f"{layout}_splits.json", listed)
 
 
 def _name(layout: str, label: int, image: int, copy: int, train_images: int, copies: int) -> str:
