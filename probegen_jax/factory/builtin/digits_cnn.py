@@ -11,13 +11,12 @@ import pathlib
 import numpy as np
 
 from probegen_jax import user_cache
-from probegen_jax.factory import parts
-from probegen_jax.factory.builtin import digits
 from probegen_jax.factory.cnn import search_space, train_cnns
 from probegen_jax.factory.cnn.planned import plan, split_architectures
-from probegen_jax.factory.images import sources as image_sources
+from probegen_jax.factory.images import sources
 from probegen_jax.factory.images.files import Part
 from probegen_jax.factory.images.sources import ImageSet
+from probegen_jax.factory.parts import code_hash
 from probegen_jax.networks.mixed_cnn.mixed import build
 from probegen_jax.zoo import cache, flat_weights
 from probegen_jax.zoo.zoo import Zoo
@@ -43,7 +42,7 @@ def load(
         "networks": number,
         "seed": _SEED,
         "space": {name: repr(value) for name, value in space.items()},
-        "code": parts.code_hash(train_cnns),
+        "code": code_hash(train_cnns),
     }
     train = functools.partial(train_cnns.last_checkpoints, images, space, number, _SEED)
     folder = data_dir or user_cache.default_dir()
@@ -64,8 +63,8 @@ def load(
 
 def digit_images() -> ImageSet:
     """The digits, two thirds of them to train on."""
-    pixels, labels = digits.images()
-    order = np.random.default_rng([_SEED, 2]).permutation(len(pixels))
-    train, test = (Part(pixels[rows], labels[rows]) for rows in np.split(order, [_TRAIN_IMAGES]))
-    names = tuple(map(str, range(10)))
-    return ImageSet("digits", train, test, 10, names, image_sources.digest([train, test]))
+    found = sources.digits().train
+    order = np.random.default_rng([_SEED, 2]).permutation(len(found))
+    rows_of = np.split(order, [_TRAIN_IMAGES])
+    parts = [Part(found.images[rows], found.labels[rows]) for rows in rows_of]
+    return ImageSet("digits", *parts, 10, tuple("0123456789"), sources.digest(parts))

@@ -17,6 +17,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.files import replacing, write_json
 from probegen_jax.networks.cnn import layer_table, state_dict
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
+from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import small_cnn_files, torch_files
 from probegen_jax.zoo.prepared import build_folder
 from probegen_jax.zoo.prepared.reading import Columns, read
@@ -73,14 +74,8 @@ def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: in
     for row, n in enumerate(order):
         network = ParkNetwork(columns["layers"][n], columns["weights"][n], 10)
         arrays = network.arrays()
-        # The published order has each bias before its kernel.
-        weights[row] = np.concatenate(
-            [
-                affine[name].ravel()
-                for affine in (*arrays["layers"], arrays["head"])
-                for name in ("bias", "kernel")
-            ]
-        )
+        # The published order has each bias before its kernel, as trees have.
+        weights[row] = flat_weights.flatten((*arrays["layers"], arrays["head"]))
         run, epoch = f"run_{columns['run'][n]:05}", int(columns["iteration"][n])
         texts = {name: columns[name][n].decode() for name in ("optimizer", "w_init")}
         numbers = ("dropout", "init_std", "l2reg", "learning_rate", "train_fraction")

@@ -120,10 +120,9 @@ def check(space: Any, where: str) -> Space:
     if not isinstance(given, Mapping):
         raise UserError(f"{where}: get_space() must return a ConfigDict")
     known = _FIXED | DRAWN
-    if unknown := [key for key in given if key not in known]:
-        raise UserError(
-            f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
-        )
+    for key in given:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
     plain = {key: given.get(key, default) for key, (default, _) in known.items()}
     for key, (_, (right, what)) in known.items():
         values = _ends(plain[key], f"{where}: {key}") if key in DRAWN else (plain[key],)
