@@ -31,9 +31,7 @@ def load(
 ) -> Zoo:
     """The zoo, trained on the first call and read from the cache after it.
 
-    Returns:
-      The zoo, with weights on the host: seven tenths of the architectures to train on, a tenth for
-      validation, a fifth to test. No architecture is in two splits.
+    Seven tenths of the architectures are for training, a tenth for validation, a fifth for test.
     """
     space = space or search_space.read("digits_cnn")
     images = digit_images()

@@ -194,11 +194,8 @@ def _train(
                 return total + jax.grad(loss)(vector)
 
             size = _chunk_size(spec, batch_size)
-            grad = (
-                chunk(0, 0.0)
-                if size == batch_size
-                else jax.lax.fori_loop(0, batch_size // size, chunk, jnp.zeros_like(vector))
-            )
+            chunks, zero = batch_size // size, jnp.zeros_like(vector)
+            grad = chunk(0, 0.0) if chunks == 1 else jax.lax.fori_loop(0, chunks, chunk, zero)
             return grad + 2 * network["l2reg"] * is_kernel * vector
 
         def step(t, carry):
@@ -211,14 +208,11 @@ def _train(
         def until(carry, kept):
             t, vector, state = carry
             vector, state = jax.lax.fori_loop(t, kept, step, (vector, state))
+            evaluate = functools.partial(_evaluate, spec, functools.partial(losses, vector))
+            seen, test = network["seen"], network["test"]
             shown = {"weights": vector}
-            for part, rows, number in (
-                ("train", network["seen"], network["num_seen"]),
-                ("test", network["test"], jnp.int32(network["test"].shape[0])),
-            ):
-                shown[f"{part}_loss"], shown[f"{part}_accuracy"] = _evaluate(
-                    functools.partial(losses, vector), rows, number, spec
-                )
+            shown["train_loss"], shown["train_accuracy"] = evaluate(seen, network["num_seen"])
+            shown["test_loss"], shown["test_accuracy"] = evaluate(test, jnp.int32(len(test)))
             return (kept, vector, state), shown
 
         start = network["start"]
@@ -228,7 +222,7 @@ def _train(
     return jax.lax.map(train, networks, batch_size=block_size if block_size > 1 else None)
 
 
-def _evaluate(losses, rows, number, spec: CnnSpec) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _evaluate(spec: CnnSpec, losses, rows, number) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss and accuracy on the first `number` images of `rows`."""
     size = min(_chunk_size(spec, 256), rows.shape[0])
     rows = jnp.pad(rows, (0, -rows.shape[0] % size))

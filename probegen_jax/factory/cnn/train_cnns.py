@@ -53,7 +53,6 @@ class CnnFactory:
             space, number, images.image_shape, images.num_classes, len(train), seed, where
         )
         on_cpu = jax.default_backend() == "cpu"
-        self._devices = list(devices or jax.local_devices()[: 1 if on_cpu else None])
         self._batch_size = space["batch_size"]
         self._groups = by_architecture(self.planned, range(number))
         # Part after part from each group in turn: two threads then compile two of them.
@@ -65,10 +64,10 @@ class CnnFactory:
             if start < len(group)
         ]
         self._trainers = []
-        for device in self._devices:
+        for device in devices or jax.local_devices()[: 1 if on_cpu else None]:
             with jax.default_device(device):
-                self._trainers.append(Trainer(train, test, seed))
-        workers = max(len(self._devices), (os.cpu_count() or 1) if on_cpu else 1)
+                self._trainers.append((device, Trainer(train, test, seed)))
+        workers = max(len(self._trainers), (os.cpu_count() or 1) if on_cpu else 1)
         self._pool = concurrent.futures.ThreadPoolExecutor(workers)
         self._ahead = workers
         self._futures: dict[int, concurrent.futures.Future] = {}
@@ -85,13 +84,13 @@ class CnnFactory:
         self._pool.shutdown(cancel_futures=True)
 
     def _train(self, part: int) -> Arrays:
-        device = part % len(self._devices)
+        device, trainer = self._trainers[part % len(self._trainers)]
         runs = [self.planned[index].run for index in self.parts[part]]
         spec = self.planned[self.parts[part][0]].spec
         alike = [self.planned[index].run.kept for index in self._groups[spec]]
         steps, kept = max(units[-1] for units in alike), max(map(len, alike))
-        with jax.default_device(self._devices[device]):
-            return self._trainers[device](spec, runs, self._batch_size, steps, kept)
+        with jax.default_device(device):
+            return trainer(spec, runs, self._batch_size, steps, kept)
 
 
 def last_checkpoints(images: ImageSet, space: Space, number: int, seed: int) -> Arrays:
