@@ -21,8 +21,8 @@ from flax import nnx
 
 from benchmarks.prepare import status
 from probegen_jax.method import learning
+from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
-from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.training.batch_order import lay_out

@@ -23,8 +23,8 @@ import numpy as np
 from flax import nnx
 
 from probegen_jax.method import learning
+from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
-from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer

@@ -31,10 +31,7 @@ def generate(
     infinitely many of them.
 
     Args:
-      number: N images.
-      height: H, pixels.
-      width: W, pixels.
-      channels: C.
+      number: N images, of height × width pixels.
       seed: image i depends on (seed, i) alone; the bytes are the same on every call.
 
     Returns:
@@ -66,12 +63,10 @@ def probe_bank(
     Args:
       source: "generated"; "published", which downloads their zip to `folder` once; or the path of
         that zip or of an unpacked folder.
-      number: N images.
       image_shape: H, W, C of the zoo's images.
       seed: of the images, or of the choice among the published ones.
       fidelity: how published images are prepared, see `dead_leaves_files.read`. Generated ones are
         made at H×W and normalised, whatever it says.
-      folder: for downloads.
 
     Returns:
       float32 on the scale that the networks read.

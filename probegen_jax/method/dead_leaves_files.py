@@ -6,6 +6,7 @@ The zip is left as it is: images are read in place.
 import io
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,22 +21,20 @@ PUBLISHED_URL = (
 
 Fidelity = Literal["faithful", "official"]
 
-# The scale that the zoos' networks read images on: colour, with CIFAR-10's statistics, as the
-# official code has them; grayscale, from [0, 1] to [-1, 1].
+# Colour images, of the CNN Wild Park, have CIFAR-10's statistics, as the official code has them.
 _COLOUR_MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
 _COLOUR_STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
+
+# Beyond what an image of dead leaves has, and few enough for any memory.
+_MOST_BYTES, _MOST_PIXELS = 2**28, 2**26
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def normalise(images_01: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
-    """From [0, 1] to what networks read: CIFAR-10's mean and deviation in colour, else [-1, 1].
-
-    Three channels is the CNN Wild Park, whose images are normalised so; a single one is the Small
-    CNN Zoo's and the built-in one's, in [-1, 1].
-    """
+    """From [0, 1] to what networks read: CIFAR-10's mean and deviation in colour, else [-1, 1]."""
     if images_01.shape[-1] == 3:
-        return (images_01 - _COLOUR_MEAN.reshape(1, 1, 1, 3)) / _COLOUR_STD.reshape(1, 1, 1, 3)
+        return (images_01 - _COLOUR_MEAN) / _COLOUR_STD
     return images_01 * np.float32(2) - np.float32(1)
 
 
@@ -50,18 +49,15 @@ def read(
     """Some of the published images, prepared as probes.
 
     Colour (C = 3), either way: resized to H×W with an antialiased bilinear filter, scaled to
-    [0, 1], then `normalise`, as the official code does. Grayscale (C = 1): the official code
-    converts to luma (0.299 R + 0.587 G + 0.114 B), scales to [0, 1], and neither resizes nor
-    normalises, so that its probes are 128×128 on another scale than the networks' own images;
-    "official" does that. "faithful" resizes, takes the mean over channels, which is what the
-    Small CNN Zoo was trained on, and normalises to [-1, 1].
+    [0, 1], then `normalise`, as the official code does. Grayscale (C = 1): "official" converts to
+    luma (0.299 R + 0.587 G + 0.114 B), scales to [0, 1], and neither resizes nor normalises, so
+    that probes are 128×128 on another scale than the networks' own images. "faithful" resizes,
+    takes the mean over channels, as the Small CNN Zoo was trained, and normalises to [-1, 1].
 
     Args:
       path: the zip, or a folder with a `train` folder or with images.
       number: N images, chosen without replacement.
       image_shape: H, W, C of the zoo's images; C is 1 or 3.
-      seed: of the choice.
-      fidelity: see above.
       official_choice: choose as the official code does that was started with `--seed`.
 
     Returns:
@@ -86,17 +82,9 @@ def read(
     else:
         chosen = np.random.default_rng(seed).choice(len(names), number, replace=False)
     official_gray = channels == 1 and fidelity == "official"
-    images = np.stack(
-        [
-            _decode(
-                read(names[index]),
-                f"{path}: {names[index]}",
-                None if official_gray else (height, width),
-                luma=official_gray,
-            )
-            for index in chosen
-        ]
-    )
+    size = None if official_gray else (height, width)
+    files = [(read(names[index]), f"{path}: {names[index]}") for index in chosen]
+    images = np.stack([_decode(data, where, size, official_gray) for data, where in files])
     if official_gray:
         return images
     if channels == 1:
@@ -111,13 +99,6 @@ def find(source: str, folder: pathlib.Path) -> pathlib.Path:
 
 def fetch(folder: pathlib.Path, url: str = PUBLISHED_URL) -> pathlib.Path:
     """The published zip in `folder`, downloaded if it is not there yet.
-
-    Args:
-      folder: made if missing.
-      url: where to get it.
-
-    Returns:
-      The zip's path.
 
     Raises:
       UserError: it cannot be fetched or is not a zip; nothing half-done is left behind.
@@ -141,7 +122,10 @@ def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
         raise UserError(f"no dead leaves at {path}; name the zip of {PUBLISHED_URL} or its folder")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is neither a folder nor a zip; download it again")
-    archive = zipfile.ZipFile(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a whole zip ({error}); download it again") from error
     names = [
         name
         for name in archive.namelist()
@@ -149,11 +133,23 @@ def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
     ]
     if not names:
         raise UserError(f"{path} holds no images under train/; download it again")
-    return sorted(names), archive.read
+
+    def read(name: str) -> bytes:
+        try:
+            if archive.getinfo(name).file_size > _MOST_BYTES:
+                raise ValueError(f"unpacks to more than {_MOST_BYTES:,} bytes")
+            return archive.read(name)
+        # RuntimeError: encrypted, or packed by an unknown method.
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as why:
+            raise UserError(
+                f"{path}: {name}: cannot be unpacked ({why}); download it again"
+            ) from why
+
+    return sorted(names), read
 
 
 def _is_image(name: str) -> bool:
-    base = name.rsplit("/", 1)[-1]
+    base = pathlib.PurePosixPath(name).name
     return base.lower().endswith(_SUFFIXES) and not base.startswith(".")
 
 
@@ -161,11 +157,14 @@ def _decode(
     data: bytes, where: str, size: tuple[int, int] | None, luma: bool
 ) -> Float[np.ndarray, "h w C"]:
     """One image file as float32 in [0, 1]; `size` is (height, width), or None to keep its own."""
-    from PIL import Image, UnidentifiedImageError  # only published images need it
+    from PIL import Image  # only published images need it
 
     try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels")
+        image = image.convert("RGB")
+    except Exception as error:  # bytes from elsewhere: pillow raises whatever it stumbles over
         raise UserError(f"{where} is not a readable image ({error}); download it again") from error
     if luma:
         image = image.convert("L")

@@ -54,12 +54,9 @@ class ConvTranspose(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        in_channels: of the input.
-        out_channels: of the output.
         size: k, height and width of the kernel; a multiple of `stride`.
         stride: pixels of output per pixel of input.
         padding: pixels cut off the output on every side.
-        rngs: its `params` stream draws kernel and bias, as PyTorch's default does.
         """
         if size % stride:
             raise ValueError(f"kernel size {size} is not a multiple of stride {stride}")
@@ -73,10 +70,7 @@ class ConvTranspose(nnx.Module):
     def __call__(
         self, x: Float[Array, "P H W C"], bias_scale_P: Float[Array, " P"] | None = None
     ) -> Float[Array, "P h w c"]:
-        """Args:
-        x: images.
-        bias_scale_P: how much of the bias each image gets; all of it by default.
-        """
+        """The output; each image gets `bias_scale_P` of the bias, by default all of it."""
         kernel = self.kernel[...]
         size, stride = kernel.shape[0], self.stride
         height, width, in_channels = x.shape[1:]

@@ -121,13 +121,9 @@ class Learner:
     def sums(
         self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
     ) -> Sums:
-        """What a batch, or a device's part of one, has to say.
+        """What a batch, or a device's part of one, has to say to one seed.
 
-        Args:
-          state: of one seed.
-          weights_B: the batch's networks.
-          targets_B: their targets.
-          valid_B: False where the batch is padding, which neither counts nor moves anything.
+        Where `valid_B` is False the batch is padding, which neither counts nor moves anything.
         """
 
         def total_loss(params):
@@ -156,17 +152,34 @@ class Learner:
         return jax.vmap(split)(jax.lax.psum(vectors_SxV, self.data_axis))
 
 
+def adam_cosine(learning_rate: float, total_steps: int) -> optax.GradientTransformation:
+    """Adam (β 0.9, 0.999; ε 1e-8; no decay), learning rate from its peak to 0 in `total_steps`."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, total_steps))
+
+
 def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T B"]:
     """Rows in their order, the last batch filled up with -1."""
     padded = np.pad(rows_N, (0, -len(rows_N) % batch_size), constant_values=-1)
     return jnp.asarray(padded.reshape(-1, batch_size), jnp.int32)
 
 
-def over_batches(
-    function: Callable[[Int[Array, " B"]], Float[Array, "S B ..."]], rows_TxB: Int[Array, "T B"]
+def _over_batches(
+    learner: Learner,
+    function: Callable[[Any, Any, Any], Float[Array, "B ..."]],
+    params_S: Any,
+    fixed_S: Any,
+    zoo_weights: Any,
+    rows_TxB: Int[Array, "T B"],
 ) -> Float[Array, "S TB ..."]:
-    """Calls `function` batch by batch; what it returned, for every seed the networks in order."""
-    values_TxSxB = jax.lax.map(function, rows_TxB)
+    """`function(params, fixed, weights_B)` of every seed, batch by batch, networks in order."""
+
+    def one_batch(rows_B):
+        def one_seed(zoo_weights, params, fixed):
+            return function(params, fixed, learner.take(zoo_weights, rows_B))
+
+        return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
+
+    values_TxSxB = jax.lax.map(one_batch, rows_TxB)
     values_SxTxB = jnp.moveaxis(values_TxSxB, 1, 0)
     seeds, _, _, *rest = values_SxTxB.shape
     return values_SxTxB.reshape(seeds, -1, *rest)
@@ -189,11 +202,8 @@ def train_steps(
     goes through the very same program.
 
     Args:
-      learner: the static side.
-      state_S: of every seed.
       losses_SxT: of the epoch's steps so far.
       zoo_weights: stacked networks, at least those of the batches.
-      targets_N: theirs.
       rows_SxKxB: the batches of K steps of the epoch, -1 for padding; inside a `shard_map`, this
         device's part of them.
       first: the step that the first of those batches is for.
@@ -225,14 +235,7 @@ def predict(
 
     Rows of -1 are padding; what comes out for them means nothing.
     """
-
-    def one_batch(rows_B):
-        def one_seed(zoo_weights, params, fixed):
-            return learner.outputs(params, fixed, learner.take(zoo_weights, rows_B))
-
-        return learner.over_seeds(one_seed, zoo_weights, params_S, fixed_S)
-
-    return over_batches(one_batch, rows_TxB)
+    return _over_batches(learner, learner.outputs, params_S, fixed_S, zoo_weights, rows_TxB)
 
 
 def choose_per_seed(first_S: Bool[Array, " S"], ours: Any, theirs: Any) -> Any:
@@ -254,11 +257,9 @@ def responses(
 ) -> Float[Array, "S TB P R"]:
     """Every seed's responses of the networks at `rows_TxB`, batch by batch, to its probes now."""
 
-    def one_batch(rows_B):
-        def one_seed(zoo_weights, params, fixed):
-            model = nnx.merge(learner.graphdef, params, fixed)
-            return learner.spec.respond(learner.take(zoo_weights, rows_B), model.generator())
+    def respond(params, fixed, weights_B):
+        generator = nnx.merge(learner.graphdef, params, fixed).generator
+        return learner.spec.respond(weights_B, generator())
 
-        return learner.over_seeds(one_seed, zoo_weights, state_S.params, state_S.fixed)
-
-    return over_batches(one_batch, rows_TxB)
+    params_S, fixed_S = state_S.params, state_S.fixed
+    return _over_batches(learner, respond, params_S, fixed_S, zoo_weights, rows_TxB)

@@ -1,5 +1,6 @@
 """ProbeGen: a generator's probes, every network's responses to them, a head that reads those."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,19 +11,33 @@ from jaxtyping import Array, Float
 
 from probegen_jax.method.generators import registry
 from probegen_jax.method.generators.base import Generator
-from probegen_jax.method.head import Head
+from probegen_jax.method.layers import dense
 from probegen_jax.networks.contract import NetworkSpec
+
+
+class Head(nnx.Module):
+    """An MLP over the flattened responses, P·R values: Linear, then ReLU and Linear.
+
+    It has `depth` Linears in all, at least 1 (6 in the paper); hidden ones are `width` wide (256).
+    """
+
+    def __init__(
+        self, in_features: int, width: int, depth: int, out_features: int, *, rngs: nnx.Rngs
+    ):
+        widths = [in_features] + [width] * (depth - 1) + [out_features]
+        self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
+
+    def __call__(self, responses: Float[Array, "B P R"]) -> Float[Array, "B O"]:
+        x = responses.reshape(responses.shape[0], -1)  # probe-major
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
 
 
 class ProbeGen(nnx.Module):
     """The whole predictor. What is trained is its `nnx.Param`s: generator and head."""
 
     def __init__(self, spec: NetworkSpec, generator: Generator, head: Head):
-        """Args:
-        spec: the zoo networks that the probes are shown to.
-        generator: of probes (P, *spec.probe_shape).
-        head: from responses (B, P, R) to outputs.
-        """
         self.spec = spec
         self.generator = generator
         self.head = head
@@ -36,19 +51,13 @@ def make_generator(
     settings: Mapping[str, Any],
     probe_shape: tuple[int, ...],
     *,
-    images: Float[np.ndarray, "M H W C"] | None = None,
+    images: Float[np.ndarray, "N H W C"] | None = None,
     rngs: nnx.Rngs,
 ) -> Generator:
-    """The generator of a method.
+    """The generator of a method; a `UserError` if it has none for such probes.
 
-    Args:
-      settings: a config, as a dict; of it `method`, `num_probes`, and the method's own keys.
-      probe_shape: of one probe, as the zoo's spec says: coordinates (D,) or images (H, W, C).
-      images: as the generator's `needed_images` gives them.
-      rngs: its `params` stream draws everything.
-
-    Raises:
-      UserError: no such method for such probes.
+    Of the settings, a config as a dict, it reads `method`, `num_probes`, and the method's own keys.
+    The images are those of the generator's `needed_images`.
     """
     entry = registry.entry(settings["method"], probe_shape)
     own = {keyword: settings[key] for keyword, key in entry.settings.items()}
@@ -73,18 +82,12 @@ def make_model(
     settings: Mapping[str, Any],
     num_outputs: int,
     *,
-    images: Float[np.ndarray, "M H W C"] | None = None,
+    images: Float[np.ndarray, "N H W C"] | None = None,
     rngs: nnx.Rngs,
 ) -> ProbeGen:
-    """A fresh ProbeGen.
+    """A fresh ProbeGen, see `make_generator` and `head_shape`.
 
-    Args:
-      spec: of the zoo networks.
-      settings: a config, as a dict; of it what `make_generator` reads, `head_width` and
-        `head_depth`.
-      num_outputs: classes, or 1 for a value.
-      images: as of `make_generator`.
-      rngs: its `params` stream draws the generator, then the head.
+    Outputs are classes, or 1 for a value. The stream `params` draws the generator, then the head.
     """
     generator = make_generator(settings, spec.probe_shape, images=images, rngs=rngs)
     return ProbeGen(spec, generator, Head(*head_shape(spec, settings, num_outputs), rngs=rngs))

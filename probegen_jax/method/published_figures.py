@@ -11,12 +11,9 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One published figure.
+    """One published figure: accuracy in [0, 1], or Kendall's τ.
 
-    Attributes:
-      value: accuracy in [0, 1], or Kendall's τ.
-      source: who says so.
-      verified: False where it was quoted once only.
+    It is not `verified` where it was quoted once only.
     """
 
     value: float
@@ -34,11 +31,7 @@ FIGURES = {
 
 
 def of(config: Mapping[str, Any]) -> Figure | None:
-    """The published figure for a run's settings; None if there is none, or for another function.
-
-    Args:
-      config: settings by key.
-    """
+    """The published figure for a run's settings; None if there is none, or for another function."""
     if config.get("fidelity", "official") != "official":
         return None
     return FIGURES.get((config["dataset"], config["method"], config["num_probes"]))

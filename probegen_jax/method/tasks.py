@@ -68,12 +68,6 @@ def mean_over_runs(
     In a zoo of many checkpoints of few runs, a score over all networks mostly says which run is
     the better one.
 
-    Args:
-      metric: of outputs and targets.
-      outputs_NxO: of N networks.
-      targets_N: their targets.
-      runs_N: the run that each is a checkpoint of.
-
     Returns:
       The mean over runs that hold networks with different targets; None if there is no such run.
     """

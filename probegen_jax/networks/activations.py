@@ -1,5 +1,6 @@
 """The activations that networks of the CNN zoos use, by name."""
 
+import functools
 from types import MappingProxyType
 
 import jax
@@ -11,27 +12,15 @@ from probegen_jax.networks.sine import sine
 _LAMBDA, _LAMBDA_ALPHA = 1.0507009873554805, 1.7580993408473766
 
 
-def _none(x: jax.Array) -> jax.Array:
-    return x
-
-
-def _gelu(x: jax.Array) -> jax.Array:
-    return jax.nn.gelu(x, approximate=False)
-
-
-def _leaky_relu(x: jax.Array) -> jax.Array:
-    return jax.nn.leaky_relu(x, 0.01)
-
-
 # The order is part of the format: zoos store an activation as its place here. New ones come last.
 ACTIVATIONS = MappingProxyType(
     {
-        "none": _none,
+        "none": lambda x: x,
         "relu": jax.nn.relu,
-        "gelu": _gelu,
+        "gelu": functools.partial(jax.nn.gelu, approximate=False),
         "tanh": jnp.tanh,
         "sigmoid": jax.nn.sigmoid,
-        "leaky_relu": _leaky_relu,
+        "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.01),
         "sine": sine,
         "selu": jax.nn.selu,
     }

@@ -1,7 +1,6 @@
 """What is asked of a zoo's networks: a static spec beside a pytree of weights, never Flax modules.
 
-A spec is hashable and describes what the networks of a zoo share. The weights of one network are a
-pytree of arrays; those of a zoo are the same pytree with a leading network axis on every leaf. The
+The weights of a zoo are the pytree of one network with a leading network axis on every leaf. The
 rest of the package asks specs for nothing but what `NetworkSpec` names here.
 """
 
@@ -70,9 +69,8 @@ class ReadOptions:
 class NetworkSpec(abc.ABC):
     """What the networks of a zoo have in common, and all that can be asked of them.
 
-    A family of networks is a frozen dataclass derived from this class. It needs `probe_shape`,
-    `response_dim` (as fields or properties) and `apply`; everything else has a default that is
-    right for weights whose every leaf has a leading network axis.
+    A family is a frozen dataclass derived from this class. It needs `probe_shape`, `response_dim`
+    (as fields or properties) and `apply`; everything else has a default.
 
     Attributes:
       probe_shape: shape of one probe: (D,) for coordinates, (H, W, C) for images.
@@ -108,14 +106,9 @@ class NetworkSpec(abc.ABC):
         return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
 
     def with_options(self, options: Options, weights: Any = None) -> "NetworkSpec":
-        """This spec, run in another way.
+        """This spec, run in another way; a `UserError` for an option that it does not have.
 
-        Args:
-          options: what is asked for.
-          weights: of the zoo, on the host; None where they are stored elsewhere.
-
-        Raises:
-          UserError: an option that these networks do not have.
+        The zoo's `weights` are on the host; None where they are stored elsewhere.
         """
         if options.compute_dtype != "float32":
             raise UserError(
@@ -126,6 +119,8 @@ class NetworkSpec(abc.ABC):
 
     def with_block_size(self, block_size: int | None) -> "NetworkSpec":
         """This spec with that `Options.block_size`; a `UserError` where all run at once anyway."""
+        if hasattr(self, "block_size"):
+            return dataclasses.replace(self, block_size=block_size)
         if block_size is None:
             return self
         raise UserError(
@@ -184,7 +179,7 @@ class NetworkSpec(abc.ABC):
         Returns:
           For each device, its networks in the order of its rows, in NumPy arrays.
         """
-        return [jax.tree.map(np.asarray, self.take(weights, each)) for each in rows]
+        return [jax.tree.map(np.asarray, self.take(weights, rows_n)) for rows_n in rows]
 
     # Single networks, from files or memory.
 
@@ -238,12 +233,14 @@ class NetworkSpec(abc.ABC):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "NetworkSpec":
-        """The inverse of `to_json`.
-
-        Raises:
-          UserError: values that are missing, unknown, of a wrong type or out of their range.
-        """
+        """The inverse of `to_json`; a `UserError` where a value is missing or cannot be."""
         return typed(cls, values, "network")
+
+
+def affine(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A kernel (..., in, out) and its bias, as an `abstract` has them."""
+    kernel, bias = (jax.ShapeDtypeStruct(x, np.float32) for x in (shape, shape[-1:]))
+    return {"kernel": kernel, "bias": bias}
 
 
 def check_at_least_one(**values: int | None) -> None:
@@ -263,36 +260,29 @@ def check_finite(network: str, arrays: Mapping[str, np.ndarray]) -> None:
 def typed(hint: Any, value: Any, where: str) -> Any:
     """A value from JSON as a type hint says: lists become tuples, and mappings dataclasses.
 
-    Args:
-      hint: a dataclass, tuple, `Literal`, union, or a type of JSON's plain values.
-      value: from JSON.
-      where: what the error calls it.
-
-    Raises:
-      UserError: it is something else.
+    A hint is a dataclass, tuple, `Literal`, union, or a type of JSON's plain values. For anything
+    else, a `UserError` that calls the value `where`.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         fields, hints = dataclasses.fields(hint), typing.get_type_hints(hint)
         needed = {field.name for field in fields if field.default is dataclasses.MISSING}
-        names = {field.name for field in fields}
-        missing, unknown = needed - value.keys(), value.keys() - names
+        missing, unknown = needed - value.keys(), value.keys() - {field.name for field in fields}
         if missing or unknown:
-            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r}"
+            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r:.80}"
             raise UserError(f"{where} {what}")
         return hint(**{name: typed(hints[name], value[name], f"{where}: {name}") for name in value})
     if origin is tuple and isinstance(value, list | tuple):
         many = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(many) == len(value):
-            return tuple(typed(each, v, where) for each, v in zip(many, value, strict=True))
-    if origin is types.UnionType and value is None and types.NoneType in arguments:
-        return None
+            return tuple(typed(item, v, where) for item, v in zip(many, value, strict=True))
     if origin is types.UnionType:
-        return typed(arguments[0], value, where)
+        optional = value is None and types.NoneType in arguments
+        return None if optional else typed(arguments[0], value, where)
     if origin is Literal and isinstance(value, str) and value in arguments:
         return value
     if type(value) is int and abs(value) < 2**31 and hint in (int, float):
         return hint(value)
     if type(value) is hint and (hint in (str, bool) or (hint is float and math.isfinite(value))):
         return value
-    raise UserError(f"{where} is {value!r}, which it cannot be")
+    raise UserError(f"{where} is {value!r:.80}, which it cannot be")

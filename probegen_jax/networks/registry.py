@@ -17,11 +17,7 @@ FAMILIES: dict[str, type[NetworkSpec]] = {
 
 
 def to_json(spec: NetworkSpec) -> dict[str, Any]:
-    """A spec as plain values, with the name of its family.
-
-    Raises:
-      UserError: a family that has no name.
-    """
+    """A spec as plain values, with the name of its family; a `UserError` if that has none."""
     for kind, family in FAMILIES.items():
         if type(spec) is family:
             return {"kind": kind, **spec.to_json()}
@@ -32,11 +28,7 @@ def to_json(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def from_json(content: Any) -> NetworkSpec:
-    """The inverse of `to_json`.
-
-    Raises:
-      UserError: an unknown family, or values that make no spec of it.
-    """
+    """The inverse of `to_json`; a `UserError` for an unknown family, or values that are no spec."""
     kind = content.get("kind") if isinstance(content, Mapping) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"networks of kind {kind!r} are unknown; known are {', '.join(FAMILIES)}")

@@ -53,13 +53,8 @@ def sine(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """sin(x) in float32, for arguments of moderate size.
 
     The error of the value and of the derivative is at most 2e-7 for |x| ≤ 10,000, which tests hold
-    it to; far beyond, it grows in proportion to |x|. A SIREN's pre-activations are a few tens.
-
-    Args:
-      x: radians, float32.
-
-    Returns:
-      The sine, within [-1, 1].
+    it to; far beyond, it grows in proportion to |x|, but the sine stays within [-1, 1]. A SIREN's
+    pre-activations are a few tens.
     """
     return _sin_of(*_reduce(x))
 

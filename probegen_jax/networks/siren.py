@@ -1,7 +1,7 @@
-"""SIRENs: the implicit neural representations (INRs) of an image zoo.
+"""SIRENs: the implicit neural representations (INRs) of an image zoo (Sitzmann et al., 2020).
 
-A SIREN maps a coordinate of the image plane to a pixel value (Sitzmann et al., 2020). The zoos of
-Navon et al. (2023) use 2→32→32→1 with sin(30·(Wx + b)) twice, then a linear layer, then +0.5.
+The zoos of Navon et al. (2023) use 2→32→32→1 with sin(30·(Wx + b)) twice, then a linear layer, then
++0.5.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from probegen_jax.networks.contract import (
     NetworkSpec,
     Options,
     ReadOptions,
+    affine,
     check_at_least_one,
     check_finite,
 )
@@ -61,12 +62,10 @@ class SirenSpec(NetworkSpec):
 
     @property
     def probe_shape(self) -> tuple[int, ...]:
-        """Shape of one probe: (D,)."""
         return (self.in_dim,)
 
     @property
     def response_dim(self) -> int:
-        """Values in one response, R."""
         return self.out_dim
 
     @property
@@ -76,18 +75,10 @@ class SirenSpec(NetworkSpec):
 
     @property
     def num_weights(self) -> int:
-        """Weights of one network, biases included."""
         return sum(m * n + n for m, n in itertools.pairwise(self.sizes))
 
     def abstract(self) -> SirenWeights:
-        """Shapes and types of one network's weights, as `jax.ShapeDtypeStruct`s."""
-        return tuple(
-            {
-                "kernel": jax.ShapeDtypeStruct((m, n), jnp.float32),
-                "bias": jax.ShapeDtypeStruct((n,), jnp.float32),
-            }
-            for m, n in itertools.pairwise(self.sizes)
-        )
+        return tuple(affine(m, n) for m, n in itertools.pairwise(self.sizes))
 
     def init(self, key: Key[Array, ""]) -> SirenWeights:
         """One network as the published zoos start: U(±√(6/fan_in)/w0) kernels, zero biases.
@@ -96,30 +87,19 @@ class SirenSpec(NetworkSpec):
         DWSNets recipe).
         """
         layers = []
-        shapes = list(itertools.pairwise(self.sizes))
-        for index, (m, n) in enumerate(shapes):
+        for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
             key, kernel_key, bias_key = jax.random.split(key, 3)
-            last = index == len(shapes) - 1
+            last = index == len(self.hidden)
             bound = 1 / math.sqrt(m) if last else math.sqrt(6 / m) / self.w0
             kernel = jax.random.uniform(kernel_key, (m, n), jnp.float32, -bound, bound)
-            bias = (
-                jax.random.uniform(bias_key, (n,), jnp.float32, -bound, bound)
-                if last
-                else jnp.zeros((n,), jnp.float32)
-            )
+            bias = jnp.zeros((n,), jnp.float32)
+            if last:
+                bias = jax.random.uniform(bias_key, (n,), jnp.float32, -bound, bound)
             layers.append({"kernel": kernel, "bias": bias})
         return tuple(layers)
 
     def apply(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "P R"]:
-        """One network on every probe.
-
-        Args:
-          weights: one network, as from `init`.
-          probes: coordinates, in [-1, 1] on the image.
-
-        Returns:
-          The network's values there, `output_shift` included.
-        """
+        """One network's values at every probe; on the image, coordinates are in [-1, 1]."""
         # Coordinates are so few that multiply-adds, which fuse with the sine, beat a matmul.
         first = weights[0]
         phases = first["bias"][None]
@@ -132,20 +112,14 @@ class SirenSpec(NetworkSpec):
         return x @ weights[-1]["kernel"] + weights[-1]["bias"][None] + self.output_shift
 
     def respond(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "B P R"]:
-        """Every network of a batch (stacked weights) on every probe."""
         if self.block_size is None:
-            return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+            return super().respond(weights, probes)
         return jax.lax.map(
             lambda network: self.apply(network, probes), weights, batch_size=self.block_size
         )
 
     def phase_bound(self, weights: SirenWeights, reach: float) -> float:
-        """What no sine's argument exceeds, in stacked networks, in radians.
-
-        Args:
-          weights: in NumPy arrays.
-          reach: that no coordinate of a probe exceeds.
-        """
+        """What no sine's argument exceeds, in radians, if no probe's coordinate exceeds `reach`."""
         bound, most = 0.0, reach
         for layer in weights[:-1]:
             kernel, bias = (np.asarray(layer[name]) for name in ("kernel", "bias"))
@@ -166,16 +140,10 @@ class SirenSpec(NetworkSpec):
             sine = "exact" if far else "fast"
         return dataclasses.replace(super().with_options(options, weights), sine=sine)
 
-    def with_block_size(self, block_size: int | None) -> "SirenSpec":
-        """See `NetworkSpec`."""
-        return dataclasses.replace(self, block_size=block_size)
-
     def block_sizes(self, batch: int) -> Sequence[int | None]:
-        """See `NetworkSpec`."""
         return (None, *(size for size in (1, 4, 16) if size < batch))
 
     def expected(self, options: ReadOptions) -> str:
-        """See `NetworkSpec`."""
         depth = len(self.sizes) - 1
         first, last = options.layer_name(0, depth), options.layer_name(depth - 1, depth)
         return (
@@ -192,35 +160,25 @@ class SirenSpec(NetworkSpec):
     ) -> SirenWeights:
         """See `NetworkSpec`; weights in `state` are (out, in)."""
         depth = len(self.sizes) - 1
-        layers, expected = [], set()
+        fix = "set {} to the zoo's, or use --config.skip_bad=True"
+        layers, rest = [], dict(state)
         for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
-            layer = options.layer_name(index, depth)
-            weight, bias = f"{layer}.weight", f"{layer}.bias"
-            for key, shape in ((weight, (n, m)), (bias, (n,))):
-                if key not in state:
-                    raise BadNetworkError(
-                        name,
-                        f"has no {key} (it has {', '.join(sorted(state)) or 'nothing'})",
-                        "set key names, width and depth to the zoo's, or use "
-                        "--config.skip_bad=True",
-                    )
-                if state[key].shape != shape:
-                    raise BadNetworkError(
-                        name,
-                        f"{key} has shape {state[key].shape}, expected {shape}",
-                        "set width and depth to the zoo's, or use --config.skip_bad=True",
-                    )
-                if state[key].dtype != np.float32:
-                    raise BadNetworkError(name, f"{key} is {state[key].dtype}, not float32")
-                expected.add(key)
-            layers.append({"kernel": state[weight].T, "bias": state[bias]})
-        extra = sorted(set(state) - expected)
-        if extra:
-            raise BadNetworkError(
-                name,
-                f"has {extra[0]}, which a network of {depth} layers has not",
-                "set the key names and depth to the zoo's, or use --config.skip_bad=True",
-            )
+            layer, arrays = options.layer_name(index, depth), []
+            for key, shape in ((f"{layer}.weight", (n, m)), (f"{layer}.bias", (n,))):
+                array = rest.pop(key, None)
+                if array is None:
+                    fault = f"has no {key} (it has {', '.join(sorted(state)) or 'nothing'})"
+                    raise BadNetworkError(name, fault, fix.format("key names, width and depth"))
+                if array.shape != shape:
+                    fault = f"{key} has shape {array.shape}, expected {shape}"
+                    raise BadNetworkError(name, fault, fix.format("width and depth"))
+                if array.dtype != np.float32:
+                    raise BadNetworkError(name, f"{key} is {array.dtype}, not float32")
+                arrays.append(array)
+            layers.append({"kernel": arrays[0].T, "bias": arrays[1]})
+        if rest:
+            fault = f"has {min(rest)}, which a network of {depth} layers has not"
+            raise BadNetworkError(name, fault, fix.format("the key names and depth"))
         check_finite(name, state)
         return tuple(layers)
 
@@ -232,13 +190,11 @@ class SirenSpec(NetworkSpec):
 
     @property
     def plane(self) -> Literal["xy", "ij"] | None:
-        """See `NetworkSpec`."""
         return self.grid if self.in_dim == 2 else None
 
     def render(
         self, weights: SirenWeights, height: int, width: int
     ) -> Float[np.ndarray, "N H W R"] | None:
-        """See `NetworkSpec`."""
         if self.plane is None:
             return None
         weights = jax.tree.map(jnp.asarray, weights)
@@ -249,11 +205,8 @@ class SirenSpec(NetworkSpec):
 
     def pixel_coordinates(self, height: int, width: int) -> Float[np.ndarray, "HW 2"]:
         """Coordinates of the pixels of an image, row by row, in this spec's order."""
-        y, x = np.meshgrid(
-            np.linspace(-1, 1, height, dtype=np.float32),
-            np.linspace(-1, 1, width, dtype=np.float32),
-            indexing="ij",
-        )
+        sides = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
+        y, x = np.meshgrid(*sides, indexing="ij")
         first, second = (x, y) if self.grid == "xy" else (y, x)
         return np.stack([first.ravel(), second.ravel()], axis=-1)
 

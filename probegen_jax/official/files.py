@@ -27,15 +27,12 @@ _METRIC_COLUMNS = {"accuracy": "acc", "kendall_tau": "kendalltau"}
 
 
 def load_checkpoint(path: pathlib.Path, experiment: Experiment, config_file: str) -> dict[str, Any]:
-    """The parameters of an official checkpoint, for the model of an experiment.
+    """One seed's parameters from an official checkpoint, for the model of an experiment.
 
     Args:
       path: of `epoch_last.pth` or `intermediate_checkpoint.pth`.
       experiment: whose model it must fit.
       config_file: the config file's path, for the remedy in a message.
-
-    Returns:
-      Parameters of one seed.
 
     Raises:
       UserError: another method, sizes or kind of data set: what differs, with both shapes.
@@ -60,9 +57,7 @@ def load_checkpoint(path: pathlib.Path, experiment: Experiment, config_file: str
 def stacked(params: Sequence[Any], probes: Sequence[np.ndarray]) -> TrainState:
     """Parameters of several checkpoints as seeds of one state, to be run and not trained.
 
-    Args:
-      params: as `load_checkpoint` gives them.
-      probes: of each, in our layout, where they are no part of the checkpoints; else empty.
+    `probes` holds those of each in our layout, if they are no part of the checkpoints.
     """
     together = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *params)
     fixed = {"generator": {"probes": jnp.stack([jnp.asarray(x) for x in probes])}} if probes else {}
@@ -107,11 +102,10 @@ def load_probes(path: pathlib.Path, experiment: Experiment) -> np.ndarray:
     return probes
 
 
-def read_log(path: pathlib.Path, metric_name: str) -> dict[str, dict[str, float]]:
+def read_log(path: pathlib.Path, metric_name: str) -> dict[str, dict[str, int | float]]:
     """What matters of the `log.csv` of an official run.
 
     Args:
-      path: of the file.
       metric_name: "accuracy" or "kendall_tau", as the config's zoo has it.
 
     Returns:

@@ -35,7 +35,6 @@ def draw_probes(
     """The probes: images as such, points over what networks draw, else how they are spread.
 
     Args:
-      path: of the PNG.
       probes: of one seed, of images at most 128 are drawn.
       planes: what a few networks draw, if they draw on a plane; one panel each.
     """
@@ -68,12 +67,7 @@ def draw_probes(
 
 
 def draw_curves(path: pathlib.Path, curves: Mapping[str, tuple[str, Sequence[Series]]]) -> None:
-    """Curves against the step, a panel each, a line per seed.
-
-    Args:
-      path: of the PNG.
-      curves: as `Findings.curves` has them; the one named "loss" gets a logarithmic axis.
-    """
+    """`Findings.curves` in a panel each, a line per seed; "loss" gets a logarithmic axis."""
     figure, all_axes = panels(len(curves), 4.0, 3.0)
     for axes, (name, (title, series)) in zip(all_axes, curves.items(), strict=True):
         for label, steps, values in series:

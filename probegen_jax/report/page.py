@@ -1,8 +1,6 @@
 """The page: findings of one run or several, side by side, as HTML that needs nothing else."""
 
 import html
-import importlib.resources
-import re
 import string
 from collections.abc import Callable, Sequence
 
@@ -15,22 +13,33 @@ from probegen_jax.report.findings import Findings
 from probegen_jax.report.text import plural, score, table
 
 # Anchor, heading, introduction, what is drawn of each run, and what of several together.
-_Section = tuple[
-    str, str, str, Callable[[Findings], str], Callable[[Sequence[Findings]], str] | None
-]
+_Section = tuple[str, str, str, Callable[..., str], Callable[..., str] | None]
+
+# An icon that is empty, else browsers ask the network for one.
+_PAGE = string.Template("""\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$title · probegen_jax</title><style>$style</style></head><body>
+<header><p class="over">probes for the zoo $zoos</p><h1>$title</h1>\
+<div class="numbers">$numbers</div><nav aria-label="Sections">$links</nav></header>
+<main>
+$sections
+</main><footer><p>Made by probegen_jax. The method is by Kahana, Horwitz, Shuval and Hoshen: \
+<em>Deep Linear Probe Generators for Weight Space Learning</em>, ICLR 2025.</p></footer>\
+</body></html>
+""")
 
 
 def render(runs: Sequence[Findings]) -> str:
     """The whole page, of at least one run."""
-    # The template's icon is empty, else browsers ask the network for one.
-    here = importlib.resources.files(__package__)
-    template = string.Template(here.joinpath("page.html").read_text(encoding="utf-8"))
-    style = here.joinpath("style.css").read_text(encoding="utf-8")
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
     zoos = ", ".join(sorted({run.result["dataset"] for run in runs}))
-    return template.substitute(
+    return _PAGE.substitute(
         title=html.escape(title),
-        style=re.sub(r"\n\s*", "\n", f"{style}\n{charts.STYLE}"),
+        style=charts.PAGE_STYLE + charts.STYLE,
         zoos=html.escape(zoos),
         numbers="".join(_numbers(run, len(runs) == 1) for run in runs),
         links="".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, *_ in _SECTIONS),

@@ -43,7 +43,6 @@ def table(
 
     Args:
       caption: what it is of.
-      head: of the columns.
       rows: the first cell of each is its header.
       texts: how many of the first columns hold text, all if None; numbers are set right.
       total: how many of the last rows sum up the others.

@@ -17,14 +17,11 @@ PICTURES = "pictures"
 
 
 def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathlib.Path:
-    """Writes one page for runs, and each run's pictures into its own folder.
+    """Writes one page for runs, and each run's pictures into its folder; returns the page's path.
 
     Args:
       runs: at least one, as `experiment.load_run` gives them.
       path: of the page; `report.html` in the folder of the only run if None.
-
-    Returns:
-      The page's path.
 
     Raises:
       UserError: the page or a picture cannot be written.

@@ -19,8 +19,8 @@ from probegen_jax.errors import UserError
 from probegen_jax.files import read_json
 from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
+from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
-from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.method.tasks import TASKS, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs.folder import refuse_other_zoo, zoo_facts
@@ -197,14 +197,14 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
     return dataclasses.replace(experiment, zoo=zoo, learner=learner)
 
 
-def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "M h w C"] | None:
+def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "N h w C"] | None:
     """The images that the method's probes are taken from; None where it needs none."""
     generator = registry.entry(config.method, spec.probe_shape).generator
     return generator.needed_images(config.to_dict(), spec.probe_shape)
 
 
 def make_learner(
-    config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "M H W C"] | None
+    config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "N H W C"] | None
 ) -> learning.Learner:
     """The learner of a config for a zoo; `images` as `probe_images` gives them."""
     settings, spec, num_outputs = config.to_dict(), zoo.spec, zoo.num_outputs

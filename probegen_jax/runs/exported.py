@@ -1,8 +1,9 @@
 """Models that can be moved: what `export` writes of a run, and how they are loaded again."""
 
+import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +17,15 @@ from probegen_jax.files import read_json, replacing, write_json, write_text
 from probegen_jax.method.model import head_shape
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import registry
+from probegen_jax.networks.contract import typed
 from probegen_jax.runs.experiment import Run, load_run
 from probegen_jax.runs.predictor import Predictor, predictor_of, read_options
 from probegen_jax.zoo.zoo import Zoo
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _FORMAT = "probegen_jax 1"
+_MOST_AT_ONCE = 1024  # networks, whatever a model says
+_MOST_NAMED = 20  # classes that the card lists by name
 
 
 def load(
@@ -70,6 +74,7 @@ def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
         "network": registry.to_json(run.experiment.zoo.spec),
         "task": run.experiment.zoo.task,
         "num_outputs": run.experiment.zoo.num_outputs,
+        "class_names": made.class_names,
         "seeds": made.seeds,
         "parameters": which,
         "settings": config,
@@ -106,27 +111,60 @@ def load_model(folder: pathlib.Path) -> Predictor:
     try:
         tensors = load_file(folder / WEIGHTS)
         settings, spec = content["settings"], registry.from_json(content["network"])
-        probes = tensors.pop("probes")
-        head = trees.nested(tensors)["head"]
-        shape = head_shape(spec, settings, content["num_outputs"])
-        inputs = head["layers"][0]["kernel"].shape[1]
-        if probes.shape[2:] != spec.probe_shape or inputs != shape[0]:
-            raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
+        sizes = {field.name: settings[field.name] for field in dataclasses.fields(_Sizes)}
+        sizes = typed(_Sizes, sizes, f"{folder / CONFIG}: settings")
+        seeds = typed(tuple[int, ...], content["seeds"], f"{folder / CONFIG}: seeds")
+        num_outputs = typed(int, content["num_outputs"], f"{folder / CONFIG}: num_outputs")
+        named_as = content.get("class_names")
+        names = typed(tuple[str, ...] | None, named_as, f"{folder / CONFIG}: class_names")
+        if names is not None and len(names) != num_outputs:
+            raise ValueError(f"{len(names)} names of {num_outputs} classes")
+        if not isinstance(content["result"], dict):
+            raise ValueError("the result is no table of figures")
+        shape = head_shape(spec, settings, num_outputs)
+        named = {name: leaf for name, leaf in tensors.items() if name.startswith("head.")}
+        # What config.json announces must be there, however much it is.
+        expected = dict(_head_arrays(len(seeds), *shape, most=len(named)))
+        expected["probes"] = (len(seeds), sizes.num_probes, *spec.probe_shape)
+        for name in expected | named:
+            if tensors[name].shape != expected[name] or tensors[name].dtype != np.float32:
+                raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
         return Predictor(
             spec=spec,
             reading=read_options(settings),
             classes=TASKS[content["task"]].classes,
-            seeds=content["seeds"],
-            probes_SxP=probes,
-            head_params=head,
-            head_shape=head_shape(spec, settings, content["num_outputs"]),
-            batch_size=settings["batch_size"],
+            seeds=list(seeds),
+            probes_SxP=tensors["probes"],
+            head_params=trees.nested(named)["head"],
+            head_shape=shape,
+            batch_size=max(1, min(sizes.batch_size, _MOST_AT_ONCE)),
             result=content["result"],
+            class_names=names,
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder}: not a whole model ({type(error).__name__}: {error}); export the run again"
         ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """Settings of a model that decide how much there is to compute."""
+
+    num_probes: int
+    head_width: int
+    head_depth: int
+    batch_size: int
+
+
+def _head_arrays(
+    seeds: int, inputs: int, width: int, depth: int, outputs: int, most: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each array of the head, and of one more than there can be at most."""
+    for n in range(min(depth, most)):
+        m, k = width if n else inputs, width if n < depth - 1 else outputs
+        yield f"head.layers.{n}.kernel", (seeds, m, k)
+        yield f"head.layers.{n}.bias", (seeds, k)
 
 
 def card(content: Mapping[str, Any], name: str) -> str:
@@ -136,6 +174,9 @@ def card(content: Mapping[str, Any], name: str) -> str:
     result, settings = content["result"], content["settings"]
     task = TASKS[content["task"]]
     goal = task.goal.format(num_outputs=content["num_outputs"])
+    names = content.get("class_names") or ()
+    if 0 < len(names) <= _MOST_NAMED:
+        goal += f" ({', '.join(names)})"
     which = content["parameters"]
     rows = "\n".join(
         f"| {seed['seed']} | {seed[which]['step']} | {seed[which]['val']:.4f} | "

@@ -1,7 +1,7 @@
 """What `Zoo.describe` shows: bars of targets, and weights beside the published statistics."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,18 @@ PUBLISHED_STD = {zoo: dict(zip(*both, strict=True)) for zoo, both in _STD.items(
 
 _BINS = 10
 _BAR = 40
+_MOST_CLASSES = 100  # with a line each
 _CHUNK = 4096
 
 
-def class_counts(labels_N: Int[np.ndarray, " N"], num_classes: int) -> list[str]:
-    """A bar for each class, as lines of text."""
-    counts = np.bincount(labels_N, minlength=num_classes)
-    return _bars([str(label) for label in range(len(counts))], counts)
+def class_counts(labels_N: Int[np.ndarray, " N"], names: Sequence[str]) -> list[str]:
+    """A bar for each class, as lines of text; of many classes, those with most networks."""
+    counts = np.bincount(labels_N, minlength=len(names))
+    most = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
+    most = np.sort(most) if len(names) <= _MOST_CLASSES else most
+    bars = _bars([names[n] for n in most], counts[most])
+    others = len(names) - len(most)
+    return [*bars, f"  and {others:,} classes with fewer networks"] if others else bars
 
 
 def histogram(values: Num[np.ndarray, " N"], digits: int = 3) -> list[str]:

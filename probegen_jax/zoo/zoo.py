@@ -73,6 +73,7 @@ class Zoo(Networks):
       num_outputs: classes, or values per target.
       runs_N: for zoos with several checkpoints of one training run, the run of each network.
       image_shape: for INR zoos, height and width of the images that the networks were fitted to.
+      class_names: of each class; None where classes have no names but their numbers.
     """
 
     targets_N: np.ndarray
@@ -81,6 +82,7 @@ class Zoo(Networks):
     num_outputs: int
     runs_N: np.ndarray | None = None
     image_shape: tuple[int, int] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         seen = np.zeros(len(self.targets_N), bool)
@@ -105,6 +107,11 @@ class Zoo(Networks):
         """What is to be predicted of some networks."""
         return self.targets_N[rows_N]
 
+    @property
+    def called(self) -> Sequence[str]:
+        """What each class is called: its name, or its number."""
+        return self.class_names or [str(label) for label in range(self.num_outputs)]
+
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
         size = self.spec.num_weights
@@ -119,7 +126,7 @@ class Zoo(Networks):
         if self.runs_N is not None:
             lines.append(f"  from {len(np.unique(self.runs_N)):,} training runs")
         targets = (
-            describe.class_counts(self.targets_N, self.num_outputs)
+            describe.class_counts(self.targets_N, self.called)
             if classes
             else describe.histogram(self.targets_N)
         )

@@ -5,9 +5,8 @@ import pytest
 from flax import nnx
 
 from probegen_jax.errors import UserError
-from probegen_jax.method.head import Head
 from probegen_jax.method.layers import dense
-from probegen_jax.method.model import make_generator
+from probegen_jax.method.model import Head, make_generator
 
 
 def generator(method, num_probes=6, key=0, depth=2):

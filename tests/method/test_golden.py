@@ -12,10 +12,8 @@ from conftest import REPO
 from flax import nnx
 
 from probegen_jax.method.generators.coordinates import DeepLinear, Vanilla
-from probegen_jax.method.head import Head
-from probegen_jax.method.learning import Learner, TrainState
-from probegen_jax.method.model import ProbeGen
-from probegen_jax.method.optimizer import adam_cosine
+from probegen_jax.method.learning import Learner, TrainState, adam_cosine
+from probegen_jax.method.model import Head, ProbeGen
 from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.official import parameters

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from probegen_jax.method import learning, tasks
+from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
-from probegen_jax.method.optimizer import adam_cosine
 from probegen_jax.networks.siren import SirenSpec
 
 SPEC = SirenSpec(hidden=(8,))

@@ -231,7 +231,7 @@ def mixed_predictor():
     """A predictor for CNNs of any architecture: untrained, which changes nothing here."""
     from flax import nnx
 
-    from probegen_jax.method.head import Head
+    from probegen_jax.method.model import Head
 
     rng = np.random.default_rng(0)
     probes = rng.uniform(-1, 1, (1, 3, 8, 8, 1)).astype(np.float32)

@@ -8,6 +8,7 @@ pytest.importorskip("probegen_jax.networks.mixed_cnn.mixed")
 
 from probegen_jax.networks.cnn import published
 from probegen_jax.networks.cnn.state_dict import from_torch
+from probegen_jax.zoo.prepared import cnn_zoos
 from probegen_jax.zoo.prepared.builders import Request
 from probegen_jax.zoo.published import loading
 from probegen_jax.zoo.published.cifar10_wild_park import run_of
@@ -44,6 +45,24 @@ def test_cifar10_gs_runs_as_its_own_arrays_say(fidelity, tmp_path):
         logits = x.mean((1, 2)) @ head + weights[source, None, 4800:4810]
         np.testing.assert_allclose(zoo.spec.apply(one, images), logits, rtol=1e-4, atol=1e-4)
     assert "layers.0.kernel" in zoo.describe()
+
+
+def test_a_small_cnn_zoo_with_selus_is_loaded_and_run():
+    names, rng = ["selu", "relu", "selu"], np.random.default_rng(0)
+    columns = {
+        "activation": np.char.encode(names),
+        "weights": rng.normal(0, 0.2, (3, 4970)).astype(np.float32),
+        "score": np.linspace(0, 1, 3, dtype=np.float32),
+    }
+    rows = {split: np.array([n], np.int32) for n, split in enumerate(("train", "val", "test"))}
+    zoo = cnn_zoos.cifar10_gs(columns, rows, "faithful")
+    assert [zoo.spec.activations[n] for n in zoo.weights["activation"]] == names
+    images = jnp.asarray(rng.standard_normal((2, 32, 32, 1)), jnp.float32)
+    found = zoo.spec.respond(jax.tree.map(jnp.asarray, zoo.weights), images)
+    for n, name in enumerate(names):
+        plain = published.small_cnn_zoo(name)
+        expected = plain.apply(zoo.spec.take(zoo.weights, n), images)
+        np.testing.assert_allclose(found[n], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("fidelity", ["faithful", "official"])

@@ -46,10 +46,11 @@ def build(args: argparse.Namespace) -> None:
     images = sources.load(
         args.images, grayscale=args.grayscale, resize=args.resize, data_dir=args.data_dir
     )
+    print(images.summary())
     split = {"by": args.split_by, "val_share": args.val_share, "test_share": args.test_share}
     plan = {
         "family": "cnn",
-        "images": {"name": images.name, "digest": images.digest},
+        "images": images.identity,
         "networks": args.num,
         "seed": args.seed,
         "space": space,

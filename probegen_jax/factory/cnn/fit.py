@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from probegen_jax.factory.cnn import optimizers
 from probegen_jax.factory.cnn.initial_weights import initial
 from probegen_jax.factory.images.files import Part
-from probegen_jax.networks.cnn import matmuls
+from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.zoo.cache import Arrays
 
@@ -115,7 +115,7 @@ class Trainer:
             return self._images, False
         key = (layer.kernel, layer.stride, layer.padding)
         if key not in self._patches:
-            self._patches[key] = matmuls.patches(self._images, layer)
+            self._patches[key] = forward.patches(self._images, layer)
         return self._patches[key], True
 
     def _on_host(self, spec: CnnSpec, run: TrainingRun, batch_size: int, steps: int, kept: int):
@@ -174,8 +174,8 @@ def _train(
 
     def losses(vector, rows, dropout=None):
         weights = weights_of(vector)
-        first = images[rows] if patched else matmuls.patches(images[rows], spec.layers[0])
-        logits = matmuls.apply(spec.layers, (), weights, first, dropout)
+        first = images[rows] if patched else forward.patches(images[rows], spec.layers[0])
+        logits = forward.run_on_patches(spec.layers, (), weights, first, dropout)
         right = jnp.argmax(logits, axis=-1) == labels[rows]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]), right
 

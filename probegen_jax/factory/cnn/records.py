@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from probegen_jax.errors import UserError
 from probegen_jax.factory.cnn.planned import Planned, split_architectures
@@ -14,24 +13,7 @@ from probegen_jax.factory.images.sources import ImageSet
 from probegen_jax.factory.parts import Build
 from probegen_jax.networks.cnn import layer_table
 from probegen_jax.zoo import flat_weights, splits
-from probegen_jax.zoo.prepared import build_folder, builders
-
-_METRICS = ("train_accuracy", "train_loss", "test_loss")
-# Of a network's training, by the name of the feature: as in the Small CNN Zoo's metrics.
-_TEXTS = ("optimizer", "w_init")
-_NUMBERS = ("learning_rate", "momentum", "init_std", "init_scale", "l2reg", "dropout")
-# Those of the Wild Park, metrics, and how a network was trained.
-_FEATURES = {
-    "layers": builders.stored(None, len(layer_table.COLUMNS), dtype=np.int32),
-    "weights": builders.stored(None),
-    "num_classes": np.int32,
-    "score": np.float32,  # accuracy on the test images
-    **dict.fromkeys(_METRICS, np.float32),
-    "iteration": np.int32,  # epoch of the checkpoint, or step where the space counts steps
-    "run": np.int32,
-    **dict.fromkeys(_TEXTS, tfds.features.Text()),
-    **dict.fromkeys((*_NUMBERS, "train_fraction", "epochs"), np.float32),
-}
+from probegen_jax.zoo.prepared import build_folder, schema
 
 
 def write(build: Build, factory: CnnFactory, images: ImageSet, plan: Mapping[str, Any]) -> None:
@@ -82,7 +64,7 @@ def write(build: Build, factory: CnnFactory, images: ImageSet, plan: Mapping[str
     }
     contents = build_folder.Contents(
         "cnn",
-        _FEATURES,
+        schema.cnn(),
         {split: lambda runs=runs: examples(runs) for split, runs in runs_of.items()},
         {
             "name": f"{images.name}_cnn_built",
@@ -114,16 +96,15 @@ def _example(
         [*(vars(layer) | {"activation": layer_table.ACTIVATIONS.index(layer.activation)}).values()]
         for layer in spec.layers
     ]
+    values = {name: getattr(run, name, None) for name in schema.SETTINGS}
+    values |= {"train_fraction": network.train_fraction, "epochs": network.units[-1]}
     return {
         "layers": np.asarray(table, np.int32),
         "weights": layer_table.flatten(weights),
         "num_classes": spec.num_classes,
         "score": arrays["test_accuracy"][row, k],
-        **{name: arrays[name][row, k] for name in _METRICS},
+        **{name: arrays[name][row, k] for name in schema.METRICS},
         "iteration": network.units[k],
         "run": run.index,
-        **{name: getattr(run, name) for name in _TEXTS},
-        **{name: np.float32(getattr(run, name)) for name in _NUMBERS},
-        "train_fraction": np.float32(network.train_fraction),
-        "epochs": np.float32(network.units[-1]),
+        **{name: v if name in schema.TEXT else np.float32(v) for name, v in values.items()},
     }

@@ -56,6 +56,7 @@ def build(args: argparse.Namespace) -> None:
     images = sources.load(
         args.images, grayscale=args.grayscale, resize=args.resize, data_dir=args.data_dir
     )
+    print(images.summary())
     spec = SirenSpec(hidden=args.hidden, out_dim=images.image_shape[2], w0=args.w0)
     recipe = fit.Recipe()
     if args.preset == "dwsnets":
@@ -65,7 +66,7 @@ def build(args: argparse.Namespace) -> None:
     networks = fit_inrs.choose(images, args.num, args.copies, args.seed)
     plan = {
         "family": "inr",
-        "images": {"name": images.name, "digest": images.digest},
+        "images": images.identity,
         "networks": len(networks),
         "copies": args.copies,
         "seed": args.seed,
@@ -97,10 +98,8 @@ def build(args: argparse.Namespace) -> None:
 
 def _contents(images, networks, spec, plan, build, part_size: int):
     """What the data set holds, read from the parts."""
-    import numpy as np
-
+    from probegen_jax.zoo.prepared import schema
     from probegen_jax.zoo.prepared.build_folder import Contents
-    from probegen_jax.zoo.prepared.builders import stored
 
     def examples(rows: range) -> Iterator[dict[str, Any]]:
         for part in range(rows[0] // part_size, rows[-1] // part_size + 1):
@@ -110,10 +109,9 @@ def _contents(images, networks, spec, plan, build, part_size: int):
                     name: getattr(networks, name)[row] for name in ("label", "image", "copy")
                 }
 
-    numbers = dict.fromkeys(("label", "image", "copy", "starts"), np.int32)
     return Contents(
         "inr",
-        {"weights": stored(spec.num_weights), "psnr": np.float32, **numbers},
+        schema.inr(spec.num_weights),
         {split: lambda rows=rows: examples(rows) for split, rows in networks.splits.items()},
         {
             "name": f"{images.name}_inr_built",

@@ -42,8 +42,9 @@ class Networks:
 def choose(images: ImageSet, num: int | None, copies: int, seed: int) -> Networks:
     """The networks for a source of images.
 
-    Test networks are of the source's test images; a twelfth of the others is for validation, as of
-    the published zoos. All copies of an image are in one split.
+    Test networks are of the source's test images, validation networks of its images for that;
+    where it has none, a twelfth of the others is for validation, as of the published zoos. All
+    copies of an image are in one split.
 
     Args:
       num: so many images, drawn by seed, in the source's proportion of test images; None: all.
@@ -63,6 +64,10 @@ def choose(images: ImageSet, num: int | None, copies: int, seed: int) -> Network
     test = np.sort(rng.permutation(len(images.test))[:tests])
     is_val = np.zeros(len(train), bool)
     is_val[rng.permutation(len(train))[: max(1, round(INR_VAL_SHARE * len(train)))]] = True
+    if images.num_val:
+        is_val = train >= len(images.train) - images.num_val
+        if not 0 < is_val.sum() < len(train):
+            raise UserError(f"{number} images are too few for train, val and test; give more")
     parts = {"train": train[~is_val], "val": train[is_val], "test": len(images.train) + test}
     ends = np.cumsum([0, *(len(rows) * copies for rows in parts.values())]).tolist()
     splits = dict(zip(parts, itertools.starmap(range, itertools.pairwise(ends)), strict=True))

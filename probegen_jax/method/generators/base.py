@@ -16,21 +16,17 @@ class Generator(nnx.Module):
     """Makes the probes of one seed: called without arguments, it returns them (P, *probe_shape).
 
     A class of generators is called as `Class(num_probes, probe_shape, rngs=rngs, **settings)`,
-    with the settings that its entry in `registry.METHODS` names. What training shall change is an
-    `nnx.Param`; what stays as it is, a `Fixed` variable.
+    with the settings that its entry in `registry.METHODS` names; it draws from `rngs.params`. What
+    training shall change is an `nnx.Param`; what stays as it is, a `Fixed` variable.
     """
 
     @classmethod
     def needed_images(
         cls, settings: Mapping[str, Any], probe_shape: tuple[int, ...]
-    ) -> Float[np.ndarray, "M h w C"] | None:
+    ) -> Float[np.ndarray, "N h w C"] | None:
         """Images to take probes from, read once for all seeds; None, as here, if it needs none.
 
-        The class is then called with them as `images`.
-
-        Args:
-          settings: the whole config.
-          probe_shape: of one probe, as the zoo's spec says.
+        The class is then called with them as `images`. The settings are the whole config.
         """
         del settings, probe_shape
         return None
@@ -40,9 +36,6 @@ class Given(Generator):
     """Probes that were made before, by whatever generator."""
 
     def __init__(self, probes: Float[Array, "P ..."]):
-        """Args:
-        probes: (P, *probe_shape).
-        """
         self.probes = Fixed(probes)
 
     def __call__(self) -> Float[Array, "P ..."]:

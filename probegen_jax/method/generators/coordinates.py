@@ -28,11 +28,8 @@ class DeepLinear(Generator):
         rngs: nnx.Rngs,
     ):
         """Args:
-        num_probes: P.
-        probe_shape: (D,).
         latent_dim: width of the latents and of the hidden layers (32 in the paper).
         depth: linear layers, at least 1 (2 in the paper).
-        rngs: its `params` stream draws latents and layers.
         """
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, latent_dim)))
         widths = [latent_dim] * depth + [*probe_shape]
@@ -59,9 +56,8 @@ class Uniform(Generator):
     """Synthetic probes for INRs: fixed coordinates, U(-1, 1) on the image plane."""
 
     def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
-        self.probes = Fixed(
-            jax.random.uniform(rngs.params(), (num_probes, *probe_shape), jnp.float32, -1.0, 1.0)
-        )
+        shape = (num_probes, *probe_shape)
+        self.probes = Fixed(jax.random.uniform(rngs.params(), shape, jnp.float32, -1.0, 1.0))
 
     def __call__(self) -> Float[Array, "P ..."]:
         return self.probes[...]

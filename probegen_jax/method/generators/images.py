@@ -12,10 +12,9 @@ from jaxtyping import Array, Float
 from probegen_jax.errors import UserError
 from probegen_jax.method import dead_leaves
 from probegen_jax.method.generators.base import Fixed, Generator
+from probegen_jax.method.generators.coordinates import Vanilla
 from probegen_jax.method.layers import ConvTranspose
 from probegen_jax.user_cache import data_folder
-
-_SIZES = "4, 5, 6 or 7 times a power of two: 8, 16, 28, 32, 64, …"
 
 
 class DeepLinearImage(Generator):
@@ -43,12 +42,9 @@ class DeepLinearImage(Generator):
         rngs: nnx.Rngs,
     ):
         """Args:
-        num_probes: P.
-        probe_shape: height, width and channels of a probe.
         latent_dim: values of a latent (32 in the paper).
         width: w, channels before the last layer at 32×32 (16 in the paper).
         depth: transposed convolutions; by default as few as the size needs (5 at 32×32).
-        rngs: its `params` stream draws latents and layers.
 
         Raises:
           UserError: a size outside the family, or a depth too small for the size.
@@ -86,19 +82,14 @@ class DeepLinearImage(Generator):
         probes_PxV = latents_PxD @ linear_DxV + constant_V[None]
         return jnp.tanh(probes_PxV.reshape(number, *made.shape[1:]))
 
-    def _run(
-        self, latents: Float[Array, "P 1 1 D"], bias_scale_P: Float[Array, " P"]
-    ) -> Float[Array, "P H W C"]:
+    def _run(self, x: Float[Array, "P 1 1 D"], bias_scale_P: Float[Array, " P"]) -> jax.Array:
         for layer in self.layers:
-            latents = layer(latents, bias_scale_P)
-        return latents
+            x = layer(x, bias_scale_P)
+        return x
 
 
-class VanillaImage(Generator):
+class VanillaImage(Vanilla):
     """Vanilla probing with images: tanh of free pixels, which are N(0, 1) at the start."""
-
-    def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
-        self.probes = nnx.Param(jax.random.normal(rngs.params(), (num_probes, *probe_shape)))
 
     def __call__(self) -> Float[Array, "P H W C"]:
         return jnp.tanh(self.probes[...])
@@ -110,7 +101,7 @@ class DeadLeaves(Generator):
     @classmethod
     def needed_images(
         cls, settings: Mapping[str, Any], probe_shape: tuple[int, ...]
-    ) -> Float[np.ndarray, "M h w C"]:
+    ) -> Float[np.ndarray, "N h w C"]:
         # Twice as many as probes, so that seeds differ in what they take.
         return dead_leaves.probe_bank(
             settings["dead_leaves"],
@@ -126,18 +117,10 @@ class DeadLeaves(Generator):
         num_probes: int,
         probe_shape: tuple[int, ...],
         *,
-        images: Float[np.ndarray, "M H W C"],
+        images: Float[np.ndarray, "N H W C"],
         rngs: nnx.Rngs,
     ):
-        """Args:
-        num_probes: P; each seed takes as many different images out of those given.
-        probe_shape: height, width and channels of the images.
-        images: M ≥ P of them, on the scale that the zoo's networks read.
-        rngs: its `params` stream chooses.
-
-        Raises:
-          UserError: fewer images than probes.
-        """
+        """Takes P different images, on the networks' scale; a `UserError` if there are fewer."""
         if len(images) < num_probes:
             raise UserError(
                 f"{num_probes} probes, but only {len(images)} images to take them from; give more "
@@ -160,6 +143,6 @@ def _start_and_doublings(probe_shape: tuple[int, ...]) -> tuple[int, int]:
     if height != width or not 4 <= start <= 7:
         raise UserError(
             f"a deep linear generator cannot make {height}×{width} images; they must be square, "
-            f"with a side of {_SIZES}"
+            "with a side of 4, 5, 6 or 7 times a power of two: 8, 16, 28, 32, 64, …"
         )
     return start, doublings

@@ -2,9 +2,7 @@
 
 A new method is a class and an entry; no other file has to know it.
 
-1. Derive a class from `base.Generator`. It is called as
-   `Class(num_probes, probe_shape, rngs=rngs, **settings)` and, without arguments, returns the
-   probes (P, *probe_shape). What training shall change is an `nnx.Param`.
+1. Derive a class from `base.Generator`, which says how it is called.
 2. Add it to `METHODS`: what reports call it, and for "coordinates" (networks that read points),
    "images" or both the class as "module:Class" with the config key of each setting, as in
 
@@ -94,7 +92,7 @@ def kind_of(probe_shape: tuple[int, ...]) -> str:
 def entry(method: str, probe_shape: tuple[int, ...]) -> Entry:
     """What makes a method's probes of a shape; a `UserError` if nothing does."""
     kind = kind_of(probe_shape)
-    choices = {name: each.entries[kind] for name, each in METHODS.items() if kind in each.entries}
+    choices = {name: m.entries[kind] for name, m in METHODS.items() if kind in m.entries}
     if method not in choices:
         raise UserError(
             f"method is {method!r}, but this zoo's networks read {kind}; choose from "

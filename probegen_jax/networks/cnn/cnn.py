@@ -1,8 +1,7 @@
-"""CNNs: the image classifiers of the CNN zoos.
+"""CNNs: convolutions with activations and residual links, average pooling, a linear head.
 
-A network is convolutions with an activation each, optional residual links between them, global
-average pooling and a linear head: enough for the Small CNN Zoo (Unterthiner et al., 2020) and the
-CNN Wild Park (Kofinas et al., 2024).
+Enough for the Small CNN Zoo (Unterthiner et al., 2020) and the CNN Wild Park (Kofinas et al.,
+2024).
 """
 
 import dataclasses
@@ -17,17 +16,21 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
-from probegen_jax.networks.cnn import forward, matmuls, one_by_one
+from probegen_jax.networks.cnn import forward, one_by_one
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.contract import (
     NetworkSpec,
     ReadOptions,
+    affine,
     check_at_least_one,
     check_finite,
 )
 
 CnnWeights = dict[str, Any]
+
+# Of a layer's output for one image: more than zoos have, few enough for any memory.
+_MOST_VALUES = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +42,6 @@ class CnnSpec(NetworkSpec):
     `activations`, if that is not empty.
 
     Attributes:
-      layers: the convolutions, first to last.
-      num_classes: outputs of the head, R.
       image_shape: height, width and channels of an image.
       activations: what a network of the zoo may choose for its layers marked `PER_NETWORK`.
       block_size: networks of a batch that run side by side; if None, one after another on a CPU,
@@ -63,65 +64,42 @@ class CnnSpec(NetworkSpec):
         for name in self.activations:
             if name not in ACTIVATIONS:
                 raise UserError(unknown_activation(name))
-        sizes: list[tuple[int, int]] = []
-        height, width, channels = self.image_shape
+        size, channels = self.image_shape[:2], self.image_shape[2]
+        earlier: list[tuple[int, int]] = []
         for index, layer in enumerate(self.layers):
-            problem = layer.problem(index, channels, bool(self.activations))
+            problem = layer.problem(size, channels, earlier, bool(self.activations))
             if problem is not None:
                 raise UserError(f"layer {index}: {problem}")
-            out = (layer.out_size(height), layer.out_size(width))
-            if min(out) < 1:
-                problem = (
-                    f"a {layer.kernel}×{layer.kernel} kernel with padding {layer.padding} does not "
-                    f"fit its {height}×{width} input"
+            size, channels = layer.out_sizes(size), layer.out_channels
+            if math.prod(size) * channels > _MOST_VALUES:
+                raise UserError(
+                    f"layer {index}: {size[0]}×{size[1]} pixels of {channels} channels are too many"
                 )
-            elif layer.residual >= 0 and sizes[layer.residual] != out:
-                problem = (
-                    f"adds layer {layer.residual}, which is {_by(sizes[layer.residual])} pixels, "
-                    f"to {_by(out)}; residual links need equal sizes"
-                )
-            if problem is not None:
-                raise UserError(f"layer {index}: {problem}")
-            (height, width), channels = out, layer.out_channels
-            sizes.append(out)
+            earlier.append(size)
 
     @property
     def probe_shape(self) -> tuple[int, int, int]:
-        """Shape of one probe: (H, W, C)."""
         return self.image_shape
 
     @property
     def response_dim(self) -> int:
-        """Values in one response, R: the logits."""
         return self.num_classes
 
     @property
     def num_weights(self) -> int:
-        """Weights of one network, biases included."""
-        convolutions = sum(
-            layer.kernel**2 * layer.in_channels * layer.out_channels + layer.out_channels
-            for layer in self.layers
-        )
-        return convolutions + (self.layers[-1].out_channels + 1) * self.num_classes
+        weights = self.abstract()
+        leaves = jax.tree.leaves((weights["layers"], weights["head"]))
+        return sum(math.prod(leaf.shape) for leaf in leaves)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of each layer's output."""
-        sizes, (height, width) = [], self.image_shape[:2]
+        sizes = [self.image_shape[:2]]
         for layer in self.layers:
-            height, width = layer.out_size(height), layer.out_size(width)
-            sizes.append((height, width))
-        return tuple(sizes)
+            sizes.append(layer.out_sizes(sizes[-1]))
+        return tuple(sizes[1:])
 
     def abstract(self) -> CnnWeights:
-        """Shapes and types of one network's weights, as `jax.ShapeDtypeStruct`s."""
-
-        def affine(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
-            return {
-                "kernel": jax.ShapeDtypeStruct(shape, jnp.float32),
-                "bias": jax.ShapeDtypeStruct(shape[-1:], jnp.float32),
-            }
-
         weights: CnnWeights = {
             "layers": tuple(
                 affine(layer.kernel, layer.kernel, layer.in_channels, layer.out_channels)
@@ -141,7 +119,7 @@ class CnnSpec(NetworkSpec):
         shapes = self.abstract()
         keys = iter(jax.random.split(key, 2 * len(self.layers) + 3))
 
-        def affine(shape: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        def draw(shape: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
             bound = 1 / math.sqrt(math.prod(shape["kernel"].shape[:-1]))
             return {
                 name: jax.random.uniform(next(keys), shape[name].shape, jnp.float32, -bound, bound)
@@ -149,59 +127,41 @@ class CnnSpec(NetworkSpec):
             }
 
         weights: CnnWeights = {
-            "layers": tuple(affine(layer) for layer in shapes["layers"]),
-            "head": affine(shapes["head"]),
+            "layers": tuple(map(draw, shapes["layers"])),
+            "head": draw(shapes["head"]),
         }
         if self.activations:
             weights["activation"] = jax.random.randint(next(keys), (), 0, len(self.activations))
         return weights
 
     def apply(self, weights: CnnWeights, probes: Float[Array, "P H W C"]) -> Float[Array, "P R"]:
-        """One network on every probe, plainly; differentiable in weights and probes.
+        """One network's logits for every probe; differentiable in weights and probes.
 
-        Args:
-          weights: one network, as from `init`.
-          probes: images, normalised as the network was trained on them.
-
-        Returns:
-          The logits.
+        Probes are images, normalised as the network was trained on them.
         """
         check_images(probes, self.image_shape)
-
-        def convolve(index: int, x: jax.Array, kernel: Any) -> jax.Array:
-            return self.layers[index].convolve(x, kernel)
-
-        return forward.run(self.layers, self.activations, weights, probes, convolve)
+        convolutions = [layer.convolve for layer in self.layers]
+        return forward.run(self.layers, self.activations, weights, probes, convolutions)
 
     def respond(
         self, weights: CnnWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
-        """Every network of a batch on every probe; meant to be differentiated in the probes.
-
-        Args:
-          weights: stacked, with a leading network axis B.
-          probes: images, normalised as the networks were trained on them.
-        """
+        """Every network of a batch on every probe; meant to be differentiated in the probes."""
         check_images(probes, self.image_shape)
         if self.block_size is None and jax.default_backend() != "cpu":
-            return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+            return super().respond(weights, probes)
         if self.block_size is None and one_by_one.suits(self.layers, self.activations):
             return one_by_one.respond(self.layers, self.activations, weights, probes)
-        first = matmuls.patches(probes, self.layers[0])
+        first = forward.patches(probes, self.layers[0])
 
         # Run once more on the way back: that costs less than what a loop would have to keep.
         @jax.checkpoint
         def one(network):
-            return matmuls.apply(self.layers, self.activations, network, first)
+            return forward.run_on_patches(self.layers, self.activations, network, first)
 
         return jax.lax.map(one, weights, batch_size=self.block_size)
 
-    def with_block_size(self, block_size: int | None) -> "CnnSpec":
-        """See `NetworkSpec`."""
-        return dataclasses.replace(self, block_size=block_size)
-
     def block_sizes(self, batch: int) -> Sequence[int | None]:
-        """See `NetworkSpec`."""
         return (None, *(size for size in (1, 4, 16) if size < batch))
 
     def with_probe_shape(self, shape: tuple[int, int, int]) -> "CnnSpec":
@@ -209,7 +169,6 @@ class CnnSpec(NetworkSpec):
         return dataclasses.replace(self, image_shape=shape)
 
     def expected(self, options: ReadOptions) -> str:
-        """See `NetworkSpec`."""
         if any(layer.activation != PER_NETWORK for layer in self.layers):
             self._reads_no_files()
         channels = [self.layers[0].in_channels, *(x.out_channels for x in self.layers)]
@@ -246,34 +205,24 @@ class CnnSpec(NetworkSpec):
         return weights
 
     def is_stacked(self, networks: Any) -> bool:
-        """See `NetworkSpec`."""
         return isinstance(networks, Mapping) and "layers" in networks
 
     def check(self, weights: CnnWeights, network: str) -> None:
-        """Raises a `UserError` naming `network` and layer where weights disagree with the spec.
-
-        Args:
-          weights: one network; only shapes are looked at.
-          network: how to name it in the message: a path, or its place in the zoo.
-        """
+        """Raises a `UserError` naming `network` and layer where weights disagree with the spec."""
         shapes = self.abstract()
-        found = len(weights["layers"])
-        if found != len(self.layers):
+        depth = len(weights["layers"])
+        if depth != len(self.layers):
             raise UserError(
-                f"network {network}: has {found} convolutions, its spec {len(self.layers)}"
+                f"network {network}: has {depth} convolutions, its spec {len(self.layers)}"
             )
-        pairs = [
-            (f"layer {index}", layer, shape)
-            for index, (layer, shape) in enumerate(
-                zip(weights["layers"], shapes["layers"], strict=True)
-            )
-        ]
-        for where, affine, shape in [*pairs, ("head", weights["head"], shapes["head"])]:
-            for name, expected in shape.items():
-                if tuple(np.shape(affine[name])) != expected.shape:
+        wheres = (*(f"layer {index}" for index in range(depth)), "head")
+        given, said = ((*x["layers"], x["head"]) for x in (weights, shapes))
+        for where, arrays, shape_of in zip(wheres, given, said, strict=True):
+            for name, expected in shape_of.items():
+                if np.shape(arrays[name]) != expected.shape:
                     raise UserError(
-                        f"network {network}: {where}: {name} has shape "
-                        f"{tuple(np.shape(affine[name]))}, its spec says {expected.shape}"
+                        f"network {network}: {where}: {name} has shape {np.shape(arrays[name])}, "
+                        f"its spec says {expected.shape}"
                     )
         if self.activations and "activation" not in weights:
             raise UserError(
@@ -289,7 +238,3 @@ def check_images(probes: Any, image_shape: tuple[int, int, int]) -> None:
             f"probes have shape {tuple(probes.shape)}, but these networks read images "
             f"(P, {', '.join(map(str, image_shape))})"
         )
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"

@@ -1,7 +1,7 @@
 """One convolution of a CNN, described."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 
 PER_NETWORK = "per_network"
+Size = tuple[int, int]  # height and width, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +19,7 @@ class ConvLayer:
     """One convolution, what is added to it, and the activation after it.
 
     Attributes:
-      in_channels: channels that it reads.
-      out_channels: channels that it writes.
-      kernel: side of the square kernel, in pixels.
-      stride: step of the kernel, in pixels.
+      kernel: side of the square kernel, in pixels, as `stride` is.
       padding: zeros around the image on each side, in pixels.
       activation: a name in `ACTIVATIONS`, or `PER_NETWORK`: each network of the zoo says which.
       residual: −1, or the layer whose *post-activation* output is added to this layer's
@@ -37,7 +35,7 @@ class ConvLayer:
     residual: int = -1
 
     def convolve(
-        self, x: Float[Array, "P H W I"], kernel: Float[Array | np.ndarray, "K K I O"]
+        self, x: Float[Array, "P H W I"], kernel: Float[Array | np.ndarray, "k k I O"]
     ) -> Float[Array, "P h w O"]:
         """The convolution (cross-correlation, as PyTorch's) without bias."""
         return jax.lax.conv_general_dilated(
@@ -57,31 +55,29 @@ class ConvLayer:
     ) -> Any:
         """`function(name)(*args)` with the name of the layer's activation.
 
-        Args:
-          choices: of networks that choose their activation.
-          weights: of the network, with its choice.
-          function: from a name to what is to be run.
-          args: for that.
+        If networks choose it, their weights hold its place in `choices`.
         """
         if self.activation != PER_NETWORK:
             return function(self.activation)(*args)
         return jax.lax.switch(weights["activation"], [function(name) for name in choices], *args)
 
-    def out_size(self, size: int) -> int:
-        """Side of the output for an input side of `size` pixels."""
-        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+    def out_sizes(self, size: Size) -> Size:
+        """Height and width of the output for an input of `size`."""
+        return tuple((side + 2 * self.padding - self.kernel) // self.stride + 1 for side in size)
 
-    def problem(self, index: int, channels: int, choices: bool) -> str | None:
-        """What is wrong with this layer as number `index` of a network, or None.
+    def problem(
+        self, size: Size, channels: int, earlier: Sequence[Size], choices: bool
+    ) -> str | None:
+        """What is wrong with this layer in a network, or None.
 
         Args:
-          index: its place.
-          channels: what the layer before it writes.
+          size: of the images that it is given.
+          channels: of these.
+          earlier: what the layers before it put out.
           choices: whether networks may choose activations themselves.
         """
         known = self.activation in ACTIVATIONS or (choices and self.activation == PER_NETWORK)
-        positive = ("in_channels", "out_channels", "kernel", "stride")
-        for name in positive:
+        for name in ("in_channels", "out_channels", "kernel", "stride"):
             if getattr(self, name) < 1:
                 return f"{name} is {getattr(self, name)}; it must be at least 1"
         if self.padding < 0:
@@ -95,6 +91,18 @@ class ConvLayer:
                 f"an even kernel ({self.kernel}) with padding {self.padding} changes the image's "
                 "size; use an odd kernel or another padding"
             )
-        if self.residual < -1 or self.residual >= index:
+        if self.residual < -1 or self.residual >= len(earlier):
             return f"residual is {self.residual}; it must be −1 or an earlier layer"
+        out = self.out_sizes(size)
+        if min(out) < 1:
+            return (
+                f"a {self.kernel}×{self.kernel} kernel with padding {self.padding} does not fit "
+                f"its {size[0]}×{size[1]} input"
+            )
+        if self.residual >= 0 and earlier[self.residual] != out:
+            height, width = earlier[self.residual]
+            return (
+                f"adds layer {self.residual}, which is {height}×{width} pixels, to "
+                f"{out[0]}×{out[1]}; residual links need equal sizes"
+            )
         return None

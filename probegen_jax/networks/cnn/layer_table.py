@@ -1,7 +1,8 @@
 """One Wild Park network as it is stored: a table of its layers, and its weights as one vector."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,9 @@ from probegen_jax.networks import activations
 from probegen_jax.networks.cnn import state_dict
 from probegen_jax.networks.contract import check_finite
 
-# Columns of the table. An activation is its place in ACTIVATIONS; residual is −1, or the earlier
-# layer whose output, after its activation, is added before this layer's activation.
-COLUMNS = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "activation",
-    "residual",
-)
+# Columns of the table: an activation by its place in ACTIVATIONS, the rest as in `ConvLayer`.
+_BY_LAYER = ("kernel_size", "stride", "padding", "activation", "residual")
+COLUMNS = ("in_channels", "out_channels", *_BY_LAYER)
 # Above any channel or kernel that a CNN of this kind could have.
 _LARGEST = 2**16
 ACTIVATIONS = tuple(activations.ACTIVATIONS)
@@ -45,36 +38,35 @@ class ParkNetwork:
 
     def config(self) -> dict[str, Any]:
         """The architecture as the published checkpoints state it."""
-        table = self.layers.tolist()
-        channels = [table[0][0], *(row[1] for row in table)]
-        per_layer = {name: [row[i] for row in table] for i, name in enumerate(COLUMNS) if i > 1}
-        per_layer["activation"] = [ACTIVATIONS[index] for index in per_layer["activation"]]
-        return {
-            "n_layers": len(table),
-            "n_classes": self.num_classes,
-            "channels": channels,
-            **per_layer,
-        }
+        columns = dict(zip(COLUMNS, self.layers.T.tolist(), strict=True))
+        inputs, outputs = columns.pop("in_channels"), columns.pop("out_channels")
+        columns["activation"] = [ACTIVATIONS[index] for index in columns["activation"]]
+        shared = {"n_layers": len(inputs), "n_classes": self.num_classes}
+        return {**shared, "channels": [inputs[0], *outputs], **columns}
+
+    def check(self, network: str) -> None:
+        """Refuses, as a `BadNetworkError`, a table that is none, or other weights than it says."""
+        if not len(self.layers) or self.layers.ndim != 2 or self.layers.shape[1] != len(COLUMNS):
+            raise BadNetworkError(network, f"its table of layers is of shape {self.layers.shape}")
+        _check_table(self.layers, network)
+        shapes = self._kernel_shapes()
+        number = sum(math.prod(shape) + shape[-1] for shape in shapes)
+        if self.num_classes < 1 or self.weights.shape != (number,):
+            raise BadNetworkError(
+                network, f"has {self.weights.size:,} weights, its layers say {number:,}"
+            )
+
+    def _kernel_shapes(self) -> list[tuple[int, ...]]:
+        convolutions = [(k, k, m, n) for m, n, k, *_ in self.layers.tolist()]
+        return [*convolutions, (int(self.layers[-1, 1]), self.num_classes)]
 
     def arrays(self) -> dict[str, Any]:
         """`{"layers": ({"kernel", "bias"}, ...), "head": {"kernel", "bias"}}`: views, no copies."""
-        parts, start = [], 0
-        for kernel_shape in self._kernel_shapes():
-            end = start + int(np.prod(kernel_shape))
-            bias_end = end + kernel_shape[-1]
-            parts.append(
-                {
-                    "kernel": self.weights[start:end].reshape(kernel_shape),
-                    "bias": self.weights[end:bias_end],
-                }
-            )
-            start = bias_end
-        return {"layers": tuple(parts[:-1]), "head": parts[-1]}
-
-    def _kernel_shapes(self) -> Iterator[tuple[int, ...]]:
-        for m, n, k, *_ in self.layers.tolist():
-            yield (k, k, m, n)
-        yield (int(self.layers[-1, 1]), self.num_classes)
+        affines, rest = [], self.weights
+        for shape in self._kernel_shapes():
+            kernel, bias, rest = np.split(rest, np.cumsum([math.prod(shape), shape[-1]]))
+            affines.append({"kernel": kernel.reshape(shape), "bias": bias})
+        return {"layers": tuple(affines[:-1]), "head": affines[-1]}
 
 
 def flatten(weights: Mapping[str, Any]) -> Float[np.ndarray, " V"]:
@@ -88,15 +80,10 @@ def flatten(weights: Mapping[str, Any]) -> Float[np.ndarray, " V"]:
 def from_torch(
     state: Mapping[str, np.ndarray], config: Mapping[str, Any], network: str
 ) -> ParkNetwork:
-    """A network from its checkpoint's state dict and config.
-
-    Args:
-      state: `layers.i.weight (out, in, k, k)`, `layers.i.bias`, `fc.weight`, `fc.bias`.
-      config: the architecture.
-      network: names it in messages.
+    """A network from its checkpoint's state dict (see `state_dict.from_torch`) and config.
 
     Raises:
-      BadNetworkError: weights and architecture disagree, or make no network.
+      BadNetworkError: weights and architecture disagree, or make no network; it names `network`.
     """
     layers = _table(config, network)
     expected: dict[str, tuple[int, ...]] = {}
@@ -126,7 +113,7 @@ def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:
         raise BadNetworkError(network, f"its config's channels are {channels!r}, not a list")
     depth = len(channels) - 1
     columns: list[list[Any]] = [channels[:-1], channels[1:]]
-    for name in COLUMNS[2:]:
+    for name in _BY_LAYER:
         values = config.get(name, [-1] * depth if name == "residual" else None)
         if not isinstance(values, list) or len(values) != depth:
             raise BadNetworkError(
@@ -143,11 +130,20 @@ def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:
     if any(abs(value) > _LARGEST for column in columns for value in column):
         raise BadNetworkError(network, f"its config holds a size above {_LARGEST}")
     table = np.asarray(columns, np.int32).T
+    _check_table(table, network)
+    return np.ascontiguousarray(table)
+
+
+def _check_table(table: Int[np.ndarray, "L 7"], network: str) -> None:
     if (table[:, :4] < 1).any() or (table[:, 4] < 0).any():
         raise BadNetworkError(network, "its config holds sizes below 1 or a negative padding")
+    if (table[:, :5] > _LARGEST).any():
+        raise BadNetworkError(network, f"its config holds a size above {_LARGEST}")
+    activation = table[:, COLUMNS.index("activation")]
+    if (activation < 0).any() or (activation >= len(ACTIVATIONS)).any():
+        raise BadNetworkError(network, f"its activations {activation.tolist()} are unknown")
     residual = table[:, COLUMNS.index("residual")]
-    if (residual < -1).any() or (residual >= np.arange(depth)).any():
+    if (residual < -1).any() or (residual >= np.arange(len(table))).any():
         raise BadNetworkError(
             network, f"its residual links {residual.tolist()} do not lead to earlier layers"
         )
-    return np.ascontiguousarray(table)

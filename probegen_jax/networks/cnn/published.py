@@ -28,8 +28,7 @@ def small_cnn_zoo(
       in_channels: 1; the zoo's images are the mean over channels, in [-1, 1].
     """
     padding = {"faithful": 0, "official": 1}[_checked(fidelity)]
-    choices = () if isinstance(activation, str) else activation
-    name = activation if isinstance(activation, str) else PER_NETWORK
+    name, choices = (activation, ()) if isinstance(activation, str) else (PER_NETWORK, activation)
     return CnnSpec(
         layers=tuple(
             ConvLayer(channels, 16, kernel=3, stride=2, padding=padding, activation=name)
@@ -61,11 +60,9 @@ def wild_park(
     """
     channels: Sequence[int] = config["channels"]
     depth = len(channels) - 1
-    residual = config.get("residual") or [-1] * depth
-    if _checked(fidelity) == "official":
-        residual = [-1] * depth
     per_layer = {name: config[name] for name in ("kernel_size", "stride", "padding", "activation")}
-    per_layer["residual"] = residual
+    links = config.get("residual") if _checked(fidelity) == "faithful" else None
+    per_layer["residual"] = links or [-1] * depth
     for name, values in per_layer.items():
         if len(values) != depth:
             raise UserError(

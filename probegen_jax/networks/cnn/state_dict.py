@@ -7,13 +7,9 @@ import numpy as np
 
 
 def from_torch(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights from a PyTorch state dict with `layers.i.{weight,bias}` and `fc.{weight,bias}`.
+    """Weights as `CnnSpec` describes them, in float32 NumPy arrays, from a PyTorch state dict.
 
-    Args:
-      state: name to array or tensor; kernels (out, in, k, k), `fc.weight` (classes, C).
-
-    Returns:
-      The same numbers as `CnnSpec` describes them, as float32 NumPy arrays.
+    That holds `layers.i.weight` (out, in, k, k) and `.bias`, `fc.weight` (classes, C) and `.bias`.
     """
 
     def array(name: str) -> np.ndarray:

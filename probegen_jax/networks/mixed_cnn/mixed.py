@@ -1,8 +1,7 @@
 """Zoos whose networks have different architectures, as one spec and one pytree.
 
 Layers of one kind lie stacked in a table; a network is a short program over the tables. Programs
-are data: one compilation of `MixedCnnSpec.respond` runs every network whose kinds of layers are
-known.
+are data: one compilation runs every network whose kinds of layers are known.
 """
 
 import dataclasses
@@ -26,7 +25,6 @@ from probegen_jax.networks.contract import (
     typed,
 )
 from probegen_jax.networks.mixed_cnn import tables
-from probegen_jax.networks.mixed_cnn.device_parts import take_shards
 from probegen_jax.networks.mixed_cnn.on_cpu import convolution, tape
 from probegen_jax.networks.mixed_cnn.on_cpu.convolution import Dtype
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter, Kind, Shape
@@ -46,9 +44,7 @@ class MixedCnnSpec(NetworkSpec):
 
     Attributes:
       kinds: kinds of layers, in the order of the tables.
-      max_layers: most layers of a network.
       image_shape: height, width and channels of a probe.
-      num_classes: outputs of every head, R.
       tape_size: pre-activations (floats per probe and network) that training may keep on average.
         Networks of a batch for which that is not enough are run once more on the way back.
       block_size: probes that run together; if None, 16 on a CPU, else all.
@@ -73,12 +69,10 @@ class MixedCnnSpec(NetworkSpec):
 
     @property
     def probe_shape(self) -> Shape:
-        """Shape of one probe: (H, W, C)."""
         return self.image_shape
 
     @property
     def response_dim(self) -> int:
-        """Values in one response, R: the logits."""
         return self.num_classes
 
     def take(self, weights: MixedWeights, rows: Any) -> MixedWeights:
@@ -94,12 +88,7 @@ class MixedCnnSpec(NetworkSpec):
     def respond(
         self, weights: MixedWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
-        """Every network of a batch on every probe; differentiable in the probes only.
-
-        Args:
-          weights: as from `take`.
-          probes: images, normalised as the networks were trained on them.
-        """
+        """Every network of a batch on every probe; differentiable in the probes only."""
         check_images(probes, self.image_shape)
         block_size = self.block_size
         if block_size is None:
@@ -111,45 +100,28 @@ class MixedCnnSpec(NetworkSpec):
         padding = [(0, chunks * chunk - probes.shape[0]), *[(0, 0)] * 3]
         padding[3] = (0, stored[2] - self.image_shape[2])
         padded = jnp.pad(probes, padding)
-        responses_BxCxKxR = tape.respond(
-            interpreter, self.tape_size, weights, padded.reshape(chunks, -1)
-        )
-        responses = responses_BxCxKxR.reshape(responses_BxCxKxR.shape[0], chunks * chunk, -1)
+        padded = padded.reshape(chunks, -1)
+        responses_BxCxQxR = tape.respond(interpreter, self.tape_size, weights, padded)
+        responses = responses_BxCxQxR.reshape(responses_BxCxQxR.shape[0], chunks * chunk, -1)
         return responses[:, : probes.shape[0]]
 
     def costs(self, weights: MixedWeights) -> Int[np.ndarray, " N"]:
         """Multiplications of each network's convolutions for one probe, forwards and back.
 
         Those that are really done, by tiles. What else a network does is little beside them.
-
-        Args:
-          weights: of networks, on the host.
         """
-        costs_K = [
-            convolution.arithmetic(
-                kind.inputs[:2],
-                kind.kernel,
-                kind.inputs[2],
-                kind.outputs[2],
-                kind.stride,
-                kind.padding,
-            )
-            for kind in self.kinds
-        ]
-        kinds, depths = (np.asarray(weights["programs"][name]) for name in ("kind", "depth"))
-        there = np.arange(kinds.shape[1]) < depths[:, None]
-        return np.where(there, np.array(costs_K, np.int64)[kinds], 0).sum(axis=1)
+        costs = []
+        for kind in self.kinds:
+            kernel_shape = (kind.kernel, kind.kernel, kind.inputs[2], kind.outputs[2])
+            size = kind.inputs[:2]
+            costs.append(convolution.arithmetic(size, kernel_shape, kind.stride, kind.padding))
+        programs = weights["programs"]
+        costs_NxL = np.array(costs, np.int64)[np.asarray(programs["kind"])]
+        return np.where(tables.in_use(programs), costs_NxL, 0).sum(axis=1)
 
     def with_options(self, options: Options, weights: MixedWeights | None = None) -> "MixedCnnSpec":
-        """See `NetworkSpec`."""
-        given = dataclasses.replace(options, compute_dtype="float32")
-        return dataclasses.replace(
-            super().with_options(given, weights), dtype=options.compute_dtype
-        )
-
-    def with_block_size(self, block_size: int | None) -> "MixedCnnSpec":
-        """See `NetworkSpec`; here it is probes that run together."""
-        return dataclasses.replace(self, block_size=block_size)
+        spec = super().with_options(dataclasses.replace(options, compute_dtype="float32"), weights)
+        return dataclasses.replace(spec, dtype=options.compute_dtype)
 
     def count(self, weights: MixedWeights) -> int:
         """See `NetworkSpec`; of the programs, for tables are not stacked by network."""
@@ -164,10 +136,9 @@ class MixedCnnSpec(NetworkSpec):
         over_hosts: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
     ) -> list[Any]:
         """See `NetworkSpec`; each device gets of each table only what its networks use."""
-        return take_shards(weights, rows, over_hosts)
+        return tables.shard(weights, rows, over_hosts)
 
     def expected(self, options: ReadOptions) -> str:
-        """See `NetworkSpec`."""
         return (
             f"a CNN of the Wild Park's form for images of {self.image_shape[2]} channels and "
             f"{self.num_classes} classes, with its config"
@@ -182,14 +153,13 @@ class MixedCnnSpec(NetworkSpec):
     ) -> tuple[CnnSpec, CnnWeights]:
         """See `NetworkSpec`; the config is as in the CNN Wild Park's checkpoints."""
         network = layer_table.from_torch(state, config or {}, name)
-        channels = int(network.layers[0, 0])
-        if channels != self.image_shape[2]:
-            raise BadNetworkError(name, f"reads images of {channels} channels")
+        *size, channels = self.image_shape
+        if network.layers[0, 0] != channels:
+            raise BadNetworkError(name, f"reads images of {network.layers[0, 0]} channels")
         if network.num_classes != self.num_classes:
             raise BadNetworkError(name, f"has {network.num_classes} classes")
         try:
-            size = self.image_shape[:2]
-            spec = published.wild_park(network.config(), options.fidelity, name, size)
+            spec = published.wild_park(network.config(), options.fidelity, name, tuple(size))
         except UserError as error:
             fault = str(error).removeprefix(f"network {name}: ")  # which its row says anyway
             raise BadNetworkError(name, fault) from error
@@ -198,13 +168,11 @@ class MixedCnnSpec(NetworkSpec):
     def stack(
         self, networks: Sequence[tuple[CnnSpec, CnnWeights]]
     ) -> tuple["MixedCnnSpec", MixedWeights]:
-        """See `NetworkSpec`."""
         specs, weights = zip(*networks, strict=True)
         spec, stacked = build(specs, weights)
         return dataclasses.replace(spec, block_size=self.block_size, dtype=self.dtype), stacked
 
     def is_stacked(self, networks: Any) -> bool:
-        """See `NetworkSpec`."""
         return isinstance(networks, Mapping) and {"tables", "programs"} <= networks.keys()
 
     def to_json(self) -> dict[str, Any]:
@@ -213,7 +181,6 @@ class MixedCnnSpec(NetworkSpec):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "MixedCnnSpec":
-        """See `NetworkSpec`."""
         shared = typed(_Shared, values, "network")
         return cls((), 0, shared.image_shape, shared.num_classes, tape_size=0)
 
@@ -240,7 +207,7 @@ def build(
     Raises:
       UserError: weights that disagree with their spec, or networks that cannot share a zoo.
     """
-    names = names or [str(place) for place in range(len(specs))]
+    names = names or [str(n) for n in range(len(specs))]
     if not specs:
         raise UserError("a zoo needs at least one network")
     kinds = tuple(sorted({kind for spec in specs for kind in tables.kinds_of(spec)}))

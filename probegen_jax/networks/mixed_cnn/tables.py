@@ -1,14 +1,17 @@
 """Networks of a mixed zoo as tables of layers and programs over them, in NumPy arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Bool, Int
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
 from probegen_jax.networks.cnn.layer import PER_NETWORK
+from probegen_jax.networks.contract import Counts
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Kind, Shape
 
 
@@ -19,36 +22,31 @@ def pack(
     networks: Sequence[CnnWeights],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """The weights of a mixed zoo, see `MixedCnnSpec`.
-
-    Args:
-      kinds: of all layers of the networks; there may be more.
-      max_layers: at least those of any network.
-      specs: of each network; they agree in image shape and number of classes.
-      networks: weights of each, as `CnnSpec.apply` takes them.
-      names: what errors call them.
-
-    Raises:
-      UserError: weights that disagree with their spec, or networks that cannot share a zoo.
-    """
+    """The weights of a mixed zoo, see `mixed.build`, of networks that use some of the `kinds`."""
     places = {kind: place for place, kind in enumerate(kinds)}
     widest = max(kind.outputs[2] for kind in kinds)
     layers: list[list[dict[str, np.ndarray]]] = [[] for _ in kinds]
     shape, classes = (len(specs), max_layers), specs[0].num_classes
+    head = {
+        "kernel": np.zeros((len(specs), widest, classes), np.float32),
+        "bias": np.zeros((len(specs), classes), np.float32),
+    }
     programs = {
         "depth": np.zeros(len(specs), np.int32),
-        "kind": np.zeros(shape, np.int32),
-        "row": np.zeros(shape, np.int32),
-        "activation": np.zeros(shape, np.int32),
+        **{name: np.zeros(shape, np.int32) for name in ("kind", "row", "activation")},
         "residual": np.full(shape, -1, np.int32),
-        "head": {
-            "kernel": np.zeros((len(specs), widest, classes), np.float32),
-            "bias": np.zeros((len(specs), classes), np.float32),
-        },
+        "head": head,
     }
     activations = list(ACTIVATIONS)
     for n, (spec, weights, name) in enumerate(zip(specs, networks, names, strict=True)):
-        _check_member(specs[0], spec, weights, name)
+        spec.check(weights, name)
+        for what in ("image_shape", "num_classes"):
+            own, shared = getattr(spec, what), getattr(specs[0], what)
+            if own != shared:
+                raise UserError(
+                    f"network {name}: {what} is {own}, but the zoo's is {shared}; a zoo's networks "
+                    "must agree in it"
+                )
         programs["depth"][n] = len(spec.layers)
         for i, (layer, kind) in enumerate(zip(spec.layers, kinds_of(spec), strict=True)):
             rows = layers[places[kind]]
@@ -61,8 +59,8 @@ def pack(
             programs["residual"][n, i] = layer.residual
             rows.append(weights["layers"][i])
         channels = spec.layers[-1].out_channels
-        programs["head"]["kernel"][n, :channels] = weights["head"]["kernel"]
-        programs["head"]["bias"][n] = weights["head"]["bias"]
+        head["kernel"][n, :channels] = weights["head"]["kernel"]
+        head["bias"][n] = weights["head"]["bias"]
     return {"tables": tuple(map(_table, kinds, layers)), "programs": programs}
 
 
@@ -97,12 +95,39 @@ def _table(kind: Kind, rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarra
     return table
 
 
-def _check_member(first: CnnSpec, spec: CnnSpec, weights: CnnWeights, name: str) -> None:
-    """Raises a `UserError` unless a network is as its spec says and fits the zoo."""
-    spec.check(weights, name)
-    for what in ("image_shape", "num_classes"):
-        if getattr(spec, what) != getattr(first, what):
-            raise UserError(
-                f"network {name}: {what} is {getattr(spec, what)}, but the zoo's is "
-                f"{getattr(first, what)}; a zoo's networks must agree in it"
-            )
+def in_use(programs: Any) -> Bool[np.ndarray, "N L"]:
+    """Which layers of programs, on the host, are those of a network, not filling."""
+    return np.arange(programs["kind"].shape[1])[None] < np.asarray(programs["depth"])[:, None]
+
+
+def shard(
+    weights: Any, rows: Sequence[Int[np.ndarray, " n"]], over_hosts: Callable[[Counts], Counts]
+) -> list[Any]:
+    """See `NetworkSpec.shard`; of each table a device gets only what its networks use."""
+    kinds = range(len(weights["tables"]))
+    stacked = jax.tree.map(np.asarray, weights["programs"])
+    programs = [jax.tree.map(lambda leaf, n=n: leaf[n], stacked) for n in rows]
+    used = [[_used(part, kind) for kind in kinds] for part in programs]
+    lengths = over_hosts(np.max([list(map(len, part)) for part in used], axis=0, initial=1))
+    tables = weights["tables"]
+    return [_compact(tables, *part, lengths) for part in zip(programs, used, strict=True)]
+
+
+def _used(programs: Any, kind: int) -> Int[np.ndarray, " n"]:
+    """The rows of a kind's table that programs name."""
+    return np.unique(programs["row"][in_use(programs) & (programs["kind"] == kind)])
+
+
+def _compact(
+    tables: Any, programs: Any, used: Sequence[Int[np.ndarray, " _"]], lengths: Counts
+) -> Any:
+    """Weights with only the rows `used` of each table, filled up to `lengths`."""
+    kinds, rows = programs["kind"], programs["row"]
+    new_rows, parts = np.zeros_like(rows), []
+    for kind, (table, old, length) in enumerate(zip(tables, used, lengths, strict=True)):
+        chosen = np.pad(old, (0, length - len(old)))
+        parts.append(jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], table))
+        here = kinds == kind
+        # Beyond a program's depth there may be rows that are not in use; they stay 0.
+        new_rows[here] = np.searchsorted(old, rows[here]).clip(0, length - 1)
+    return {"tables": tuple(parts), "programs": {**programs, "row": new_rows}}

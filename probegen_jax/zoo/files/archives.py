@@ -1,12 +1,17 @@
 """Where the files of a published zoo are: a folder, or the zip archive as it was downloaded."""
 
 import functools
+import io
 import os
 import pathlib
 import zipfile
 import zlib
 
 from probegen_jax.errors import BadNetworkError, UserError
+
+# Of a file inside an archive that is unpacked into memory as a whole.
+MOST_BYTES = 2**30
+_FREE = 2**26  # what a file may unpack to whatever its size
 
 
 class Folder:
@@ -19,8 +24,12 @@ class Folder:
     @functools.cached_property
     def names(self) -> frozenset[str]:
         """Of all files, as `top/...`."""
-        names = []
-        for folder, _, files in os.walk(self.where / self._top, followlinks=True):
+        names, seen = [], set()
+        for folder, below, files in os.walk(self.where / self._top, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:  # a link back to it
+                below.clear()
+                continue
+            seen.add(real)
             prefix = pathlib.Path(folder).relative_to(self.where).as_posix()
             names += [f"{prefix}/{file}" for file in files]
         return frozenset(names)
@@ -59,8 +68,14 @@ class Zip:
 
     def read(self, name: str) -> bytes:
         """The content of a file; the archive's own checksum is checked."""
+        member = self._archive.getinfo(self._members[name])
+        if member.file_size > MOST_BYTES:
+            raise BadNetworkError(
+                f"{self.where}: {name}",
+                f"unpacks to {member.file_size:,} bytes, as no network does",
+            )
         try:
-            return self._archive.read(self._members[name])
+            return self._archive.read(member)
         # RuntimeError: encrypted, or packed by an unknown method.
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise BadNetworkError(
@@ -71,6 +86,17 @@ class Zip:
 
 
 Source = Folder | Zip
+
+
+def refuse_bomb(content: bytes, network: str) -> None:
+    """Refuses a torch file that unpacks to far more than it is; torch itself packs nothing."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return  # no zip, or one that torch will refuse
+    if unpacked > _FREE + 2 * len(content):
+        raise BadNetworkError(network, f"unpacks to {unpacked:,} bytes, as no network does")
 
 
 def from_top(name: str, top: str) -> str:

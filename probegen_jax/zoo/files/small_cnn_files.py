@@ -12,18 +12,23 @@ import io
 import lzma
 import pathlib
 import tarfile
+import zlib
 
 import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
 from probegen_jax.errors import UserError
+from probegen_jax.zoo.files.archives import MOST_BYTES
 
 # Epochs of every published run; zoos that were built here say theirs in `config.epochs`.
 PUBLISHED_EPOCHS = 86
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
 # What networks of this format have; the published CIFAR10-GS has the first two.
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "selu")
+
+# Weights of a network that there can be in a row.
+_WIDEST = 2**20
 
 # Rows of a streamed `weights.npy` that are held at a time: 80 MB.
 _CHUNK = 4096
@@ -71,8 +76,9 @@ def parse_metrics(data: bytes, where: str) -> Metrics:
       UserError: truncated, a column missing, or a value that is no number.
     """
     try:
-        text = gzip.decompress(data).decode()
-    except (OSError, EOFError, ValueError) as error:
+        with gzip.open(io.BytesIO(data)) as file:
+            text = _at_most(file).decode()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{where}: is truncated or damaged ({error}); {_FETCH}") from error
     rows = csv.DictReader(io.StringIO(text))
     columns = rows.fieldnames or []
@@ -108,9 +114,16 @@ def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " V"]:
             start, end = int(row["start_idx"]), int(row["end_idx"])
             shape = ast.literal_eval(row["shape"])
             name = row["varname"]
-        except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            SyntaxError,
+            MemoryError,
+            RecursionError,
+        ) as error:
             raise UserError(f"{where}: line {line} is not readable; {_FETCH}") from error
-        if shape != SHAPES.get(name) or end - start != np.prod(shape):
+        if shape != SHAPES.get(name) or end - start != np.prod(shape) or not 0 <= start < _WIDEST:
             raise UserError(
                 f"{where}: {name} has shape {shape} at {start} to {end}, which is not the Small "
                 f"CNN Zoo's architecture; {_FETCH}"
@@ -163,7 +176,7 @@ class TarFiles:
 
     def small(self, name: str) -> bytes:
         """The content of `metrics.csv.gz` or `layout.csv`."""
-        return self._member(name, lambda file: file.read())
+        return self._member(name, _at_most)
 
     def rows(self, wanted: Int[np.ndarray, " N"], number: int, width: int) -> Rows:
         """The rows `wanted`, as `FolderFiles.rows`; all others pass by."""
@@ -210,6 +223,14 @@ class TarFiles:
 Files = FolderFiles | TarFiles
 
 
+def _at_most(file: io.BufferedIOBase) -> bytes:
+    """What a packed file holds, if it is no more than any such file has."""
+    content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"unpacks to more than {MOST_BYTES:,} bytes")
+    return content
+
+
 def _check_weights(
     shape: tuple[int, ...], dtype: np.dtype, number: int, width: int, where: str
 ) -> None:
@@ -217,5 +238,7 @@ def _check_weights(
         raise UserError(f"{where}: is {dtype} {shape}, expected float32 (networks, weights)")
     if shape[0] != number:
         raise UserError(f"{where}: has {shape[0]} rows, {METRICS} has {number}; {_FETCH}")
+    if shape[1] > _WIDEST:
+        raise UserError(f"{where}: has {shape[1]} columns, more than any zoo; {_FETCH}")
     if shape[1] < width:
         raise UserError(f"{where}: has {shape[1]} columns, {LAYOUT} says {width}; {_FETCH}")

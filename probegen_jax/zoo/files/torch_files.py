@@ -18,9 +18,12 @@ import numpy as np
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import replacing
+from probegen_jax.zoo.files import archives
 
 State = dict[str, np.ndarray]
 Content = bytes | pathlib.Path
+
+_MANY = 2**24  # values that a tensor may have of fewer stored ones, by repeating them
 
 _INSTALL = "install what torch files need: pip install -r requirements-torch.txt"
 
@@ -179,6 +182,7 @@ def _load(content: Content, network: str, containers: bool = False) -> Any:
             raise BadNetworkError(network, f"cannot be read ({error.strerror})") from error
     if not content:
         raise BadNetworkError(network, "is an empty file")
+    archives.refuse_bomb(content, network)
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             # Torch warns of pickle protocols it may not know; such files either load or raise.
@@ -261,6 +265,8 @@ def _arrays(state: Mapping[Any, Any], network: str) -> State:
             raise BadNetworkError(network, f"{key} is a {type(tensor).__name__}, not a tensor")
         if tensor.layout != torch.strided or tensor.is_meta:
             raise BadNetworkError(network, f"{key} is sparse or has no values, not a plain tensor")
+        if tensor.numel() > max(_MANY, tensor.untyped_storage().nbytes()):
+            raise BadNetworkError(network, f"{key} announces more values than the file holds")
         if tensor.dtype != torch.float32:
             raise BadNetworkError(
                 network,

@@ -88,7 +88,7 @@ def _cnn_file(source: Source, name: str) -> torch_files.CnnFile:
         text = (file.metadata() or {}).get("config")
     try:
         config = json.loads(text or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise BadNetworkError(name, "its metadata has no architecture under 'config', as JSON")

@@ -1,5 +1,6 @@
 """Zoos that `build_zoo` made, from their folder to zoos that can be probed."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import typed
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
+from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.prepared.reading import Columns, read
 from probegen_jax.zoo.zoo import Zoo
 
@@ -35,23 +38,33 @@ def load(folder: pathlib.Path, family: str | None, fidelity: str = "faithful") -
             f"{family!r}; {_CONFIGS}"
         )
     columns, rows = read(builder)
-    return _FAMILIES[metadata["family"]](columns, rows, metadata, fidelity)
+    try:
+        return _FAMILIES[metadata["family"]](columns, rows, metadata, fidelity)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise damaged(builder.folder, error) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _InrFacts:
+    """What `metadata.json` says of an INR zoo besides its spec."""
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int]
 
 
 def _inr(
     columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
 ) -> Zoo:
     spec = SirenSpec.from_json(metadata["spec"])
-    return Zoo(
-        metadata["name"],
-        spec,
-        flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract()),
-        np.asarray(columns["label"]),
-        rows,
-        "classification",
-        len(metadata["class_names"]),
-        image_shape=tuple(metadata["image_shape"]),
-    )
+    said = {field.name: metadata[field.name] for field in dataclasses.fields(_InrFacts)}
+    facts = typed(_InrFacts, said, "metadata.json")
+    targets, classes = np.asarray(columns["label"]), len(facts.class_names)
+    if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
+        raise ValueError(f"its labels go from {targets.min()} to {targets.max()} of {classes}")
+    weights = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
+    shown = {"image_shape": facts.image_shape, "class_names": facts.class_names}
+    return Zoo(facts.name, spec, weights, targets, rows, "classification", classes, **shown)
 
 
 def _cnn(

@@ -11,6 +11,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
+from probegen_jax.networks.contract import typed
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS, SHAPES
 from probegen_jax.zoo.prepared.reading import Columns
@@ -81,7 +82,7 @@ def built(
       fidelity: "faithful", or "official": networks of the Small CNN Zoo's architecture padded by a
         pixel and all others without residual links, as ProbeGen's published code runs such zoos.
     """
-    size = tuple(int(side) for side in metadata["image_shape"])
+    size = typed(tuple[int, int, int], metadata["image_shape"], "image_shape in metadata.json")
     names = [f"run {run}" for run in columns["run"]]
     specs, weights = _mixture(columns, fidelity, names, size[:2])
     used = dict.fromkeys(specs)
@@ -96,7 +97,7 @@ def built(
         )
     runs, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
     return Zoo(
-        metadata["name"],
+        str(metadata["name"]),
         spec,
         stacked,
         np.asarray(columns["score"]),
@@ -114,13 +115,14 @@ def _mixture(
     image_size: tuple[int, int] = (32, 32),
 ) -> tuple[list[cnn.CnnSpec], list[cnn.CnnWeights]]:
     """Architecture and weights of each network; names are for messages."""
-    specs: dict[bytes, cnn.CnnSpec] = {}
+    specs: dict[tuple[bytes, int], cnn.CnnSpec] = {}
     of_network, weights = [], []
     for layers, vector, classes, name in zip(
         columns["layers"], columns["weights"], columns["num_classes"], names, strict=True
     ):
         network = ParkNetwork(layers, vector, int(classes))
-        key = layers.tobytes() + bytes([int(classes)])
+        network.check(name)
+        key = layers.tobytes(), int(classes)
         if key not in specs:
             try:
                 specs[key] = published.wild_park(network.config(), fidelity, name, image_size)

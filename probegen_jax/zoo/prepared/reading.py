@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import replacing
+from probegen_jax.zoo.prepared import schema
 from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.zoo import SPLITS
 
@@ -36,6 +37,7 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
       UserError: the prepared files are damaged.
     """
     try:
+        schema.check(builder)
         sizes = {split: builder.info.splits[split].num_examples for split in SPLITS}
         features = builder.info.features
         ragged = any(None in feature.shape for feature in features.values())
@@ -55,6 +57,9 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
         RuntimeError,
         KeyError,
         IndexError,
+        TypeError,
+        AttributeError,
+        MemoryError,
         DecodeError,
     ) as error:
         raise damaged(pathlib.Path(builder.data_dir), error) from error
@@ -78,8 +83,11 @@ def _mapped(
         name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in builder.info.features
     }
     ends = np.cumsum(list(sizes.values()))
-    if any(len(values) != ends[-1] for values in columns.values()):
-        raise ValueError(f"{folder} is not whole")
+    for name, feature in builder.info.features.items():
+        number = np.issubdtype(feature.np_dtype, np.number)
+        shape, dtype = (ends[-1], *feature.shape), np.dtype(feature.np_dtype)
+        if columns[name].shape != shape or (number and columns[name].dtype != dtype):
+            raise ValueError(f"{folder} is not whole")
     rows = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
     return columns, dict(zip(sizes, rows, strict=True))
 

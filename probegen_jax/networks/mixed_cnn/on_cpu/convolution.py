@@ -10,6 +10,7 @@ The gradient with respect to the images is a convolution of the same form, for a
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float
 from probegen_jax.networks.cnn.taps import back, forth, spread
 
 Dtype = Literal["float32", "bfloat16"]
+Shape4 = tuple[int, int, int, int]
 
 # From so many channels on, XLA's convolution runs near the machine's peak.
 _WIDE = 32
@@ -30,10 +32,6 @@ def tile_of(inputs: int, outputs: int) -> tuple[int, int]:
 
     Measured for kernels of 3 to 7 and 4 to 32 channels on 32×32 images in float32: these tiles are
     the fastest or nearly so, 2 to 10 times faster than single pixels where they are not (1, 1).
-
-    Args:
-      inputs: channels that the convolution reads.
-      outputs: channels that it writes.
     """
     if inputs >= _WIDE:
         return (1, 1)
@@ -45,73 +43,38 @@ def tile_of(inputs: int, outputs: int) -> tuple[int, int]:
 
 def convolve(
     x_PxHxWxI: Float[Array, "P H W I"],
-    kernel_KxKxIxO: Float[Array, "K K I O"],
+    kernel_kxkxIxO: Float[Array, "k k I O"],
     stride: int,
     padding: int,
     dtype: Dtype = "float32",
 ) -> Float[Array, "P h w O"]:
     """A convolution (cross-correlation, as PyTorch's) without bias.
 
-    Args:
-      x_PxHxWxI: images.
-      kernel_KxKxIxO: one network's kernel.
-      stride: in pixels, along both axes.
-      padding: zeros on every side, in pixels.
-      dtype: what is multiplied; sums are float32 in any case.
+    What is multiplied has the `dtype`; sums are float32 in any case.
     """
-    side, _, inputs, outputs = kernel_KxKxIxO.shape
-    tile = tile_of(inputs, outputs)
-    axes = [
-        _Axis.forward(size, side, stride, padding, many)
-        for size, many in zip(x_PxHxWxI.shape[1:3], tile, strict=True)
-    ]
-    return _tiled(x_PxHxWxI, kernel_KxKxIxO, axes, dtype)
+    axes = _forward(x_PxHxWxI.shape[1:3], kernel_kxkxIxO.shape, stride, padding)
+    return _tiled(x_PxHxWxI, kernel_kxkxIxO, axes, dtype)
 
 
 def convolve_back(
     g_PxhxwxO: Float[Array, "P h w O"],
-    kernel_KxKxIxO: Float[Array, "K K I O"],
+    kernel_kxkxIxO: Float[Array, "k k I O"],
     stride: int,
     padding: int,
     size: tuple[int, int],
     dtype: Dtype = "float32",
 ) -> Float[Array, "P H W I"]:
-    """The gradient of `convolve` with respect to its images.
-
-    Args:
-      g_PxhxwxO: the gradient with respect to its result.
-      kernel_KxKxIxO: as there.
-      stride: as there.
-      padding: as there.
-      size: height and width of the images.
-      dtype: as there.
-    """
-    side, _, inputs, outputs = kernel_KxKxIxO.shape
-    tile = tile_of(outputs, inputs)
-    axes = [
-        _Axis.backward(size, given, side, stride, padding, many)
-        for size, given, many in zip(size, g_PxhxwxO.shape[1:3], tile, strict=True)
-    ]
-    return _tiled(g_PxhxwxO, kernel_KxKxIxO.swapaxes(2, 3), axes, dtype)
+    """The gradient of `convolve` with respect to its images, which have H×W = `size`."""
+    axes = _backward(size, g_PxhxwxO.shape[1:3], kernel_kxkxIxO.shape, stride, padding)
+    return _tiled(g_PxhxwxO, kernel_kxkxIxO.swapaxes(2, 3), axes, dtype)
 
 
-def arithmetic(
-    size: tuple[int, int], side: int, inputs: int, outputs: int, stride: int, padding: int
-) -> int:
+def arithmetic(size: Sequence[int], kernel_shape: Shape4, stride: int, padding: int) -> int:
     """Multiplications per probe, forwards and back, those with a tile's zeros included."""
-    out = [(length + 2 * padding - side) // stride + 1 for length in size]
-    forward = [
-        _Axis.forward(length, side, stride, padding, many)
-        for length, many in zip(size, tile_of(inputs, outputs), strict=True)
-    ]
-    backward = [
-        _Axis.backward(length, given, side, stride, padding, many)
-        for length, given, many in zip(size, out, tile_of(outputs, inputs), strict=True)
-    ]
-    done = sum(
-        math.prod(axis.tiles * axis.taps.size for axis in axes) for axes in (forward, backward)
-    )
-    return done * inputs * outputs
+    forward = _forward(size, kernel_shape, stride, padding)
+    backward = _backward(size, [axis.size for axis in forward], kernel_shape, stride, padding)
+    done = [math.prod(axis.tiles * axis.taps.size for axis in axes) for axes in (forward, backward)]
+    return sum(done) * math.prod(kernel_shape[2:])
 
 
 class _Axis:
@@ -133,18 +96,26 @@ class _Axis:
         self.padding = (before, after)
         self.taps = taps
 
-    @classmethod
-    def forward(cls, given: int, side: int, stride: int, padding: int, many: int) -> "_Axis":
-        size = (given + 2 * padding - side) // stride + 1
-        many = min(many, size)
-        return cls(size, given, many * stride, padding, forth(side, stride, many))
 
-    @classmethod
-    def backward(
-        cls, size: int, given: int, side: int, stride: int, padding: int, many: int
-    ) -> "_Axis":
+def _forward(size: Sequence[int], kernel_shape: Shape4, stride: int, padding: int) -> list[_Axis]:
+    side, _, inputs, outputs = kernel_shape
+    axes = []
+    for given, many in zip(size, tile_of(inputs, outputs), strict=True):
+        out = (given + 2 * padding - side) // stride + 1
+        many = min(many, out)
+        axes.append(_Axis(out, given, many * stride, padding, forth(side, stride, many)))
+    return axes
+
+
+def _backward(
+    size: Sequence[int], given: Sequence[int], kernel_shape: Shape4, stride: int, padding: int
+) -> list[_Axis]:
+    side, _, inputs, outputs = kernel_shape
+    axes = []
+    for out, length, many in zip(size, given, tile_of(outputs, inputs), strict=True):
         first, _, taps = back(side, stride, padding, many * stride)
-        return cls(size, given, many, -first, taps)
+        axes.append(_Axis(out, length, many, -first, taps))
+    return axes
 
 
 def _tiled(x: jax.Array, kernel: jax.Array, axes: list[_Axis], dtype: Dtype) -> jax.Array:

@@ -40,15 +40,15 @@ def write_images(
     buffer, at = target
     for shape in sorted(set(shapes)):
         numbers = [number for number, other in enumerate(shapes) if other == shape]
-        found = jnp.asarray(np.array(numbers, np.int32)) == chosen
+        is_chosen = jnp.asarray(np.array(numbers, np.int32)) == chosen
 
-        def update(buffer, zero, numbers=numbers, found=found):
-            member = jnp.argmax(found).astype(jnp.int32) + zero
+        def update(buffer, zero, numbers=numbers, is_chosen=is_chosen):
+            member = jnp.argmax(is_chosen).astype(jnp.int32) + zero
             branches = [functools.partial(run, number) for number in numbers]
             images = jax.lax.switch(member, branches, source)
             return jax.lax.dynamic_update_slice(buffer, images.reshape(-1), (at,))
 
-        buffer = update_if(jnp.any(found), update, buffer)
+        buffer = update_if(jnp.any(is_chosen), update, buffer)
     return buffer
 
 
@@ -68,10 +68,8 @@ def map_blocks(
     Args:
       functions: from a block of each source to one of the target.
       chosen: place of one of them.
-      blocks: how many.
-      block_size: values of one.
-      sources: buffers, and where to begin in each.
-      target: a buffer, and where to begin in it.
+      blocks: how many, of `block_size` values.
+      sources: buffers, and where to begin in each; `target` is one, too.
     """
     buffer, to = target
     for number, function in enumerate(functions):

@@ -34,12 +34,7 @@ Program = dict[str, Any]
 class Kind:
     """What decides a layer's code: everything about it but its numbers.
 
-    Attributes:
-      kernel: side of the kernel, in pixels.
-      stride: in pixels.
-      padding: in pixels.
-      inputs: height, width and channels of an image that goes in.
-      outputs: of one that comes out.
+    Kernel, stride and padding are in pixels; inputs and outputs (height, width, channels).
     """
 
     kernel: int
@@ -54,9 +49,8 @@ class Interpreter:
     """The code for a set of kinds and a number of probes that run together.
 
     Attributes:
-      kinds: kinds of layers that a program may use, in the order of the tables.
-      max_layers: of a program.
-      image_shape: height, width and channels of a probe.
+      kinds: what a program may use, in the order of the tables.
+      image_shape: (height, width, channels) of a probe.
       chunk: probes that run together.
       dtype: what convolutions multiply in.
     """
@@ -98,9 +92,8 @@ class Interpreter:
 
     def volumes(self, program: Program) -> jax.Array:
         """Floats per probe that each layer of a program puts on the tape; 0 where it has none."""
-        layers = jnp.arange(self.max_layers, dtype=jnp.int32)
         sizes = jnp.asarray(self.out_sizes)[program["kind"]]
-        layers = jnp.broadcast_to(layers, sizes.shape)
+        layers = jnp.broadcast_to(jnp.arange(self.max_layers, dtype=jnp.int32), sizes.shape)
         return jnp.where(layers < program["depth"][..., None], sizes, 0)
 
     def inputs(self) -> jax.Array:
@@ -109,8 +102,7 @@ class Interpreter:
 
     def gradients(self) -> tuple[jax.Array, ...]:
         """Buffers for gradients on their way back."""
-        slots = (1, self.max_layers)
-        return tuple(jnp.zeros((many * self.slot,), jnp.float32) for many in slots)
+        return tuple(jnp.zeros((n * self.slot,), jnp.float32) for n in (1, self.max_layers))
 
     def forward(
         self,
@@ -142,8 +134,11 @@ class Interpreter:
             kind, row, source = (program[name][index] for name in ("kind", "row", "residual"))
 
             def run(number, x):
-                image = self._read(x, index * self.slot, self.kinds[number].inputs)
-                return self._convolve(number, tables, row, image)
+                code, table = self.kinds[number], tables[number]
+                image = self._read(x, index * self.slot, code.inputs)
+                kernel = table["kernel"][row]
+                z = convolve(image, kernel, code.stride, code.padding, self.dtype)
+                return z + table["bias"][row].reshape(1, 1, 1, -1)
 
             shapes = [kind.outputs for kind in self.kinds]
             tape = write_images(kind, shapes, run, x, (tape, at[index]))
@@ -164,12 +159,13 @@ class Interpreter:
             return x, tape
 
         x, tape = jax.lax.fori_loop(0, program["depth"], layer, (x, tape))
+        widest = max(shape[2] for shape in self.shapes)
 
         def pool(shape):
             def branch(x):
                 image = self._read(x, program["depth"] * self.slot, shape)
                 pooled = jnp.mean(image, axis=(1, 2))
-                return jnp.pad(pooled, ((0, 0), (0, self._widest - shape[2])))
+                return jnp.pad(pooled, ((0, 0), (0, widest - shape[2])))
 
             return branch
 
@@ -191,11 +187,9 @@ class Interpreter:
         """The gradient with respect to one chunk of probes.
 
         Args:
-          tables: as in `forward`.
-          program: of the network.
+          tables: with `program` and `at`, as in `forward`.
           g: gradient with respect to the responses, (chunk, R).
           tape: with the pre-activations that `forward` wrote.
-          at: as in `forward`.
           buffers: `gradients()`, which go from call to call.
 
         Returns:
@@ -243,18 +237,15 @@ class Interpreter:
             )
 
             def run(number, gz):
-                image = self._read(gz, index * self.slot, self.kinds[number].outputs)
-                return self._convolve_back(number, tables, row, image)
+                code, kernel = self.kinds[number], tables[number]["kernel"][row]
+                g, size = self._read(gz, index * self.slot, code.outputs), code.inputs[:2]
+                return convolve_back(g, kernel, code.stride, code.padding, size, self.dtype)
 
             gy = write_images(kind, [kind.inputs for kind in self.kinds], run, gz, (gy, 0))
             return gy, gz
 
         gy, gz = jax.lax.fori_loop(0, program["depth"], layer, (gy, gz))
         return (gy, gz), gy[: math.prod(self.image_shape) * self.chunk]
-
-    @property
-    def _widest(self) -> int:
-        return max(shape[2] for shape in self.shapes)
 
     def _blocks(self, kind: jax.Array) -> jax.Array:
         """Blocks that the output of a layer of this kind fills, the last one perhaps partly."""
@@ -265,16 +256,6 @@ class Interpreter:
         """Images of a shape from a flat buffer."""
         size = (self.chunk * math.prod(shape),)
         return jax.lax.dynamic_slice(buffer, (at,), size).reshape(self.chunk, *shape)
-
-    def _convolve(self, number: int, tables: Any, row: jax.Array, image: jax.Array) -> jax.Array:
-        kind = self.kinds[number]
-        z = convolve(image, tables[number]["kernel"][row], kind.stride, kind.padding, self.dtype)
-        return z + tables[number]["bias"][row].reshape(1, 1, 1, -1)
-
-    def _convolve_back(self, number: int, tables: Any, row: jax.Array, g: jax.Array) -> jax.Array:
-        kind = self.kinds[number]
-        kernel = tables[number]["kernel"][row]
-        return convolve_back(g, kernel, kind.stride, kind.padding, kind.inputs[:2], self.dtype)
 
     def _add_image(
         self,

@@ -12,7 +12,7 @@ from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def respond(
-    interpreter: Interpreter, tape_size: int, weights: Any, probes: Float[Array, "C K"]
+    interpreter: Interpreter, tape_size: int, weights: Any, probes: Float[Array, "chunks values"]
 ) -> Float[Array, "B C Q R"]:
     """Responses of every network of a batch to every probe; differentiable in the probes only.
 
@@ -79,11 +79,11 @@ def _respond_forward(interpreter, tape_size, weights, probes):
         programs = weights["programs"]
         length, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
 
-        def network(buffers, each):
-            program, plan = each
+        def network(buffers, program_and_plan):
+            program, plan = program_and_plan
 
-            def one_chunk(buffers, each):
-                number, probes = each
+            def one_chunk(buffers, number_and_probes):
+                number, probes = number_and_probes
                 at = plan["start"] + number * plan["step"] + plan["offsets"]
                 return interpreter.forward(weights["tables"], program, probes, at, buffers)
 
@@ -104,8 +104,8 @@ def _respond_backward(interpreter, tape_size, kept, g):
         programs, tables = weights["programs"], weights["tables"]
         _, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
 
-        def network(carry, each):
-            program, plan, g_CxQxR = each
+        def network(carry, program_plan_g):
+            program, plan, g_CxQxR = program_plan_g
 
             def one_chunk(number, carry):
                 total, kept, gradients = carry
