@@ -71,7 +71,7 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def ready(main: Callable[[Sequence[str]], None], quiet: bool = True) -> Iterator[None]:
-    """Makes the process's output safe to print to, and finds `main`'s usage where Python dropped it.
+    """Makes the process's output safe to print to, and finds the usage where Python dropped it.
 
     With `quiet`, libraries' warnings, which no user can act on, stay off the screen.
     """

@@ -57,11 +57,12 @@ def from_arrays(
         )
     shape_of = {} if shapes is None else trees.named(shapes)
     for array, leaf in trees.named(weights).items():
-        where, kind = f"zoo {name}: {array}", f"{leaf.dtype} {leaf.shape}"
-        if shape := shape_of.get(array):
-            expected = f"{shape.dtype} {(number, *shape.shape)}"
-            if kind != expected:
-                raise UserError(f"{where} is {kind}, expected {expected}: one row per target")
+        where = f"zoo {name}: {array}"
+        if shapes is not None:
+            shape, dtype = (number, *shape_of[array].shape), shape_of[array].dtype
+            if leaf.shape != shape or leaf.dtype != dtype:
+                is_so = f"is {leaf.dtype} {leaf.shape}, expected {dtype} {shape}"
+                raise UserError(f"{where} {is_so}: one row per target")
         if not np.isfinite(leaf).all():
             raise UserError(f"{where} holds NaN or infinite weights; leave those networks out")
     if spec.count(weights) != number:
