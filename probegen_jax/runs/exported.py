@@ -88,9 +88,7 @@ def is_model(folder: pathlib.Path) -> bool:
 
 
 def load_model(folder: pathlib.Path) -> Predictor:
-    """The predictor of a folder that `export` wrote; a `UserError` if it is damaged or of another
-    version.
-    """
+    """The predictor of a folder that `export` wrote; a `UserError` if it is damaged."""
     where = folder / CONFIG
     content = read_json(where)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
@@ -99,10 +97,9 @@ def load_model(folder: pathlib.Path) -> Predictor:
     try:
         tensors = load_file(folder / WEIGHTS)
         settings, spec = content["settings"], registry.from_json(content["network"])
-        content = {"class_names": None, **content, **settings}
-        said = {
-            name: typed(_SAID[name], content[name], f"{folder / CONFIG}: {name}") for name in _SAID
-        }
+        said = {name: typed(int, settings[name], f"{where}: {name}") for name in _SIZES}
+        for name, hint in _FACTS.items():
+            said[name] = typed(hint, content.get(name), f"{where}: {name}")
         seeds, names, outputs = len(said["seeds"]), said["class_names"], said["num_outputs"]
         if names is not None and len(names) != outputs:
             raise ValueError(f"{len(names)} names of {outputs} classes")

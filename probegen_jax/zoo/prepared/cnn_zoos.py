@@ -39,7 +39,7 @@ def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: publishe
 def cifar10_wild_park(
     columns: Columns, rows: dict[str, np.ndarray], fidelity: published.Fidelity
 ) -> Zoo:
-    """The CNN Wild Park, with the training run of each network; "official" without residual links."""
+    """The CNN Wild Park, with the run of each network; "official" is without residual links."""
     names = [path.decode() for path in columns["path"]]
     spec, stacked = mixed.build(*_mixture(columns, fidelity, names), names)
     _, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
