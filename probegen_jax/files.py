@@ -1,14 +1,26 @@
 """Files that are whole or not there: written under another name, then renamed; cells of tables."""
 
 import contextlib
+import csv
 import json
+import lzma
 import os
 import pathlib
 import shutil
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from probegen_jax.errors import UserError
+
+# What libraries raise of a damaged file, and of one that is made up.
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, MemoryError, SyntaxError, AssertionError, zipfile.BadZipFile, zlib.error),
+    *(tarfile.TarError, lzma.LZMAError, csv.Error),
+)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ import io
 import logging
 import os
 import pathlib
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 # What stands for characters that an output cannot show; any other becomes a question mark.
@@ -23,7 +24,7 @@ _PLAIN = str.maketrans(
 )  # fmt: skip
 
 
-class Output(io.TextIOBase):
+class Output:
     """A stream that is written as long as it can be, and then lets the work go on.
 
     Attributes:
@@ -34,36 +35,24 @@ class Output(io.TextIOBase):
         self._stream = stream
         self.lost: OSError | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
     def write(self, text: str) -> int:
-        """Writes what can be written."""
-        self._try(lambda: self._stream.write(text))
+        self._try(self._stream.write, text)
         return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
     def flush(self) -> None:
-        """Sends it on its way."""
         self._try(self._stream.flush)
 
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:
-        """Of the stream, by which progress bars choose their characters."""
-        return self._stream.encoding
-
-    @property
-    def buffer(self) -> Any:
-        """Of the stream, for bytes."""
-        return self._stream.buffer
-
-    def _try(self, act: Callable[[], object]) -> None:
+    def _try(self, act: Callable[..., object], *arguments: str) -> None:
         if self.lost is not None:
             return
         try:
-            act()
+            act(*arguments)
         except (OSError, ValueError) as error:  # ValueError: it is closed
             self.lost = error if isinstance(error, OSError) else OSError(errno.EPIPE, str(error))
             # What the stream still holds would fail again when Python ends.
@@ -84,14 +73,11 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
 def ready(main: Callable[[Sequence[str]], None], quiet: bool = True) -> Iterator[None]:
     """Makes the process's output safe to print to, and finds the usage where Python dropped it.
 
-    Args:
-      main: the entry point.
-      quiet: whether libraries' warnings, which no user can act on, stay off the screen.
+    With `quiet`, libraries' warnings, which no user can act on, stay off the screen.
     """
     codecs.register_error("probegen_jax", _stand_in)
     before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    for name in before:
-        stream = getattr(sys, name)
+    for name, stream in before.items():
         if stream is None:  # closed by who started us
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as we are
         if isinstance(stream, io.TextIOWrapper):
@@ -140,9 +126,5 @@ def in_utf8() -> None:
 
 def expanded(argument: str) -> str:
     """A command line's argument with `~` for the home folder, which shells leave alone behind =."""
-    name, equals, value = argument.partition("=")
-    if argument.startswith("~"):
-        return os.path.expanduser(argument)
-    if name.startswith("-") and value.startswith("~"):
-        return f"{name}{equals}{os.path.expanduser(value)}"
-    return argument
+    flag = re.match("(-[^=]*=)?", argument)[0]
+    return flag + os.path.expanduser(argument[len(flag) :])

@@ -6,7 +6,6 @@ The zip is left as it is: images are read in place.
 import io
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import UNREADABLE
 
 PUBLISHED_URL = (
     "http://data.csail.mit.edu/noiselearning/zipped_data/small_scale/dead_leaves-textures.zip"
@@ -62,9 +62,6 @@ def read(
 
     Returns:
       float32; (h, w) is (H, W), or the files' own size for "official" grayscale.
-
-    Raises:
-      UserError: no such path, too few images, an unreadable one, or another number of channels.
     """
     height, width, channels = image_shape
     if channels not in (1, 3):
@@ -84,7 +81,7 @@ def read(
     official_gray = channels == 1 and fidelity == "official"
     size = None if official_gray else (height, width)
     files = [(read(names[index]), f"{path}: {names[index]}") for index in chosen]
-    images = np.stack([_decode(data, where, size, official_gray) for data, where in files])
+    images = np.stack([_decode(data, where, size) for data, where in files])
     if official_gray:
         return images
     if channels == 1:
@@ -98,11 +95,7 @@ def find(source: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def fetch(folder: pathlib.Path, url: str = PUBLISHED_URL) -> pathlib.Path:
-    """The published zip in `folder`, downloaded if it is not there yet.
-
-    Raises:
-      UserError: it cannot be fetched or is not a zip; nothing half-done is left behind.
-    """
+    """The published zip in `folder`, downloaded if it is not there yet; see `download.fetch`."""
     from probegen_jax.zoo.files import download  # brings TFDS, which only this needs
 
     by_hand = "a folder and name the file with --config.dead_leaves=PATH"
@@ -126,11 +119,8 @@ def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a whole zip ({error}); download it again") from error
-    names = [
-        name
-        for name in archive.namelist()
-        if "train" in pathlib.PurePosixPath(name).parts[:-1] and _is_image(name)
-    ]
+    names = [name for name in archive.namelist() if _is_image(name)]
+    names = [name for name in names if "train" in pathlib.PurePosixPath(name).parts[:-1]]
     if not names:
         raise UserError(f"{path} holds no images under train/; download it again")
 
@@ -139,11 +129,9 @@ def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
             if archive.getinfo(name).file_size > _MOST_BYTES:
                 raise ValueError(f"unpacks to more than {_MOST_BYTES:,} bytes")
             return archive.read(name)
-        # RuntimeError: encrypted, or packed by an unknown method.
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as why:
-            raise UserError(
-                f"{path}: {name}: cannot be unpacked ({why}); download it again"
-            ) from why
+        except UNREADABLE as why:
+            told = f"{path}: {name}: cannot be unpacked ({why}); download it again"
+            raise UserError(told) from why
 
     return sorted(names), read
 
@@ -153,10 +141,8 @@ def _is_image(name: str) -> bool:
     return base.lower().endswith(_SUFFIXES) and not base.startswith(".")
 
 
-def _decode(
-    data: bytes, where: str, size: tuple[int, int] | None, luma: bool
-) -> Float[np.ndarray, "h w C"]:
-    """One image file as float32 in [0, 1]; `size` is (height, width), or None to keep its own."""
+def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> Float[np.ndarray, "h w C"]:
+    """One image file as float32 in [0, 1]: of a (height, width), or its own in luma if None."""
     from PIL import Image  # only published images need it
 
     try:
@@ -166,9 +152,6 @@ def _decode(
         image = image.convert("RGB")
     except Exception as error:  # bytes from elsewhere: pillow raises whatever it stumbles over
         raise UserError(f"{where} is not a readable image ({error}); download it again") from error
-    if luma:
-        image = image.convert("L")
-    if size is not None:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    image = image.resize(size[::-1], Image.Resampling.BILINEAR) if size else image.convert("L")
     pixels = np.asarray(image, np.float32) / 255
     return pixels.reshape(*pixels.shape[:2], -1)

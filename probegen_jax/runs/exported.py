@@ -1,6 +1,5 @@
 """Models that can be moved: what `export` writes of a run, and how they are loaded again."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,8 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _FORMAT = "probegen_jax 1"
 _MOST_AT_ONCE = 1024  # networks, whatever a model says
 _MOST_NAMED = 20  # classes that the card lists by name
+_SIZES = ("num_probes", "head_width", "head_depth", "batch_size")  # of the settings
+_FACTS = {"seeds": tuple[int, ...], "num_outputs": int, "class_names": tuple[str, ...] | None}
 
 
 def load(
@@ -41,9 +42,6 @@ def load(
       which: of a run's parameters, the "last" or the "best" on validation.
       places: of a run: where its zoo lies now, if it has moved, as `{"data_dir": "..."}`.
       zoo: of a run: what it was trained on, where that was a zoo in memory.
-
-    Raises:
-      UserError: no such folder, or a run that is not finished.
     """
     folder = pathlib.Path(path)
     if is_model(folder):
@@ -54,30 +52,23 @@ def load(
 def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
     """Writes a model folder; it is there whole or not at all.
 
-    Args:
-      which: parameters at the "last" step, or at the "best" on validation.
-
-    Raises:
-      UserError: the run is not finished, or the folder is there or cannot be written.
+    `which` are parameters at the "last" step, or at the "best" on validation. A `UserError` if the
+    run is not finished, or the folder is there or cannot be written.
     """
-    from probegen_jax.networks import registry
-
     refuse_existing(out)
-    made = predictor_of(run, which)
-    params = run.params(which)
-    tensors = {"probes": made.probes_SxP, **trees.named(params)}
+    made, zoo = predictor_of(run, which), run.experiment.zoo
+    tensors = {"probes": made.probes_SxP, **trees.named(run.params(which))}
     # Contiguous copies: safetensors writes the memory as it lies.
     tensors = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in tensors.items()}
-    config = run.experiment.config.to_dict()
     content = {
         "format": _FORMAT,
-        "network": registry.to_json(run.experiment.zoo.spec),
-        "task": run.experiment.zoo.task,
-        "num_outputs": run.experiment.zoo.num_outputs,
+        "network": registry.to_json(zoo.spec),
+        "task": zoo.task,
+        "num_outputs": zoo.num_outputs,
         "class_names": made.class_names,
         "seeds": made.seeds,
         "parameters": which,
-        "settings": config,
+        "settings": run.experiment.config.to_dict(),
         "result": run.result,
     }
     try:
@@ -97,35 +88,28 @@ def is_model(folder: pathlib.Path) -> bool:
 
 
 def load_model(folder: pathlib.Path) -> Predictor:
-    """The predictor of a folder that `export` wrote.
-
-    Raises:
-      UserError: a file is missing, damaged, or of another version.
-    """
-    content = read_json(folder / CONFIG)
+    """The predictor of a folder that `export` wrote; a `UserError` if it is damaged."""
+    where = folder / CONFIG
+    content = read_json(where)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise UserError(
-            f"{folder / CONFIG} is not of the format {_FORMAT!r}; export the run again with this "
-            "version"
-        )
+        told = f"{where} is not of the format {_FORMAT!r}"
+        raise UserError(f"{told}; export the run again with this version")
     try:
         tensors = load_file(folder / WEIGHTS)
         settings, spec = content["settings"], registry.from_json(content["network"])
-        sizes = {field.name: settings[field.name] for field in dataclasses.fields(_Sizes)}
-        sizes = typed(_Sizes, sizes, f"{folder / CONFIG}: settings")
-        seeds = typed(tuple[int, ...], content["seeds"], f"{folder / CONFIG}: seeds")
-        num_outputs = typed(int, content["num_outputs"], f"{folder / CONFIG}: num_outputs")
-        named_as = content.get("class_names")
-        names = typed(tuple[str, ...] | None, named_as, f"{folder / CONFIG}: class_names")
-        if names is not None and len(names) != num_outputs:
-            raise ValueError(f"{len(names)} names of {num_outputs} classes")
+        said = {name: typed(int, settings[name], f"{where}: {name}") for name in _SIZES}
+        for name, hint in _FACTS.items():
+            said[name] = typed(hint, content.get(name), f"{where}: {name}")
+        seeds, names, outputs = len(said["seeds"]), said["class_names"], said["num_outputs"]
+        if names is not None and len(names) != outputs:
+            raise ValueError(f"{len(names)} names of {outputs} classes")
         if not isinstance(content["result"], dict):
             raise ValueError("the result is no table of figures")
-        shape = head_shape(spec, settings, num_outputs)
+        shape = head_shape(spec, settings, outputs)
         named = {name: leaf for name, leaf in tensors.items() if name.startswith("head.")}
         # What config.json announces must be there, however much it is.
-        expected = dict(_head_arrays(len(seeds), *shape, most=len(named)))
-        expected["probes"] = (len(seeds), sizes.num_probes, *spec.probe_shape)
+        expected = dict(_head_arrays(seeds, *shape, most=len(named)))
+        expected["probes"] = (seeds, said["num_probes"], *spec.probe_shape)
         for name in expected | named:
             if tensors[name].shape != expected[name] or tensors[name].dtype != np.float32:
                 raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
@@ -133,11 +117,11 @@ def load_model(folder: pathlib.Path) -> Predictor:
             spec=spec,
             reading=read_options(settings),
             classes=TASKS[content["task"]].classes,
-            seeds=list(seeds),
+            seeds=list(said["seeds"]),
             probes_SxP=tensors["probes"],
             head_params=trees.nested(named)["head"],
             head_shape=shape,
-            batch_size=max(1, min(sizes.batch_size, _MOST_AT_ONCE)),
+            batch_size=max(1, min(said["batch_size"], _MOST_AT_ONCE)),
             result=content["result"],
             class_names=names,
         )
@@ -145,16 +129,6 @@ def load_model(folder: pathlib.Path) -> Predictor:
         raise UserError(
             f"{folder}: not a whole model ({type(error).__name__}: {error}); export the run again"
         ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
-    """Settings of a model that decide how much there is to compute."""
-
-    num_probes: int
-    head_width: int
-    head_depth: int
-    batch_size: int
 
 
 def _head_arrays(
@@ -169,8 +143,6 @@ def _head_arrays(
 
 def card(content: Mapping[str, Any], name: str) -> str:
     """The model card: what it is, its figures, how to use it."""
-    from probegen_jax.method.tasks import TASKS
-
     result, settings = content["result"], content["settings"]
     task = TASKS[content["task"]]
     goal = task.goal.format(num_outputs=content["num_outputs"])
@@ -179,8 +151,7 @@ def card(content: Mapping[str, Any], name: str) -> str:
         goal += f" ({', '.join(names)})"
     which = content["parameters"]
     rows = "\n".join(
-        f"| {seed['seed']} | {seed[which]['step']} | {seed[which]['val']:.4f} | "
-        f"{seed[which]['test']:.4f} |"
+        "| {seed} | {step} | {val:.4f} | {test:.4f} |".format(seed=seed["seed"], **seed[which])
         for seed in result["seeds"]
     )
     return f"""---

@@ -38,12 +38,7 @@ def class_counts(labels_N: Int[np.ndarray, " N"], names: Sequence[str]) -> list[
 
 
 def histogram(values: Num[np.ndarray, " N"], digits: int = 3) -> list[str]:
-    """A histogram as lines of text.
-
-    Args:
-      values: any number of them, all finite.
-      digits: after the point, in the bounds.
-    """
+    """A histogram of finite values as lines of text, with so many digits after the point."""
     counts, edges = np.histogram(values, _BINS)
     pairs = itertools.pairwise(edges)
     return _bars([f"{low:.{digits}f} to {high:.{digits}f}" for low, high in pairs], counts)
@@ -58,11 +53,7 @@ def _bars(names: list[str], counts: np.ndarray) -> list[str]:
 
 
 def weight_statistics(weights: Any, published: Mapping[str, float]) -> list[str]:
-    """Mean and standard deviation of each array, beside published ones, as lines of text.
-
-    Args:
-      published: standard deviations by array, as in `PUBLISHED_STD`; may be empty.
-    """
+    """Mean and standard deviation of each array, beside published ones, as lines of text."""
     header = f"{'weights':<20}{'shape':>18}{'mean':>10}{'std':>10}"
     lines = [header + (f"{'published std':>16}" if published else "")]
     for name, leaf in trees.named(weights).items():

@@ -18,8 +18,7 @@ SPLITS = ("train", "val", "test")
 class Stored:
     """Weights that stay on the disk, for zoos that need not fit in memory.
 
-    Attributes:
-      read: from rows to the stacked weights of those networks, in NumPy arrays.
+    `read` gives the stacked weights of the networks in some rows, in NumPy arrays.
     """
 
     read: Callable[[np.ndarray], Any]
@@ -104,7 +103,6 @@ class Zoo(Networks):
         return len(self.targets_N)
 
     def targets_of(self, rows_N: np.ndarray) -> np.ndarray:
-        """What is to be predicted of some networks."""
         return self.targets_N[rows_N]
 
     @property
@@ -114,32 +112,25 @@ class Zoo(Networks):
 
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
-        size = self.spec.num_weights
-        classes = self.task == "classification"
+        number = self.spec.num_weights
+        size = "" if number is None else f" of {number:,} weights"
+        if self.task == "classification":
+            classes = f" into {self.num_outputs} classes"
+            targets = describe.class_counts(self.targets_N, self.called)
+        else:
+            classes, targets = "", describe.histogram(self.targets_N)
         lines = [
-            f"{self.name}: {len(self):,} networks"
-            + (f" of {size:,} weights" if size is not None else "")
-            + f", {self.task}"
-            + (f" into {self.num_outputs} classes" if classes else ""),
+            f"{self.name}: {len(self):,} networks{size}, {self.task}{classes}",
             "  " + ", ".join(f"{split} {len(self.splits[split]):,}" for split in SPLITS),
         ]
         if self.runs_N is not None:
             lines.append(f"  from {len(np.unique(self.runs_N)):,} training runs")
-        targets = (
-            describe.class_counts(self.targets_N, self.called)
-            if classes
-            else describe.histogram(self.targets_N)
-        )
         published = describe.PUBLISHED_STD.get(self.name, {})
         weights = describe.weight_statistics(self.weights, published)
         return "\n".join([*lines, "", "targets", *targets, "", *weights])
 
     def with_fewer_to_train_on(self, number: int | None) -> "Zoo":
-        """The same zoo with only `number` training networks, drawn once and for all; None: all.
-
-        Raises:
-          UserError: a number below 1.
-        """
+        """The same zoo with only `number` training networks, drawn once and for all; None: all."""
         rows = self.splits["train"]
         if number is None or number >= len(rows):
             return self

@@ -2,12 +2,12 @@
 
 import pathlib
 import tarfile
-import zlib
 
 import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images.files import Found, from_idx, part
+from probegen_jax.files import UNREADABLE
 
 _IDX = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 # Address and SHA-256 of each file, in the order of `_IDX`; the same as in TFDS's own lists.
@@ -40,11 +40,7 @@ PUBLIC = (*_MNIST_LIKE, "cifar10")
 
 
 def public(name: str, data_dir: pathlib.Path) -> Found:
-    """One of `PUBLIC`, downloaded into `data_dir` unless it is there.
-
-    Raises:
-      UserError: no connection, another checksum, no space.
-    """
+    """One of `PUBLIC`, downloaded into `data_dir` unless it is there."""
     folder = data_dir / "downloads" / name
     if name == "cifar10":
         found = _read_cifar10(_fetch(*_CIFAR10, folder))
@@ -77,7 +73,7 @@ def _read_cifar10(archive: pathlib.Path) -> Found:
                 rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
                 images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
                 parts.append(part(images, rows[:, 0], archive))
-    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{archive}: is not the binary version of CIFAR-10 ({error}); delete it and run again"
         ) from error

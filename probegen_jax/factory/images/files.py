@@ -4,13 +4,12 @@ import dataclasses
 import gzip
 import math
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 from jaxtyping import Int, Num
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import UNREADABLE
 
 # Classes there can be, so that labels that are something else are told.
 _MOST_CLASSES = 100_000
@@ -21,12 +20,7 @@ _FREE, _MOST_TIMES = 2**30, 100
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Images with their classes.
-
-    Attributes:
-      images: (N, H, W, C), uint8 or float32 in [0, 1].
-      labels: class of each, from 0.
-    """
+    """Images, uint8 or float32 in [0, 1], with the class of each, from 0."""
 
     images: Num[np.ndarray, "N H W C"]
     labels: Int[np.ndarray, " N"]
@@ -65,73 +59,57 @@ def part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
-        raise UserError(
-            f"{where}: images have shape {images.shape}; give (N, H, W) or (N, H, W, C), at least "
-            "one"
-        )
+        needed = "give (N, H, W) or (N, H, W, C), at least one"
+        raise UserError(f"{where}: images have shape {images.shape}; {needed}")
     if images.dtype != np.uint8:
+        needed = "give uint8, or floats in [0, 1]"
         if not np.issubdtype(images.dtype, np.floating):
-            raise UserError(f"{where}: images are {images.dtype}; give uint8, or floats in [0, 1]")
+            raise UserError(f"{where}: images are {images.dtype}; {needed}")
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):  # also where one is not a number
-            raise UserError(
-                f"{where}: pixels go from {low:g} to {high:g}; give uint8, or floats in [0, 1]"
-            )
+            raise UserError(f"{where}: pixels go from {low:g} to {high:g}; {needed}")
         images = images.astype(np.float32)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    fault = None
     if labels.shape != images.shape[:1]:
-        raise UserError(
-            f"{where}: labels have shape {labels.shape}, but there are {len(images)} images"
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{where}: labels are {labels.dtype}, not whole numbers")
-    if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
-        raise UserError(
-            f"{where}: labels go from {labels.min()} to {labels.max()}; they count classes from 0"
-        )
+        fault = f"have shape {labels.shape}, but there are {len(images)} images"
+    elif not np.issubdtype(labels.dtype, np.integer):
+        fault = f"are {labels.dtype}, not whole numbers"
+    elif labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+        fault = f"go from {labels.min()} to {labels.max()}; they count classes from 0"
+    if fault is not None:
+        raise UserError(f"{where}: labels {fault}")
     return Part(np.ascontiguousarray(images), labels.astype(np.int32))
 
 
 def from_idx(folder: pathlib.Path) -> Found:
-    """Idx files under MNIST's names, gzipped or not; `t10k-…` may be absent.
-
-    Raises:
-      UserError: no such files, or one that is damaged.
-    """
+    """Idx files under MNIST's names, gzipped or not; `t10k-…` may be absent."""
     if not folder.is_dir():
         raise UserError(f"idx:{folder}: there is no such folder")
     parts = {}
     for name in ("train", "t10k"):
-        images, labels = (_find_idx(folder, name, what) for what in ("images", "labels"))
-        if images is None and labels is None and name == "t10k":
+        needed = {f"{name}-images": 3, f"{name}-labels": 1}
+        paths = [_find_idx(folder, stem, dims) for stem, dims in needed.items()]
+        if paths == [None, None] and name == "t10k":
             continue
-        for what, path, dims in (("images", images, 3), ("labels", labels, 1)):
+        for path, (stem, dims) in zip(paths, needed.items(), strict=True):
             if path is None:
-                raise UserError(
-                    f"idx:{folder}: no {name}-{what}-idx{dims}-ubyte here, gzipped (.gz) or not"
-                )
-        parts[name] = part(read_idx(images), read_idx(labels), f"idx:{folder}")
+                what = f"{stem}-idx{dims}-ubyte"
+                raise UserError(f"idx:{folder}: no {what} here, gzipped (.gz) or not")
+        parts[name] = part(*map(read_idx, paths), f"idx:{folder}")
     return Found(parts["train"], parts.get("t10k"))
 
 
-def _find_idx(folder: pathlib.Path, name: str, what: str) -> pathlib.Path | None:
-    dims = {"images": 3, "labels": 1}[what]
-    for separator in ("-", "."):
-        for ending in ("", ".gz"):
-            path = folder / f"{name}-{what}{separator}idx{dims}-ubyte{ending}"
-            if path.is_file():
-                return path
-    return None
+def _find_idx(folder: pathlib.Path, stem: str, dims: int) -> pathlib.Path | None:
+    names = (f"{stem}{mark}idx{dims}-ubyte{end}" for mark in "-." for end in ("", ".gz"))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_idx(path: pathlib.Path) -> Num[np.ndarray, "..."]:
-    """An idx file of unsigned bytes.
+    """An idx file of unsigned bytes; a `UserError` if it is something else, or damaged.
 
     No more is read than the header announces, and no more is held than the file has.
-
-    Raises:
-      UserError: it is something else, or damaged.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -148,7 +126,7 @@ def read_idx(path: pathlib.Path) -> Num[np.ndarray, "..."]:
             # One byte more than announced tells whether there are more.
             while len(content) <= size and (chunk := file.read(min(_READ, size + 1))):
                 content += chunk
-    except (OSError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
     if len(content) != size:
         less = "only" if len(content) < size else "more than"
@@ -193,18 +171,7 @@ def from_npz(path: pathlib.Path) -> Found:
                     return Found(parts["train"], parts.get("test"), None, parts.get("val"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,  # a lone array
-        AttributeError,
-        MemoryError,  # of a header that lies
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: is not a readable .npz ({error})") from error
     raise UserError(
         f"{path}: holds {', '.join(sorted(names.values())) or 'nothing'}; it needs images and "

@@ -11,24 +11,19 @@ from probegen_jax.errors import UserError
 from probegen_jax.factory.images.files import Found, Part
 
 _MOST_PIXELS = 2**26
-# How folders of parts are called, in letters alone and without what may follow.
-_PARTS = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
-}
-_FOLLOWING = re.compile("(set|data|split|images|imgs)$")
+# How folders of parts are called, in letters alone: `Train`, `test_images` and `val2017` are some.
+_PART = re.compile(
+    "(?:(?P<train>train|training|trn)|(?P<val>val|valid|validation|dev)|(?P<test>test|testing|tst))"
+    "(?:set|data|split|images|imgs)?"
+)
 
 
 def read(folder: pathlib.Path, size: tuple[int, int] | None) -> Found:
     """A subfolder of images for each class, maybe below folders of parts.
 
     Those are called train, val and test in any usual way: `Training/`, `valid/`, `test_set/`, …
-    A folder of such a name that has images and no folders by class is a class.
-
-    Args:
-      folder: of the classes, or of the parts.
-      size: height and width to which every image is brought; None: they must have one size.
+    A folder of such a name that has images and no folders by class is a class. Every image is
+    brought to the `size`, height and width; if None, they must have one size.
 
     Raises:
       UserError: no folder, no images, parts that cannot be told, an image that cannot be read or is
@@ -37,40 +32,40 @@ def read(folder: pathlib.Path, size: tuple[int, int] | None) -> Found:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     parts = _parts(folder) or {"train": folder}
-    files: dict[str, list[tuple[pathlib.Path, int]]] = {}
-    names: tuple[str, ...] = ()
-    for part in ("train", "val", "test"):  # names are those of training
-        if part not in parts:
-            continue
-        top = parts[part]
-        classes = _folders(top)
-        if files and (unknown := {p.name for p in classes} - set(names)):
+    files: list[pathlib.Path] = []
+    labels: dict[str, list[int]] = {}
+    names = tuple(path.name for path in _folders(parts["train"]))
+    for part, top in parts.items():
+        classes, labels[part] = _folders(top), []
+        if unknown := {path.name for path in classes} - set(names):
             raise UserError(
                 f"{top}: has the class {min(unknown)!r}, which {parts['train']} has not"
             )
-        names = names or tuple(p.name for p in classes)
-        files[part] = [(file, names.index(p.name)) for p in classes for file in _images_in(p)]
-        empty = next((p for p in classes if not _images_in(p)), None)
-        if empty is not None:
-            raise UserError(f"{empty}: there are no images in this class's folder")
+        for path in classes:
+            images = _images_in(path)
+            if not images:
+                raise UserError(f"{path}: there are no images in this class's folder")
+            files += images
+            labels[part] += [names.index(path.name)] * len(images)
         if not classes:
             raise UserError(
                 f"{top}: there are no images by class here; give a folder with a subfolder of "
                 "images for each class"
             )
-    decoded = _decode([file for listed in files.values() for file, _ in listed], size)
-    made, start = {}, 0
-    for part, listed in files.items():
-        labels = np.asarray([label for _, label in listed], np.int32)
-        made[part] = Part(decoded[start : start + len(listed)], labels)
-        start += len(listed)
+    ends = np.cumsum([len(of_part) for of_part in labels.values()])
+    made = {
+        part: Part(pixels, np.asarray(labels[part], np.int32))
+        for part, pixels in zip(labels, np.split(_decode(files, size), ends[:-1]), strict=True)
+    }
     return Found(made["train"], made.get("test"), names, made.get("val"))
 
 
 def _parts(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The folders of train, val and test; empty where the folder holds classes."""
-    below = _folders(folder)
-    called = {path: _part_of(path.name) for path in below}
+    below, called = _folders(folder), {}
+    for path in below:
+        match = _PART.fullmatch(re.sub("[^a-z]", "", path.name.lower()))
+        called[path] = match and match.lastgroup
     parts = [path for path in below if called[path] and any(map(_images_in, _folders(path)))]
     if not parts:
         if len(set(called.values())) > 1 and all(called.values()):
@@ -97,13 +92,7 @@ def _parts(folder: pathlib.Path) -> dict[str, pathlib.Path]:
             f"{folder}: holds {', '.join(path.name for path in parts)} and nothing to train on; "
             "add a folder train with a subfolder for each class"
         )
-    return found
-
-
-def _part_of(name: str) -> str | None:
-    """Which part a folder's name means: `Train`, `test_images` and `val2017` do."""
-    letters = re.sub("[^a-z]", "", name.lower())
-    return _PARTS.get(letters) or _PARTS.get(_FOLLOWING.sub("", letters))
+    return {part: found[part] for part in ("train", "val", "test") if part in found}
 
 
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -128,7 +117,7 @@ def _decode(
     from tqdm import tqdm
 
     images = None
-    gray = {_mode(path) for path in paths} <= {"1", "L"}
+    gray = {_checked_mode(path) for path in paths} <= {"1", "L"}
     for index, path in enumerate(tqdm(paths, desc="reading images", unit="image", disable=None)):
         try:
             with Image.open(path) as file:
@@ -150,7 +139,7 @@ def _decode(
     return images
 
 
-def _mode(path: pathlib.Path) -> str:
+def _checked_mode(path: pathlib.Path) -> str:
     from PIL import Image
 
     try:

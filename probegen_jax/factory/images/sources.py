@@ -27,7 +27,6 @@ class ImageSet:
     """Labelled images in two parts.
 
     Attributes:
-      test: images that are kept apart.
       digest: SHA-256 of all pixels and labels.
       num_val: how many of the images to train on, the last ones, the source keeps for validation.
       test_drawn: whether the test images are no part of the source's own, but drawn by seed.
@@ -88,23 +87,16 @@ def load(
       resize: height and width to bring every image to, bilinear, with antialiasing.
       data_dir: where downloads are kept, and the first place to look for TFDS's data sets; the
         user's cache folder if None.
-
-    Raises:
-      UserError: no such source, or anything wrong with its files.
     """
     found, name = _find(source, resize, data_dir)
-    drawn, num_val = found.test is None and found.val is None, 0
-    if found.test is None:
-        found = dataclasses.replace(found, test=found.val, val=None)
-    elif found.val is not None:
-        num_val = len(found.val)
-        found = dataclasses.replace(found, train=_joined(found.train, found.val, source), val=None)
-    parts = _with_test(found, source)
-    shapes = [part.images.shape[1:] for part in parts]
+    train, test, num_val = found.train, found.test or found.val, 0
+    if found.test and found.val:
+        train, num_val = _joined(train, found.val, source), len(found.val)
+    drawn = test is None
+    parts = _drawn(train, source) if drawn else [train, test]
+    shapes = ["×".join(map(str, part.images.shape[1:])) for part in parts]
     if shapes[0] != shapes[1]:
-        raise UserError(
-            f"{source}: images to train on are {_shown(shapes[0])}, to test on {_shown(shapes[1])}"
-        )
+        raise UserError(f"{source}: images to train on are {shapes[0]}, to test on {shapes[1]}")
     names = found.class_names
     if names is None:  # classes are the labels that occur
         labels, rows = np.unique(np.concatenate([p.labels for p in parts]), return_inverse=True)
@@ -158,27 +150,23 @@ def digits() -> Found:
     return Found(files.part(images, loaded.target, "digits"))
 
 
-def _with_test(found: Found, source: str) -> list[Part]:
-    if found.test is not None:
-        return [found.train, found.test]
-    number = len(found.train)
+def _drawn(all_images: Part, source: str) -> list[Part]:
+    """Parts to train and to test on."""
+    number = len(all_images)
     tests = max(1, round(number * _TEST_SHARE))
     if number < 3:
         raise UserError(f"{source}: has {number} images; a zoo needs at least 3")
     order = np.random.default_rng(_SPLIT_SEED).permutation(number)
     rows = np.sort(order[tests:]), np.sort(order[:tests])
-    return [Part(found.train.images[part], found.train.labels[part]) for part in rows]
+    return [Part(all_images.images[part], all_images.labels[part]) for part in rows]
 
 
 def _joined(first: Part, second: Part, source: str) -> Part:
-    shapes = [part.images.shape[1:] for part in (first, second)]
-    if shapes[0] != shapes[1] or first.images.dtype != second.images.dtype:
-        raise UserError(
-            f"{source}: images to train on are {_shown(shapes[0])} {first.images.dtype}, for "
-            f"validation {_shown(shapes[1])} {second.images.dtype}"
-        )
-    images = np.concatenate([first.images, second.images])
-    return Part(images, np.concatenate([first.labels, second.labels]))
+    pair = first.images, second.images
+    kinds = [f"{'×'.join(map(str, images.shape[1:]))} {images.dtype}" for images in pair]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"{source}: images to train on are {kinds[0]}, for validation {kinds[1]}")
+    return Part(np.concatenate(pair), np.concatenate([first.labels, second.labels]))
 
 
 def _gray(images: Num[np.ndarray, "N H W C"]) -> Num[np.ndarray, "N H W 1"]:
@@ -215,7 +203,3 @@ def digest(parts: list[Part]) -> str:
             hashed.update(f"{array.dtype} {array.shape}".encode())
             hashed.update(np.ascontiguousarray(array))
     return hashed.hexdigest()
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))

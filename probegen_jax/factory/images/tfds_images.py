@@ -20,7 +20,6 @@ from probegen_jax.errors import UserError
 from probegen_jax.factory.images.files import Found, Part, part
 from probegen_jax.zoo.prepared import schema
 
-_IMAGE, _LABEL = "image_feature.Image", "class_label_feature.ClassLabel"
 _MOST_CLASSES = 100_000
 
 
@@ -40,15 +39,10 @@ class _Labelled(read_only_builder.ReadOnlyBuilder, skip_registration=True):
 
 
 def read(name: str, data_dir: pathlib.Path | None) -> Found:
-    """A data set that TFDS prepared as array_record.
+    """A data set that TFDS prepared as array_record, by its name, maybe with `/CONFIG`.
 
-    Args:
-      name: of the data set, maybe with `/CONFIG`.
-      data_dir: where TFDS keeps data sets; `$TFDS_DATA_DIR` or `~/tensorflow_datasets` if None, or
-        if it is not there.
-
-    Raises:
-      UserError: not prepared, not of labelled images, damaged, or with classes that are not TFDS's.
+    It is looked for in `data_dir` and in `$TFDS_DATA_DIR` or `~/tensorflow_datasets`. A `UserError`
+    if it is not prepared, not of labelled images, damaged, or with classes that are not TFDS's.
     """
     default = os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
     roots = [root for root in (data_dir, pathlib.Path(default)) if root is not None]
@@ -63,36 +57,31 @@ def read(name: str, data_dir: pathlib.Path | None) -> Found:
     # Files from elsewhere: TFDS, array_record and pillow raise whatever they stumble over.
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"tfds:{name}: cannot be read from {folder} ({what}); prepare it again with TFDS"
-        ) from error
+        told = f"tfds:{name}: cannot be read from {folder} ({what}); prepare it again with TFDS"
+        raise UserError(told) from error
 
 
 def _read(name: str, folder: pathlib.Path) -> Found:
     stored = schema.said(folder)
-    keys, features = [], {}
-    for kind, feature_of in ((_IMAGE, _image), (_LABEL, _label)):
+    features = {}
+    for kind, feature_of in ((".Image", _image), (".ClassLabel", _label)):
         found = [key for key, said in stored.items() if said["pythonClassName"].endswith(kind)]
         if len(found) != 1:
             raise UserError(
-                f"tfds:{name}: has {len(found)} features of type {kind.rsplit('.')[-1]}, not one; "
-                "images with a class each are needed"
+                f"tfds:{name}: has {len(found)} features of type {kind[1:]}, not one; images with "
+                "a class each are needed"
             )
-        keys.append(found[0])
         features[found[0]] = feature_of(stored[found[0]])
-    image, label = keys
+    image, label = features
     builder = _Labelled(folder, features)
     stored_as = builder.info.file_format
     if stored_as is not tfds.core.FileFormat.ARRAY_RECORD:
         shown = stored_as.value if stored_as else "something"
         raise _unprepared(name, f"is prepared as {shown}, which only TensorFlow reads")
-    if "train" not in builder.info.splits:
+    splits = [each for each in ("train", "test", "validation") if each in builder.info.splits]
+    if "train" not in splits:
         raise UserError(f"tfds:{name}: has no split 'train' but {', '.join(builder.info.splits)}")
-    parts = {
-        split: _split(builder, split, image, label, f"tfds:{name}")
-        for split in ("train", "test", "validation")
-        if split in builder.info.splits
-    }
+    parts = {split: _split(builder, split, image, label, f"tfds:{name}") for split in splits}
     names = tuple(builder.info.features[label].names)
     return Found(parts["train"], parts.get("test"), names, parts.get("validation"))
 
@@ -117,21 +106,18 @@ def _label(said: Mapping[str, Any]) -> tfds.features.ClassLabel:
 def _split(
     builder: tfds.core.DatasetBuilder, split: str, image: str, label: str, where: str
 ) -> Part:
-    if any(
-        pathlib.Path(p).parent != builder.data_path for p in builder.info.splits[split].filepaths
-    ):
-        raise ValueError(f"{split} is said to lie in another folder")
-    networks = builder.as_data_source(split)
+    schema.files_of(builder, split)  # none is read from elsewhere
+    examples = builder.as_data_source(split)
     images, labels = [], []
-    for row in tqdm(range(len(networks)), desc="reading images", unit="image", disable=None):
-        example = networks[row]
-        if images and example[image].shape != images[0].shape:
-            raise UserError(
-                f"{where}: image {row} of {split!r} has shape {example[image].shape}, the first "
-                f"{images[0].shape}; only data sets of one size can be used"
-            )
+    for row in tqdm(range(len(examples)), desc="reading images", unit="image", disable=None):
+        example = examples[row]
         images.append(example[image])
         labels.append(example[label])
+        if images[-1].shape != images[0].shape:
+            raise UserError(
+                f"{where}: image {row} of {split!r} has shape {images[-1].shape}, the first "
+                f"{images[0].shape}; only data sets of one size can be used"
+            )
     return part(np.stack(images), np.asarray(labels), where)
 
 

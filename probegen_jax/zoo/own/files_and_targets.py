@@ -42,7 +42,6 @@ def from_arrays(
       targets: of each network: class, or value.
       num_outputs: number of classes, which are then counted from 0; if None, classes are the
         targets that occur.
-      class_names: of the classes from 0.
 
     Raises:
       UserError: shapes that do not fit, weights or targets that are not finite, or classes outside
@@ -56,17 +55,14 @@ def from_arrays(
             f"zoo {name}: weights are {jax.tree.structure(weights)}, the spec says "
             f"{jax.tree.structure(shapes)}"
         )
-    shape_of = None if shapes is None else trees.named(shapes)
+    shape_of = {} if shapes is None else trees.named(shapes)
     for array, leaf in trees.named(weights).items():
         where = f"zoo {name}: {array}"
-        shape = None if shape_of is None else shape_of[array]
-        if shape is not None and (
-            leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype
-        ):
-            raise UserError(
-                f"{where} is {leaf.dtype} {leaf.shape}, expected {shape.dtype} "
-                f"{(number, *shape.shape)}: one row per target"
-            )
+        if shapes is not None:
+            shape, dtype = (number, *shape_of[array].shape), shape_of[array].dtype
+            if leaf.shape != shape or leaf.dtype != dtype:
+                is_so = f"is {leaf.dtype} {leaf.shape}, expected {dtype} {shape}"
+                raise UserError(f"{where} {is_so}: one row per target")
         if not np.isfinite(leaf).all():
             raise UserError(f"{where} holds NaN or infinite weights; leave those networks out")
     if spec.count(weights) != number:
@@ -116,9 +112,6 @@ def from_folder(
       num_outputs: number of classes, which are then counted from 0; if None, classes are the
         targets that occur, whatever they are called.
       skip_bad: leave bad networks out, and list them, instead of stopping.
-
-    Raises:
-      UserError: anything wrong with the CSV or the networks.
     """
     listing = read_csv(targets_csv, task, num_outputs)
     stats = {}
@@ -142,10 +135,9 @@ def from_folder(
     data_dir = data_dir or user_cache.default_dir()
     arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
     kept = arrays["kept"]
-    if len(arrays["faults"]):
+    if number := len(arrays["faults"]):
         file = data_dir / f"own-{folder.name}.skipped.tsv"
         file.write_text("".join(f"{fault}\n" for fault in arrays["faults"]), encoding="utf-8")
-        number = len(arrays["faults"])
         print(f"{folder.name}: {number} bad networks were left out, listed in {file}")
     splits_of = None
     if listing.splits is not None:
@@ -190,9 +182,8 @@ def _read_networks(
         where = str(folder / path)
         try:
             if not path.endswith(inr_files.SUFFIXES):
-                raise BadNetworkError(
-                    where, "is no network file", f"give {', '.join(inr_files.SUFFIXES)} files"
-                )
+                remedy = f"give {', '.join(inr_files.SUFFIXES)} files"
+                raise BadNetworkError(where, "is no network file", remedy)
             file = inr_files.read(folder / path, where)
             network = spec.read(file.state, None, where, options)
             vectors[len(kept)] = flat_weights.flatten(network)
@@ -212,20 +203,15 @@ def _checked_targets(
     name: str, targets: np.ndarray, task: Task, num_outputs: int | None
 ) -> tuple[np.ndarray, int]:
     if task == "regression":
-        if not np.isfinite(targets).all():
-            raise UserError(
-                f"zoo {name}: target {int(np.flatnonzero(~np.isfinite(targets))[0])} is not finite"
-            )
+        for row in np.flatnonzero(~np.isfinite(targets)):
+            raise UserError(f"zoo {name}: target {row} is not finite")
         return targets.astype(np.float32), 1
     if not np.issubdtype(targets.dtype, np.integer):
         raise UserError(f"zoo {name}: targets are {targets.dtype}; classes are whole numbers")
     classes = num_outputs or int(targets.max(initial=0)) + 1
-    wrong = np.flatnonzero((targets < 0) | (targets >= classes))
-    if len(wrong):
-        raise UserError(
-            f"zoo {name}: target {int(wrong[0])} is class {int(targets[wrong[0]])}, outside 0 to "
-            f"{classes - 1}"
-        )
+    for row in np.flatnonzero((targets < 0) | (targets >= classes)):
+        what = f"target {row} is class {targets[row]}, outside 0 to {classes - 1}"
+        raise UserError(f"zoo {name}: {what}")
     if classes < 2:
         raise UserError(f"zoo {name}: there is one class only; nothing to tell apart")
     return targets.astype(np.int32), classes

@@ -36,14 +36,7 @@ class Listing:
 
 
 def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> Listing:
-    """Reads a CSV of targets.
-
-    Args:
-      num_outputs: number of classes, if they are counted from 0; else they have names.
-
-    Raises:
-      UserError: a column is missing, a network comes twice, or a value is not what it should be.
-    """
+    """Reads a CSV of targets; classes are counted from 0 if `num_outputs` is given, else named."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -68,28 +61,23 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
     seen: dict[str, int] = {}
     targets = []
     for line, row in enumerate(rows, 2):
-        name = row["path"]
+        name, where = row["path"], f"{path}: line {line}"
         if not name or "\0" in name:
-            raise UserError(f"{path}: line {line}: {name!r} is no path; give a file's")
-        if name in seen:
+            raise UserError(f"{where}: {name!r} is no path; give a file's")
+        if seen.setdefault(name, line) != line:
             raise UserError(
                 f"{path}: {name} is in line {seen[name]} and in line {line}; list it once"
             )
-        seen[name] = line
         try:
             target = parse(row["target"])
         except (TypeError, ValueError, AttributeError):
             target = None  # told below
         if target is None or not low <= target <= high:
-            raise UserError(
-                f"{path}: line {line}: target {row['target']!r} of {name} is not {kind}; correct "
-                "it, or delete the line"
-            )
+            what = f"target {row['target']!r} of {name} is not {kind}"
+            raise UserError(f"{where}: {what}; correct it, or delete the line")
         targets.append(target)
         if "split" in columns and row["split"] not in SPLITS:
-            raise UserError(
-                f"{path}: line {line}: split is {row['split']!r}; use {', '.join(SPLITS)}"
-            )
+            raise UserError(f"{where}: split is {row['split']!r}; use {', '.join(SPLITS)}")
     of_split = [row["split"] for row in rows] if "split" in columns else None
     if named:
         names = _in_order(set(targets), path)
@@ -107,7 +95,6 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
 
 
 def _class_name(text: str) -> str:
-    """A class as the CSV calls it."""
     name = text.strip()
     if not name or len(name) > _LONGEST or not name.isprintable():
         raise ValueError(name)
@@ -119,14 +106,12 @@ def _in_order(names: set[str], path: pathlib.Path) -> tuple[str, ...]:
     try:
         numbers = {name: float(name) for name in names}
     except ValueError:
-        return tuple(sorted(names))
-    if not all(map(math.isfinite, numbers.values())):
+        numbers = {}
+    if not numbers or not all(map(math.isfinite, numbers.values())):
         return tuple(sorted(names))
     twins: dict[float, str] = {}
     for name in sorted(names):
         if twins.setdefault(numbers[name], name) != name:
-            raise UserError(
-                f"{path}: the targets {twins[numbers[name]]!r} and {name!r} are the same number; "
-                "write them alike"
-            )
+            both = f"{twins[numbers[name]]!r} and {name!r}"
+            raise UserError(f"{path}: the targets {both} are the same number; write them alike")
     return tuple(sorted(names, key=numbers.__getitem__))

@@ -5,6 +5,7 @@ from here, and a file that says otherwise is refused, by what it says.
 """
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -57,23 +58,14 @@ def cnn() -> Features:
 def of_built(folder: pathlib.Path, metadata: Mapping[str, Any]) -> Features:
     """The features of a built zoo: those of its family that its files have.
 
-    Args:
-      folder: of the data set.
-      metadata: content of its `metadata.json`.
-
     Raises:
       UserError: the files name others.
       KeyError, TypeError, ValueError: the metadata are not those of a built zoo.
     """
-    family = metadata["family"]
-    if family == "inr":
-        known = inr(
-            typed(SirenSpec, metadata["spec"], f"{folder / 'metadata.json'}: spec").num_weights
-        )
-    elif family == "cnn":
-        known = cnn()
-    else:
+    family, where = metadata["family"], f"{folder / 'metadata.json'}: spec"
+    if family not in ("inr", "cnn"):
         raise ValueError(f"its family is {family!r}")
+    known = cnn() if family == "cnn" else inr(typed(SirenSpec, metadata["spec"], where).num_weights)
     held = said(folder)
     unknown = sorted(held.keys() - known.keys())
     if unknown:
@@ -87,9 +79,6 @@ def of_built(folder: pathlib.Path, metadata: Mapping[str, Any]) -> Features:
 def said(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """What a `features.json` says of each feature. It is read as data; nothing is imported.
 
-    Args:
-      folder: of the data set.
-
     Raises:
       UserError: it names a class that is not TFDS's own.
       OSError, KeyError, TypeError, ValueError: it is not of TFDS, or not whole.
@@ -99,27 +88,36 @@ def said(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("features.json is nested too deeply") from None
-    top, features = content["pythonClassName"], content.get("featuresDict", {})
-    _refuse_class(path, top, top == f"{_TFDS}features_dict.FeaturesDict")
-    for feature in features["features"].values():
-        name = feature["pythonClassName"]
-        _refuse_class(path, name, isinstance(name, str) and name.startswith(_TFDS))
-    return dict(features["features"])
-
-
-def _refuse_class(path: pathlib.Path, name: Any, known: bool) -> None:
-    if not known:
+    top, features = content["pythonClassName"], content["featuresDict"]["features"]
+    names = [feature["pythonClassName"] for feature in features.values()]
+    strange = [name for name in names if not str(name).startswith(_TFDS)]
+    for name in strange if top == f"{_TFDS}features_dict.FeaturesDict" else [top]:
         raise UserError(
             f"{path}: asks for the class {str(name)[:200]!r}, which is none of TFDS's and no zoo "
             "needs; refused without importing it"
         )
+    return dict(features)
 
 
-def check(builder: tfds.core.DatasetBuilder) -> None:
-    """Holds the files of a prepared zoo to the features of its builder, before they are read.
+def fixed(feature: Any) -> bool:
+    """Whether it is as many numbers for each network, so that those of all are one array."""
+    return None not in feature.shape and np.issubdtype(feature.np_dtype, np.number)
 
-    Args:
-      builder: with features of our own.
+
+def files_of(builder: tfds.core.DatasetBuilder, split: str) -> list[pathlib.Path]:
+    """The files of a split; a `ValueError` if one is said to lie outside the data set's folder."""
+    files = [pathlib.Path(path) for path in builder.info.splits[split].filepaths]
+    for path in files:
+        if path.parent != pathlib.Path(builder.data_dir):
+            raise ValueError(f"{split} is said to lie in {path}")
+    return files
+
+
+def check(builder: tfds.core.DatasetBuilder) -> int:
+    """Holds the files of a prepared zoo to the features of its builder, which are our own.
+
+    Returns:
+      Bytes of all networks in memory, but for arrays whose shape varies.
 
     Raises:
       UserError: `features.json` says otherwise.
@@ -135,20 +133,13 @@ def check(builder: tfds.core.DatasetBuilder) -> None:
                 f"this kind of zoo has {_short(ours.get(name))}; delete {folder} and get the zoo "
                 "again"
             )
-    on_disk = 0
-    for split in SPLITS:
-        for path in builder.info.splits[split].filepaths:
-            if pathlib.Path(path).parent != folder:
-                raise ValueError(f"{split} is said to lie in {path}")
-            on_disk += pathlib.Path(path).stat().st_size
+    on_disk = sum(path.stat().st_size for split in SPLITS for path in files_of(builder, split))
     number = sum(builder.info.splits[split].num_examples for split in SPLITS)
-    each = sum(
-        int(np.prod(feature.shape, dtype=np.int64)) * np.dtype(feature.np_dtype).itemsize
-        for feature in builder.info.features.values()
-        if None not in feature.shape and np.issubdtype(feature.np_dtype, np.number)
-    )
-    if number > on_disk or number * each > _FREE + _MOST_TIMES * on_disk:
+    arrays = [feature for feature in builder.info.features.values() if fixed(feature)]
+    unpacked = number * sum(math.prod(a.shape) * np.dtype(a.np_dtype).itemsize for a in arrays)
+    if number > on_disk or unpacked > _FREE + _MOST_TIMES * on_disk:
         raise ValueError(f"{number:,} networks are announced in files of {on_disk:,} bytes")
+    return unpacked
 
 
 def _short(content: Any) -> str:
