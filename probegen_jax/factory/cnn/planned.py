@@ -66,7 +66,11 @@ def plan(
         unit = 1 if in_steps else max(1, images // space["batch_size"])
         length = in_steps or round(drawn["epochs"])
         units = tuple(sorted({int(u) for u in space["checkpoints"] if u < length} | {length}))
-        values = {name: value for name, value in drawn.items() if name in _OF_RUN}
+        values = {
+            name: value if isinstance(value, str) else float(value)
+            for name, value in drawn.items()
+            if name in _OF_RUN
+        }
         run = TrainingRun(index, **values, train_images=images, kept=tuple(unit * u for u in units))
         planned.append(Planned(specs[index // alike], run, float(drawn["train_fraction"]), units))
     return planned
