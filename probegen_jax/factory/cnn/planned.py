@@ -12,8 +12,6 @@ from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.zoo import splits
 
-_OF_RUN = {field.name for field in dataclasses.fields(TrainingRun)}
-
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
@@ -69,7 +67,7 @@ def plan(
         values = {
             name: value if isinstance(value, str) else float(value)
             for name, value in drawn.items()
-            if name in _OF_RUN
+            if hasattr(TrainingRun, name)
         }
         run = TrainingRun(index, **values, train_images=images, kept=tuple(unit * u for u in units))
         planned.append(Planned(specs[index // alike], run, float(drawn["train_fraction"]), units))
