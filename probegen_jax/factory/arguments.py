@@ -51,7 +51,7 @@ def _between_0_and(limit: float, what: str) -> Callable[[str], float]:
 
 
 positive = _between_0_and(math.inf, "a number above 0")
-share = _between_0_and(1, "between 0 and 1")
+share = _between_0_and(1.0, "between 0 and 1")
 
 
 def widths(text: str) -> tuple[int, ...]:

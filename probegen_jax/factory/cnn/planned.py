@@ -12,8 +12,6 @@ from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.zoo import splits
 
-_OF_RUN = {field.name for field in dataclasses.fields(TrainingRun)}
-
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
@@ -66,7 +64,11 @@ def plan(
         unit = 1 if in_steps else max(1, images // space["batch_size"])
         length = in_steps or round(drawn["epochs"])
         units = tuple(sorted({int(u) for u in space["checkpoints"] if u < length} | {length}))
-        values = {name: value for name, value in drawn.items() if name in _OF_RUN}
+        values = {
+            name: value if isinstance(value, str) else float(value)
+            for name, value in drawn.items()
+            if hasattr(TrainingRun, name)
+        }
         run = TrainingRun(index, **values, train_images=images, kept=tuple(unit * u for u in units))
         planned.append(Planned(specs[index // alike], run, float(drawn["train_fraction"]), units))
     return planned

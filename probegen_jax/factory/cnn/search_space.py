@@ -119,7 +119,7 @@ def check(space: Any, where: str) -> Space:
     given = space.to_dict() if hasattr(space, "to_dict") else space
     if not isinstance(given, Mapping):
         raise UserError(f"{where}: get_space() must return a ConfigDict")
-    known = _FIXED | DRAWN
+    known = DRAWN | _FIXED
     for key in given:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")

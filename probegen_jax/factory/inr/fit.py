@@ -68,11 +68,10 @@ class Fitter:
         blocks: that a device works through in a call.
         """
         self.spec, self.recipe = spec, recipe
-        self._shape = image_shape
         self._key = jax.random.key(seed)
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("device",))
         self._block_size = block_size or default_block_size(spec, recipe, image_shape)
-        self._blocks = blocks
+        self._shape, self._blocks = image_shape, blocks
         self.capacity = self._mesh.size * self._block_size * blocks
 
     def __call__(
