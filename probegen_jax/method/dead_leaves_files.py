@@ -55,7 +55,6 @@ def read(
     takes the mean over channels, as the Small CNN Zoo was trained, and normalises to [-1, 1].
 
     Args:
-      path: the zip, or a folder with a `train` folder or with images.
       number: N images, chosen without replacement.
       image_shape: H, W, C of the zoo's images; C is 1 or 3.
       official_choice: choose as the official code does that was started with `--seed`.

@@ -172,12 +172,8 @@ class NetworkSpec(abc.ABC):
         """The networks of each device, in arrays of the same shapes for all devices.
 
         Args:
-          weights: of the zoo, on the host.
           rows: for each device, equally many rows of the zoo.
           over_hosts: the greatest of each count over all hosts, whose devices are not among `rows`.
-
-        Returns:
-          For each device, its networks in the order of its rows, in NumPy arrays.
         """
         return [jax.tree.map(np.asarray, self.take(weights, rows_n)) for rows_n in rows]
 
@@ -199,8 +195,6 @@ class NetworkSpec(abc.ABC):
         Args:
           state: arrays by name, in torch's layout.
           config: the architecture, where `needs_config`.
-          name: what errors call the network.
-          options: how arrays are named and CNNs are run.
 
         Raises:
           BadNetworkError: it is not such a network, or cannot be used.

@@ -44,8 +44,6 @@ def mark(tag: str, tooltip: str = "", **attributes: Number | str) -> str:
     """An SVG element with a tooltip, if there is one.
 
     Args:
-      tag: such as "circle".
-      tooltip: as plain text.
       attributes: `class_` is written as class, `fill_opacity` as fill-opacity; floats have one
         decimal.
     """

@@ -32,7 +32,6 @@ class Drawing:
     """What one INR of the zoo draws.
 
     Attributes:
-      row: of the zoo.
       target: of the network, in few characters.
       image_HxWxC: values in [0, 1].
       grid: order of coordinates: "xy" if the column comes first, "ij" if the row does.
@@ -49,9 +48,6 @@ class Wrong:
     """A test network that was predicted badly.
 
     Attributes:
-      row: of the zoo.
-      target: class or value.
-      predicted: class or value.
       error: probability of the predicted class less that of the true one, or distance of values.
       drawing: what it draws, of INRs of the plane.
     """
@@ -68,10 +64,7 @@ class Importance:
     """What each probe of the first seed is worth: its responses replaced by their mean.
 
     Attributes:
-      networks: of the validation split that this was measured on.
-      loss: with all probes.
       loss_P: by how much the mean loss grows without each.
-      metric: with all probes.
       metric_P: by how much the metric falls without each.
     """
 
@@ -87,19 +80,9 @@ class Findings:
     """Everything that a report tells of one run; of several seeds, pictures show the first.
 
     Attributes:
-      name: the run folder's.
-      folder: of the run.
-      config: settings by key.
       result: content of `result.json`, or `unfinished`.
-      records: lines of `metrics.jsonl`.
-      facts: of the zoo, by name.
-      probes_before: of the first seed at its start.
-      probes_after: of the first seed now.
       planes: what a few test networks draw, of INRs of the plane.
-      targets_N: of the test networks.
-      outputs_NxO: the first seed's, for them.
       wrong: the test networks with the largest errors, the largest first.
-      importance: of the probes.
       class_names: of each class, cut short; None of values.
     """
 

@@ -55,10 +55,7 @@ def confusion_svg(title: str, counts_CxC: Int[np.ndarray, "C C"], classes: int, 
     """A confusion matrix of many classes as a picture, a pixel for each or for some in a row.
 
     Args:
-      title: of the chart.
       counts_CxC: of networks by true class (row) and predicted class (column).
-      classes: how many there are.
-      right: networks on the diagonal.
     """
     shares = counts_CxC / np.maximum(counts_CxC.sum(axis=1, keepdims=True), 1)
     image = np.stack([np.ones_like(shares), 0.06 + 0.94 * shares], axis=-1).astype(np.float32)

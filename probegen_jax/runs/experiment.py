@@ -57,18 +57,12 @@ class Experiment:
     @property
     def schedule(self) -> Schedule:
         """What happens at which step of the training."""
-        config = self.config
-        return Schedule(
-            _steps_per_epoch(config, self.zoo),
-            _total_steps(config, self.zoo),
-            config.eval_every,
-            config.checkpoint_every,
-        )
+        return _schedule(self.config, self.zoo)
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
-        return _total_steps(self.config, self.zoo)
+        return self.schedule.total_steps
 
     @property
     def metric_name(self) -> str:
@@ -212,16 +206,14 @@ def make_learner(
     def model_from(key: Key[Array, ""]) -> nnx.Module:  # not to hold on to the zoo's weights
         return make_model(spec, settings, num_outputs, images=images, rngs=nnx.Rngs(params=key))
 
-    optimizer = adam_cosine(config.learning_rate, _total_steps(config, zoo))
+    optimizer = adam_cosine(config.learning_rate, _schedule(config, zoo).total_steps)
     return learning.Learner(model_from, zoo.spec, TASKS[zoo.task].loss, optimizer)
 
 
-def _steps_per_epoch(config: ConfigDict, zoo: Zoo) -> int:
-    return -(-len(zoo.splits["train"]) // config.batch_size)
-
-
-def _total_steps(config: ConfigDict, zoo: Zoo) -> int:
-    return config.num_epochs * _steps_per_epoch(config, zoo)
+def _schedule(config: ConfigDict, zoo: Zoo) -> Schedule:
+    per_epoch = -(-len(zoo.splits["train"]) // config.batch_size)
+    total = config.num_epochs * per_epoch
+    return Schedule(per_epoch, total, config.eval_every, config.checkpoint_every)
 
 
 @dataclasses.dataclass(frozen=True)

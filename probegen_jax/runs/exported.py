@@ -1,7 +1,9 @@
 """Models that can be moved: what `export` writes of a run, and how they are loaded again."""
 
+import importlib.resources
 import os
 import pathlib
+import string
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -154,32 +156,20 @@ def card(content: Mapping[str, Any], name: str) -> str:
         "| {seed} | {step} | {val:.4f} | {test:.4f} |".format(seed=seed["seed"], **seed[which])
         for seed in result["seeds"]
     )
-    return f"""---
-library_name: probegen_jax
-tags: [weight-space-learning, probing, probegen, jax]
-metrics: [{task.metric_name}]
----
-
-# {name}
-
-Probes and heads that predict {goal}, trained on {result["train_networks"]:,} networks of
-`{result["dataset"]}` ({settings["method"]}, {settings["num_probes"]} probes,
-{len(content["seeds"])} seed(s), parameters at the {which} step).
-
-| seed | step | validation {task.metric_title} | test {task.metric_title} |
-|---|---|---|---|
-{rows}
-
-```python
-import probegen_jax
-
-predictions = probegen_jax.load("{name}").predict(["network.pth"])
-print(predictions.to_csv())
-```
-
-The predictions of several seeds are averaged. The method is by Kahana, Horwitz, Shuval and Hoshen:
-*Deep Linear Probe Generators for Weight Space Learning*, ICLR 2025, arXiv:2410.10811.
-"""
+    template = importlib.resources.files(__package__).joinpath("model_card.md")
+    return string.Template(template.read_text(encoding="utf-8")).substitute(
+        name=name,
+        goal=goal,
+        networks=f"{result['train_networks']:,}",
+        zoo=result["dataset"],
+        method=settings["method"],
+        probes=settings["num_probes"],
+        seeds=len(content["seeds"]),
+        which=which,
+        metric=task.metric_name,
+        title=task.metric_title,
+        rows=rows,
+    )
 
 
 def refuse_existing(out: pathlib.Path) -> None:

@@ -42,7 +42,6 @@ class CnnSpec(NetworkSpec):
     `activations`, if that is not empty.
 
     Attributes:
-      image_shape: height, width and channels of an image.
       activations: what a network of the zoo may choose for its layers marked `PER_NETWORK`.
       block_size: networks of a batch that run side by side; if None, one after another on a CPU,
         where activations then fit the cache, else all.

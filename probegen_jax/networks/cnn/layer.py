@@ -71,8 +71,6 @@ class ConvLayer:
         """What is wrong with this layer in a network, or None.
 
         Args:
-          size: of the images that it is given.
-          channels: of these.
           earlier: what the layers before it put out.
           choices: whether networks may choose activations themselves.
         """
