@@ -15,7 +15,8 @@ from typing import Any
 
 from probegen_jax.errors import UserError
 
-# What libraries raise of a damaged file, and of one that is made up.
+# What libraries raise of a damaged file, and of one that is made up; RuntimeError: of a zip that is
+# encrypted, or nested too deeply.
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(RuntimeError, MemoryError, SyntaxError, AssertionError, zipfile.BadZipFile, zlib.error),

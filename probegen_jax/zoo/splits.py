@@ -48,10 +48,7 @@ def read_json(
       name_of: the network's name from its path; one network may be listed under two paths.
 
     Returns:
-      (name, target) of each network, by split.
-
-    Raises:
-      UserError: not such a file, or it names a network twice.
+      (name, target) of each network, by split; a `UserError` if it names a network twice.
     """
     try:
         content = json.loads(_read(path))

@@ -187,10 +187,9 @@ def _read_networks(
             file = inr_files.read(folder / path, where)
             network = spec.read(file.state, None, where, options)
             vectors[len(kept)] = flat_weights.flatten(network)
+            kept.append(index)
         except BadNetworkError as error:
             skipped.add(error)
-            continue
-        kept.append(index)
     faults = [f"{cell(name)}\t{cell(fault)}" for name, fault in skipped.faults.items()]
     return {
         "vectors": vectors[: len(kept)],

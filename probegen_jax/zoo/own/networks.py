@@ -45,10 +45,6 @@ def read(spec: NetworkSpec, source: Source, name: str, options: ReadOptions) -> 
     Args:
       source: a file; or a dict of arrays or tensors by name, where `spec.needs_config` under
         `model`, beside `config`.
-
-    Raises:
-      BadNetworkError: it cannot be read, or is no such network.
-      UserError: such networks are not read from files.
     """
     if not isinstance(source, pathlib.Path | Mapping):
         raise BadNetworkError(name, f"is a {type(source).__name__}, not a file or a dict of arrays")

@@ -161,22 +161,18 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         parts = self._plan(pathlib.Path(dl_manager.download_dir))
-        for split in SPLITS:
-            if not parts[split]:
-                raise UserError(
-                    f"{self.name}: no networks for {split!r} in {self.info.metadata['source']}; "
-                    "the folder is incomplete, fetch the zoo again"
-                )
+        for split in (split for split in SPLITS if not parts[split]):
+            lacking = f"no networks for {split!r} in {self.info.metadata['source']}"
+            told = f"{self.name}: {lacking}; the folder is incomplete, fetch the zoo again"
+            raise UserError(told)
         return {split: self._generate_examples(parts[split]) for split in SPLITS}
 
     def _generate_examples(self, items: Iterable[Any]) -> Iterator[tuple[str | int, dict]]:
         for key, item in enumerate(items):
             try:
-                example = self._example(item)
+                yield key, self._example(item)
             except BadNetworkError as error:
                 self.skipped.add(error)
-                continue
-            yield key, example
 
     @abc.abstractmethod
     def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
@@ -220,7 +216,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
                 shutil.rmtree(abandoned)
             _prepare(builder)
     except OSError as error:
-        raise UserError(_unwritable(builder, error.strerror or str(error))) from error
+        raise _unwritable(builder, error.strerror or str(error)) from error
 
 
 def lock(folder: pathlib.Path) -> io.TextIOBase:
@@ -254,12 +250,12 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     except RuntimeError as error:  # what array_record's writer raises
         for known in ("No space left on device", "File too large", "Disk quota exceeded"):
             if known in str(error):
-                raise UserError(_unwritable(builder, known)) from error
+                raise _unwritable(builder, known) from error
         raise
 
 
-def _unwritable(builder: tfds.core.DatasetBuilder, reason: str) -> str:
-    return (
+def _unwritable(builder: tfds.core.DatasetBuilder, reason: str) -> UserError:
+    return UserError(
         f"cannot write the prepared zoo to {builder.data_dir} ({reason}); free some space, or "
         f"choose another folder with {builder.DATA_DIR_FLAG}"
     )

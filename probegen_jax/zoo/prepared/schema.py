@@ -58,9 +58,7 @@ def cnn() -> Features:
 def of_built(folder: pathlib.Path, metadata: Mapping[str, Any]) -> Features:
     """The features of a built zoo: those of its family that its files have.
 
-    Raises:
-      UserError: the files name others.
-      KeyError, TypeError, ValueError: the metadata are not those of a built zoo.
+    A `UserError` if the files name others; another error of metadata that are of no built zoo.
     """
     family, where = metadata["family"], f"{folder / 'metadata.json'}: spec"
     if family not in ("inr", "cnn"):
@@ -79,9 +77,7 @@ def of_built(folder: pathlib.Path, metadata: Mapping[str, Any]) -> Features:
 def said(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """What a `features.json` says of each feature. It is read as data; nothing is imported.
 
-    Raises:
-      UserError: it names a class that is not TFDS's own.
-      OSError, KeyError, TypeError, ValueError: it is not of TFDS, or not whole.
+    A `UserError` if it names a class that is not TFDS's own; another error if it is not whole.
     """
     path = folder / "features.json"
     try:
@@ -90,8 +86,8 @@ def said(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
         raise ValueError("features.json is nested too deeply") from None
     top, features = content["pythonClassName"], content["featuresDict"]["features"]
     names = [feature["pythonClassName"] for feature in features.values()]
-    strange = [name for name in names if not str(name).startswith(_TFDS)]
-    for name in strange if top == f"{_TFDS}features_dict.FeaturesDict" else [top]:
+    refused = [name for name in names if not str(name).startswith(_TFDS)]
+    for name in refused if top == f"{_TFDS}features_dict.FeaturesDict" else [top]:
         raise UserError(
             f"{path}: asks for the class {str(name)[:200]!r}, which is none of TFDS's and no zoo "
             "needs; refused without importing it"
@@ -116,12 +112,9 @@ def files_of(builder: tfds.core.DatasetBuilder, split: str) -> list[pathlib.Path
 def check(builder: tfds.core.DatasetBuilder) -> int:
     """Holds the files of a prepared zoo to the features of its builder, which are our own.
 
-    Returns:
-      Bytes of all networks in memory, but for arrays whose shape varies.
-
-    Raises:
-      UserError: `features.json` says otherwise.
-      OSError, ValueError, ...: files are missing, or announce more than they can hold.
+    Returns the bytes of all networks in memory, but for arrays whose shape varies. A `UserError`
+    if `features.json` says otherwise; another error if files are missing, or announce more than
+    they can hold.
     """
     folder = pathlib.Path(builder.data_dir)
     ours = MessageToDict(builder.info.features.to_proto())["featuresDict"]["features"]

@@ -39,9 +39,6 @@ def load(
       fidelity: of CNN zoos: "faithful" runs networks as they were trained, "official" as ProbeGen's
         published code does.
       request: where the files are if the zoo is not prepared yet.
-
-    Raises:
-      UserError: anything wrong with the files, the connection, the disk, or what was asked.
     """
     if fidelity not in ("faithful", "official"):
         raise UserError(f"fidelity is {fidelity!r}; choose faithful or official")
@@ -98,12 +95,11 @@ def _choose(
                 raise
             raise builders.damaged(path, error) from error
 
-    if split == "auto":
-        official = builder("official")
-        if official.data_path.exists() or official.find_splits_file():
-            return official
-        split = "seeded"
-    return builder(split)
+    if split != "auto":
+        return builder(split)
+    official = builder("official")
+    known = official.data_path.exists() or official.find_splits_file()
+    return official if known else builder("seeded")
 
 
 def _check_still_wanted(builder: builders.ZooBuilder) -> None:
