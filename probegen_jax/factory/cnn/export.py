@@ -55,9 +55,8 @@ def export(out: pathlib.Path, images: str) -> None:
 
 def is_small_cnn_zoo(layers: Any) -> bool:
     """Whether all networks, each a `layer_table`, are of the Small CNN Zoo's architecture."""
-    activation = layer_table.COLUMNS.index("activation")
     for table in layers:
-        first = int(table[0, activation])
+        first = int(table[0, layer_table.COLUMNS.index("activation")])
         if table.tolist() != [[inputs, 16, 3, 2, 0, first, -1] for inputs in (1, 16, 16)]:
             return False
         if layer_table.ACTIVATIONS[first] not in small_cnn_files.ACTIVATIONS:
