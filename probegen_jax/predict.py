@@ -82,7 +82,7 @@ def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[s
     from probegen_jax.runs.exported import load
     from probegen_jax.zoo.own.networks import find_files
 
-    zoos = [name for name in files if (pathlib.Path(name) / "dataset_info.json").is_file()]
+    zoos = [name for name in files if (pathlib.Path(name) / "plan.json").is_file()]
     if zoos and len(files) > 1:
         raise UserError(f"{zoos[0]} is a zoo; predict for it alone, without other files")
     if not zoos:

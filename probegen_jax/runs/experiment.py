@@ -197,14 +197,14 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
     return dataclasses.replace(experiment, zoo=zoo, learner=learner)
 
 
-def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "M h w C"] | None:
+def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "N h w C"] | None:
     """The images that the method's probes are taken from; None where it needs none."""
     generator = registry.entry(config.method, spec.probe_shape).generator
     return generator.needed_images(config.to_dict(), spec.probe_shape)
 
 
 def make_learner(
-    config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "M H W C"] | None
+    config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "N H W C"] | None
 ) -> learning.Learner:
     """The learner of a config for a zoo; `images` as `probe_images` gives them."""
     settings, spec, num_outputs = config.to_dict(), zoo.spec, zoo.num_outputs

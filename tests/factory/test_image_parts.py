@@ -7,7 +7,7 @@ from PIL import Image
 from probegen_jax import build_zoo
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images import sources
-from probegen_jax.factory.inr import planned
+from probegen_jax.factory.inr import fit_inrs
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(24) % 3
@@ -49,11 +49,11 @@ def test_validation_images_are_for_validation(val, tmp_path):
         write(tmp_path / name, number)
     images = sources.load(str(tmp_path))
     assert (len(images.train), images.num_val, len(images.test)) == (21, 9, 6)
-    networks = planned.choose(images, None, 1, 0)
+    networks = fit_inrs.choose(images, None, 1, 0)
     assert networks.image[networks.splits["val"]].tolist() == list(range(12, 21))
     assert len(networks.splits["train"]) == 12
     assert "12 to train on, 9 for validation, 6 to test on, 5×6 pixels" in images.summary()
-    few = planned.choose(images, 18, 2, 0)
+    few = fit_inrs.choose(images, 18, 2, 0)
     assert set(few.image[few.splits["val"]].tolist()) <= set(range(12, 21))
     assert not set(few.image[few.splits["train"]].tolist()) & set(range(12, 21))
 

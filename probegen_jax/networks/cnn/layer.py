@@ -35,7 +35,7 @@ class ConvLayer:
     residual: int = -1
 
     def convolve(
-        self, x: Float[Array, "P H W I"], kernel: Float[Array | np.ndarray, "K K I O"]
+        self, x: Float[Array, "P H W I"], kernel: Float[Array | np.ndarray, "k k I O"]
     ) -> Float[Array, "P h w O"]:
         """The convolution (cross-correlation, as PyTorch's) without bias."""
         return jax.lax.conv_general_dilated(
