@@ -80,6 +80,14 @@ def test_extending(empty, capsys, monkeypatch):
     assert len(re.findall(r"\b1\.\s", shown[shown.index("sphere:") :])) >= 7
 
 
+def test_the_readme_in_python(empty, capsys):
+    (code,) = [code for language, code in blocks(REPO / "README.md") if language == "python"]
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["again"].result == names["run"].result
+    assert "128 on mine: 70 networks" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_build(empty, capsys):
     run_page(DOCS / "build.md")
