@@ -9,6 +9,6 @@ def get_config(arg: str = ""):
     # `official` leaves out residual links, as the published figures were made; `faithful` keeps
     # them, as the networks were trained.
     config.fidelity = "official"
-    # XLA runs a wide convolution on a single core: two cores do twice as much as two devices.
+    # XLA runs a wide convolution on one core of a device. With one device per core, all cores work.
     config.mesh.cpu_devices = 0
     return config

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -56,6 +57,35 @@ def test_zoos(empty, capsys):
     shown = capsys.readouterr().out
     assert "my_zoo: 40 networks of 8,707 weights" in shown
     assert "mine: 100 networks of 1,185 weights" in shown
+
+
+def test_extending(empty, capsys, monkeypatch):
+    from probegen_jax.method.generators.registry import METHODS
+    from probegen_jax.networks.registry import FAMILIES
+
+    for known in (METHODS, FAMILIES):
+        for name in ("sphere", "shallow"):
+            monkeypatch.setitem(known, name, None)  # what the page adds is gone afterwards
+            del known[name]
+    found = blocks(DOCS / "extending.md")
+    assert len(found) == 5
+    assert max(code.count("\n") for _, code in found) <= 40
+    script = empty / "extending.py"
+    script.write_text("\n".join(code for _, code in found))
+    runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    for name in ("ProbeGen", "exported", "sphere", "mean readout"):
+        scores = re.search(rf"^{name}: (.*)", shown, re.MULTILINE)[1]
+        assert all(0.7 < float(score) <= 1 for score in re.findall(r"\d\.\d+", scores)), shown
+    assert len(re.findall(r"\b1\.\s", shown[shown.index("sphere:") :])) >= 7
+
+
+def test_the_readme_in_python(empty, capsys):
+    (code,) = [code for language, code in blocks(REPO / "README.md") if language == "python"]
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["again"].result == names["run"].result
+    assert "128 on mine: 70 networks" in capsys.readouterr().out
 
 
 @pytest.mark.slow
