@@ -40,14 +40,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = settings.parse(argv, __doc__, _define)
     given = values.config.get("zoo_dir") or values.config.get("networks_dir")
-    name = "-".join(
-        [
-            settings.config_name(argv),
-            *([os.path.basename(os.path.abspath(given))] if given else []),
-            values.config.method,
-            str(values.config.num_probes),
-        ]
-    )
+    zoo = f"-{os.path.basename(os.path.abspath(given))}" if given else ""
+    name = f"{settings.config_name(argv)}{zoo}-{values.config.method}-{values.config.num_probes}"
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax.training.allocator import keep_freed_memory
     from probegen_jax.training.job import processes

@@ -1,6 +1,7 @@
 """One training in a run's folder, from its config to `result.json`."""
 
 import pathlib
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+import probegen_jax
 from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
 from probegen_jax.method.generators import registry
 from probegen_jax.runs import experiment as experiments
 from probegen_jax.runs import folder as folders
-from probegen_jax.runs.environment import environment
 from probegen_jax.runs.experiment import Experiment, Run
 from probegen_jax.runs.folder import computed, refuse_other, refuse_other_zoo
 from probegen_jax.training import tuning
@@ -78,7 +79,9 @@ def train_run(
         share = config.batch_size // mesh.shape[DATA]
         block_size = processes.from_first(
             "block_size",
-            lambda: tuning.of_run(folder, zoo, share, config.num_probes, experiment.total_steps),
+            lambda: tuning.block_size_of_run(
+                folder, zoo, share, config.num_probes, experiment.total_steps
+            ),
         )
         experiment = experiments.with_block_size(experiment, block_size)
     keep = settings.nested(config, "keep_checkpoints", 2)
@@ -112,6 +115,17 @@ def summary(result: dict[str, Any]) -> str:
         f"{sum(best) / len(best):.4f} at the best on validation, over {len(best)} seed(s); "
         f"{result['seconds']:.0f} s of training, {result['steps_per_second']:.0f} steps/s"
     )
+
+
+def _environment() -> dict[str, Any]:
+    """Versions of Python, of this package and of those it computes with, and the devices."""
+    device = jax.devices()[0]
+    return {
+        "probegen_jax": probegen_jax.__version__,
+        "python": platform.python_version(),
+        **processes.versions(),
+        "device": f"{jax.device_count()} × {device.device_kind} ({device.platform})",
+    }
 
 
 def _announce(experiment: Experiment, folder: pathlib.Path, step: int | None) -> None:
@@ -178,7 +192,7 @@ def _finished(experiment: Experiment, folder: pathlib.Path, training: Training) 
         "steps": steps,
         "seconds": seconds,
         "steps_per_second": steps / seconds if seconds else 0.0,
-        "environment": environment(),
+        "environment": _environment(),
     }
     if jax.process_index() == 0:
         write_json(folder / "result.json", result)

@@ -45,7 +45,8 @@ def outputs(
     programs, batches, state_S = _ready(learner, zoo, state_S, rows_N, batch_size, mode)
     if answers_first:
         programs, batches = with_responses(programs, batches, zoo, state_S)
-    return split_outputs(programs, batches, state_S.params, state_S.fixed, "rows", len(rows_N))
+    laid_out = batches.outputs(programs, state_S.params, state_S.fixed, "rows")
+    return on_host(programs.mesh, laid_out, len(rows_N))
 
 
 def responses(
@@ -85,13 +86,6 @@ def with_responses(
     learner = dataclasses.replace(programs.learner, from_responses=True)
     resident = Resident(layout, answers, place_targets(zoo, layout, mesh), keys_S)
     return _programs(learner, mesh), resident
-
-
-def split_outputs(
-    programs: Programs, batches: Batches, params_S: Any, fixed_S: Any, split: str, number: int
-) -> Float[np.ndarray, "S N O"]:
-    """Every seed's outputs for the `number` networks of a split, in their order, on the host."""
-    return on_host(programs.mesh, batches.outputs(programs, params_S, fixed_S, split), number)
 
 
 def on_host(

@@ -26,14 +26,12 @@ class MetricsLog:
           steps after the checkpoint will be made again.
         board: is given every later record, too.
         """
-        self.records = list(records)
-        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         self._file = path.open("a")
         self._board = board
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a record and hands it to the system at once."""
-        self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._board is not None:

@@ -32,7 +32,7 @@ _CALL_SECONDS = 0.05
 _CLEARLY = 0.85
 
 
-def of_run(
+def block_size_of_run(
     folder: pathlib.Path, zoo: Zoo, networks: int, num_probes: int, total_steps: int
 ) -> int | None:
     """The `block_size` that a run began with, or shall begin with.

@@ -114,10 +114,6 @@ def _not_connected(cluster: Cluster, timeout: float) -> str:
     )
 
 
-def _client() -> Any:
-    return global_state.client
-
-
 def from_first(name: str, function: Callable[[], T]) -> T:
     """What process 0 gets from `function`, on all processes.
 
@@ -136,8 +132,8 @@ def from_first(name: str, function: Callable[[], T]) -> T:
             outcome = {"value": function()}
         except UserError as error:
             outcome = {"error": str(error)}
-        _client().key_value_set(key, json.dumps(outcome))
-    outcome = json.loads(_client().blocking_key_value_get(key, _FOR_EVER))
+        global_state.client.key_value_set(key, json.dumps(outcome))
+    outcome = json.loads(global_state.client.blocking_key_value_get(key, _FOR_EVER))
     if "error" in outcome:
         raise AgreedError(outcome["error"])
     return outcome["value"]
@@ -164,12 +160,12 @@ def agree(name: str, facts: Mapping[str, Any]) -> None:
     if jax.process_count() == 1:
         return
     mine = {"host": socket.gethostname(), "facts": dict(facts)}
-    _client().key_value_set(f"probegen/{name}/{jax.process_index()}", json.dumps(mine))
+    global_state.client.key_value_set(f"probegen/{name}/{jax.process_index()}", json.dumps(mine))
 
     def compare() -> None:
         for other in range(1, jax.process_count()):
             key = f"probegen/{name}/{other}"
-            theirs = json.loads(_client().blocking_key_value_get(key, _FOR_EVER))
+            theirs = json.loads(global_state.client.blocking_key_value_get(key, _FOR_EVER))
             ours = json.loads(json.dumps(mine))["facts"]
             differing = [
                 f"{fact} ({theirs['facts'].get(fact)!r} there, {ours.get(fact)!r} in process 0)"
@@ -192,9 +188,13 @@ def code_facts() -> dict[str, str]:
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return {"probegen_jax's source": digest.hexdigest()[:16], **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that this one computes with."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"probegen_jax's source": digest.hexdigest()[:16], **versions}
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def most(counts: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
