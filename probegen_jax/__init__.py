@@ -18,11 +18,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> "Predictor":
     """A trained run or an exported model, to predict with: `load(path).predict(networks)`.
 
     Args:
-      path: of a run folder, or of a folder that `probegen_jax.export` wrote.
       **options: as of `runs.exported.load`.
-
-    Raises:
-      UserError: no such folder, or a run that is not finished.
     """
     from probegen_jax.runs import exported
 

@@ -35,10 +35,6 @@ def main(argv: Sequence[str]) -> None:
 def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> bool:
     """Shows a run's figures, computed again; whether they are those of `result.json`.
 
-    Args:
-      places: config keys that say where things lie now.
-      zoo: that the run was trained on, where that was in memory.
-
     Raises:
       UserError: no such run, or one that is not finished.
     """

@@ -264,7 +264,7 @@ def _importance(run: Run) -> Importance:
     targets_N = zoo.targets_N[rows]
     first = jax.tree.map(lambda leaf: leaf[:1], run.state)
     params, fixed = jax.tree.map(lambda leaf: leaf[0], (first.params, first.fixed))
-    responses_NxPxR = jnp.asarray(experiment.responses(first, rows)[0])
+    responses_NxPxR = jnp.asarray(experiment.evaluation.responses(first, rows)[0])
     mean_PxR = jnp.mean(responses_NxPxR, axis=0)
 
     @jax.jit

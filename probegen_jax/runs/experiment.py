@@ -25,8 +25,8 @@ from probegen_jax.method.tasks import TASKS, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs.folder import refuse_other_zoo, zoo_facts
 from probegen_jax.runs.zoo_from_config import BUILT_IN, from_config
-from probegen_jax.training import evaluation
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
+from probegen_jax.training.evaluation import Evaluation
 from probegen_jax.training.loop import Schedule
 from probegen_jax.zoo.zoo import Stored, Zoo
 
@@ -78,17 +78,13 @@ class Experiment:
           state_S: what is used of it is `params` and `fixed`.
         """
         fixed = learning.probes_are_fixed(state_S)
-        return evaluation.outputs(*self._asked(state_S, rows_N), answers_first=fixed)
+        return self.evaluation.outputs(state_S, rows_N, answers_first=fixed)
 
-    def responses(
-        self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
-    ) -> Float[np.ndarray, "S N P R"]:
-        """Every seed's responses of networks of the zoo to its probes; see `outputs`."""
-        return evaluation.responses(*self._asked(state_S, rows_N))
-
-    def _asked(self, state_S: Any, rows_N: Int[np.ndarray, " N"]) -> tuple[Any, ...]:
+    @property
+    def evaluation(self) -> Evaluation:
+        """Runs the model on networks of the zoo."""
         mode = settings.nested(self.config, "data.mode", "auto")
-        return self.learner, self.zoo, state_S, rows_N, self.config.batch_size, mode
+        return Evaluation(self.learner, self.zoo, self.config.batch_size, mode)
 
     def scores(self, split: str, outputs_SxNxO: Float[np.ndarray, "S N O"]) -> list[float]:
         """The metric of each seed's outputs for the networks of a split."""

@@ -25,7 +25,7 @@ from probegen_jax.method.model import Head, ProbeGen, head_shape
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
 from probegen_jax.runs.experiment import Run
-from probegen_jax.training import evaluation
+from probegen_jax.training.evaluation import Evaluation
 from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.zoo import Networks, Zoo
 
@@ -200,7 +200,7 @@ class Predictor:
             {"head": self.head_params}, {"generator": {"probes": self.probes_SxP}}, None, None
         )
         learner = _learner(networks.spec, self.probes_SxP.shape[1:], self.head_shape)
-        outputs = evaluation.outputs(learner, networks, state, rows_N, self.batch_size)
+        outputs = Evaluation(learner, networks, self.batch_size).outputs(state, rows_N)
         return np.asarray(jax.nn.softmax(outputs, axis=-1)) if self.classes else outputs
 
 

@@ -34,9 +34,6 @@ def look_at(
 ) -> dict[str, Any] | None:
     """Opens a run's folder, and makes sure that a finished run is one on this config's zoo.
 
-    Args:
-      zoo: in memory; if None, the one that the config names.
-
     Returns:
       The result of a finished run, None of one that is yet to be trained or goes on.
 
@@ -58,10 +55,6 @@ def train_run(
     zoo: Zoo | None = None,
 ) -> Run:
     """Trains what `config` says, or goes on with it; writes everything but the report.
-
-    Args:
-      folder: of this run, which is not finished; see `folder.open_run`.
-      zoo: in memory; if None, the one that the config names.
 
     Raises:
       UserError: the config or the zoo is not usable.

@@ -21,9 +21,6 @@ _FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | d
 def from_config(config: Any) -> Zoo:
     """The zoo of a config, with weights on the host; downloaded and prepared if need be.
 
-    Args:
-      config: parsed, or a dict: its `dataset`, and the keys of that data set's config file.
-
     Raises:
       UserError: no such zoo, or anything wrong with its files.
     """

@@ -22,49 +22,62 @@ from probegen_jax.training.resident import Batches, Resident, place_targets
 from probegen_jax.zoo.zoo import Networks
 
 
-def outputs(
-    learner: learning.Learner,
-    zoo: Networks,
-    state_S: learning.TrainState,
-    rows_N: Int[np.ndarray, " N"],
-    batch_size: int,
-    mode: str = "auto",
-    answers_first: bool = False,
-) -> Float[np.ndarray, "S N O"]:
-    """Every seed's outputs for networks of a zoo, computed by this process alone.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Runs models on networks of a zoo, in this process alone and on one of its devices.
 
-    Args:
-      state_S: what is used of it is `params` and `fixed`.
+    Attributes:
       mode: "resident", "stream", or "auto": resident if the networks fit on the device.
-      answers_first: whether all networks answer before the head runs, as in a training whose
-        probes are fixed; the results are then its very bits.
-
-    Raises:
-      UserError: the zoo cannot be streamed.
     """
-    programs, batches, state_S = _ready(learner, zoo, state_S, rows_N, batch_size, mode)
-    if answers_first:
-        programs, batches = with_responses(programs, batches, zoo, state_S)
-    laid_out = batches.outputs(programs, state_S.params, state_S.fixed, "rows")
-    return on_host(programs.mesh, laid_out, len(rows_N))
 
+    learner: learning.Learner
+    zoo: Networks
+    batch_size: int
+    mode: str = "auto"
 
-def responses(
-    learner: learning.Learner,
-    zoo: Networks,
-    state_S: learning.TrainState,
-    rows_N: Int[np.ndarray, " N"],
-    batch_size: int,
-    mode: str = "auto",
-) -> Float[np.ndarray, "S N P R"]:
-    """Every seed's responses of networks of a zoo to its probes; arguments as of `outputs`."""
-    programs, batches, state_S = _ready(learner, zoo, state_S, rows_N, batch_size, mode)
-    slots, places = batches.layout.rows_BxM.shape
-    laid_out = fetch(programs.mesh, batches.responses(programs, state_S))
-    # From slot by slot to batch by batch, which is the order of the rows.
-    by_slot = laid_out.reshape(len(laid_out), slots, places, *laid_out.shape[2:])
-    in_rows = by_slot.swapaxes(1, 2).reshape(laid_out.shape)
-    return in_rows[:, : len(rows_N)]
+    def outputs(
+        self,
+        state_S: learning.TrainState,
+        rows_N: Int[np.ndarray, " N"],
+        answers_first: bool = False,
+    ) -> Float[np.ndarray, "S N O"]:
+        """Every seed's outputs for networks; a `UserError` if the zoo cannot be streamed.
+
+        Args:
+          state_S: what is used of it is `params` and `fixed`.
+          answers_first: whether all networks answer before the head runs, as in a training whose
+            probes are fixed; the results are then its very bits.
+        """
+        programs, batches, state_S = self._ready(state_S, rows_N)
+        if answers_first:
+            programs, batches = with_responses(programs, batches, self.zoo, state_S)
+        laid_out = batches.outputs(programs, state_S.params, state_S.fixed, "rows")
+        return on_host(programs.mesh, laid_out, len(rows_N))
+
+    def responses(
+        self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "S N P R"]:
+        """Every seed's responses of networks to its probes; as `outputs`."""
+        programs, batches, state_S = self._ready(state_S, rows_N)
+        slots, places = batches.layout.rows_BxM.shape
+        laid_out = fetch(programs.mesh, batches.responses(programs, state_S))
+        # From slot by slot to batch by batch, which is the order of the rows.
+        by_slot = laid_out.reshape(len(laid_out), slots, places, *laid_out.shape[2:])
+        in_rows = by_slot.swapaxes(1, 2).reshape(laid_out.shape)
+        return in_rows[:, : len(rows_N)]
+
+    def _ready(
+        self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
+    ) -> tuple[Programs, Batches, learning.TrainState]:
+        """What runs, on what, with which parameters."""
+        batch_size = min(self.batch_size, len(rows_N))
+        mesh = make_mesh(batch_size, devices=jax.local_devices()[:1])
+        seeds = len(jax.tree.leaves(state_S.params)[0])
+        no_order_S = jax.random.split(jax.random.key(0), seeds)  # nothing is shuffled
+        layout = in_order(rows_N, batch_size)
+        batches = make_batches(self.zoo, layout, mesh, no_order_S, self.mode)
+        used = learning.TrainState(state_S.params, state_S.fixed, None, None)
+        return _programs(self.learner, mesh), batches, place(mesh, used, BY_SEED)
 
 
 def with_responses(
@@ -100,21 +113,3 @@ def on_host(
 @functools.lru_cache(maxsize=8)  # programs are compiled when they are first called
 def _programs(learner: learning.Learner, mesh: Mesh) -> Programs:
     return Programs(learner, mesh)
-
-
-def _ready(
-    learner: learning.Learner,
-    zoo: Networks,
-    state_S: learning.TrainState,
-    rows_N: Int[np.ndarray, " N"],
-    batch_size: int,
-    mode: str,
-) -> tuple[Programs, Batches, learning.TrainState]:
-    """What runs, on what, with which parameters; on one device, for others may be at work."""
-    batch_size = min(batch_size, len(rows_N))
-    mesh = make_mesh(batch_size, devices=jax.local_devices()[:1])
-    seeds = len(jax.tree.leaves(state_S.params)[0])
-    no_order_S = jax.random.split(jax.random.key(0), seeds)  # nothing is shuffled
-    batches = make_batches(zoo, in_order(rows_N, batch_size), mesh, no_order_S, mode)
-    used = learning.TrainState(state_S.params, state_S.fixed, None, None)
-    return _programs(learner, mesh), batches, place(mesh, used, BY_SEED)
