@@ -1,5 +1,7 @@
 """Command lines without a config: files and folders, and a few flags."""
 
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,6 +32,28 @@ def parse(
     except flags.Error as error:
         raise UserError(f"command line: {error}; --help shows the usage") from error
     return values, names
+
+
+def check_writable(out: pathlib.Path, example: str) -> None:
+    """Refuses a file for `--out` that could not be written, before anything is computed.
+
+    Args:
+      out: of the file; its folder is made if missing.
+      example: of a name, for the message.
+
+    Raises:
+      UserError: it is a folder, or its folder cannot be written.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give a file, as in --out={example}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out} ({error.strerror}); choose another with --out=FILE"
+        ) from error
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"cannot write into {out.parent}; choose another file with --out=FILE")
 
 
 def define_places(values: flags.FlagValues) -> None:

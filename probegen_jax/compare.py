@@ -31,7 +31,7 @@ from typing import Any
 
 from absl import flags
 
-from probegen_jax import errors, settings
+from probegen_jax import command, errors, settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
 from probegen_jax.method import published_figures
@@ -97,8 +97,8 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
     if options.export:
         run = load_run(workdir, experiment=experiment)
         result["exported"] = _export(run, pathlib.Path(options.export))
-    print(table(result))
     write_json(pathlib.Path(options.out), result)
+    print(table(result))
     return result
 
 
@@ -119,6 +119,7 @@ def _check(options: Any) -> None:
     for path in (*options.torch_checkpoint, *options.torch_log, *options.torch_probes):
         if not pathlib.Path(path).is_file():
             raise UserError(f"no file at {path}")
+    command.check_writable(pathlib.Path(options.out), "compare.json")
     if options.torch_seed and options.torch_probes:
         raise UserError("--torch_seed and --torch_probes both give the probes; leave one out")
 

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from probegen_jax import user_cache
+from probegen_jax import terminal, user_cache
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -48,21 +48,38 @@ class Stopped(BaseException):
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs an entry point on `sys.argv`, turning a `UserError` into one line and exit code 2."""
-    argv = [argument for argument in sys.argv if argument != "--debug"]
+    """Runs an entry point on `sys.argv`, turning a `UserError` into one line and exit code 2.
+
+    A `~` at the start of a flag's value stands for the home folder. What the terminal cannot show
+    is replaced, and an output that is closed or full does not stop the work.
+    """
+    terminal.in_utf8()
+    with terminal.ready(main, quiet=not _debugging()):
+        _run(main, [terminal.expanded(each) for each in sys.argv if each != "--debug"])
+
+
+def _run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     if not _debugging():
         # XLA's own log, of slow compilations above all; what fails is raised besides.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     user_cache.keep_compiled()
     try:
         main(argv)
-    except (UserError, Stopped, KeyboardInterrupt) as error:
+    except (UserError, Stopped, KeyboardInterrupt, OSError) as error:
+        if isinstance(error, OSError) and not _of_a_file(error):
+            raise
         sys.exit(report(error))
+    except SystemExit as stop:  # of --help, or of a command with an exit code of its own
+        if stop.code:
+            raise
+    if (error := terminal.lost()) is not None:
+        print(f"error: the output cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
 
 
 def report(error: BaseException) -> int:
     """Tells what has ended a run, in one line where it is no bug."""
-    known = isinstance(error, UserError | Stopped | KeyboardInterrupt)
+    known = isinstance(error, UserError | Stopped | KeyboardInterrupt) or _of_a_file(error)
     if not known or _debugging():
         traceback.print_exception(error)
     if isinstance(error, UserError):
@@ -72,10 +89,21 @@ def report(error: BaseException) -> int:
     elif isinstance(error, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
         line = "interrupted; the same command continues from the last checkpoint"
+    elif isinstance(error, OSError) and known:
+        code = EXIT_USER_ERROR
+        line = (
+            f"error: cannot read or write {error.filename} ({error.strerror}); look at its "
+            "permissions, and at the space that is left"
+        )
     else:
         return 1
     print(line, file=sys.stderr, flush=True)
     return code
+
+
+def _of_a_file(error: BaseException) -> bool:
+    """Whether it says what the system refused to do with a file: no bug, but a matter of rights."""
+    return isinstance(error, OSError) and bool(error.filename and error.strerror)
 
 
 def _debugging() -> bool:

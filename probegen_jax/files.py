@@ -1,14 +1,27 @@
-"""Files and folders that are whole or not there: written under another name, then renamed."""
+"""Files that are whole or not there: written under another name, then renamed; cells of tables."""
 
 import contextlib
+import csv
 import json
+import lzma
 import os
 import pathlib
 import shutil
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from probegen_jax.errors import UserError
+
+# What libraries raise of a damaged file, and of one that is made up; RuntimeError: of a zip that is
+# encrypted, or nested too deeply.
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, MemoryError, SyntaxError, AssertionError, zipfile.BadZipFile, zlib.error),
+    *(tarfile.TarError, lzma.LZMAError, csv.Error),
+)
 
 
 @contextlib.contextmanager
@@ -57,8 +70,17 @@ def read_json(path: pathlib.Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({error}); it should be JSON") from error
+
+
+def cell(text: str) -> str:
+    """Text for a table's cell; where a spreadsheet would take it for a formula, `'` goes before.
+
+    Tabs and ends of lines, after which another cell might begin, become spaces.
+    """
+    text = f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    return text.translate(dict.fromkeys(map(ord, "\t\r\n"), " "))
 
 
 def _flush(path: pathlib.Path) -> None:

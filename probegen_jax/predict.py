@@ -23,7 +23,6 @@ Exit codes: 0 done; 1 done, but some networks could not be predicted; 2 a mistak
 told in one line; 130 interrupted.
 """
 
-import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     if bool(files) == bool(values.split):
         raise UserError("give files to predict for, or --split=test for the run's own zoo")
     out = pathlib.Path(values.out)
-    _check_writable(out)
+    command.check_writable(out, "predictions.csv")
     places = command.places(values)
     run = pathlib.Path(folder)
     predictions = (
@@ -83,7 +82,7 @@ def _of_files(run: pathlib.Path, files: list[str], which: str, places: Mapping[s
     from probegen_jax.runs.exported import load
     from probegen_jax.zoo.own.networks import find_files
 
-    zoos = [name for name in files if (pathlib.Path(name) / "dataset_info.json").is_file()]
+    zoos = [name for name in files if (pathlib.Path(name) / "plan.json").is_file()]
     if zoos and len(files) > 1:
         raise UserError(f"{zoos[0]} is a zoo; predict for it alone, without other files")
     if not zoos:
@@ -106,20 +105,6 @@ def _of_split(run: pathlib.Path, split: str, which: str, places: Mapping[str, st
     loaded = load_run(run, places)
     zoo = loaded.experiment.zoo
     return predictor.predictor_of(loaded, which).predict_rows(zoo, zoo.splits[split])
-
-
-def _check_writable(out: pathlib.Path) -> None:
-    """Refuses a table that could not be written, before anything is computed."""
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give a file, as in --out=predictions.csv")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out} ({error.strerror}); choose another with --out=FILE"
-        ) from error
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"cannot write into {out.parent}; choose another file with --out=FILE")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,9 @@ def wheel(sdist, tmp_path_factory):
     return built
 
 
+DATA = {"probegen_jax/report/style.css", "probegen_jax/runs/model_card.md"}  # not Python
+
+
 def files(folder, pattern="*.py"):
     return {path.relative_to(REPO).as_posix() for path in (REPO / folder).rglob(pattern)}
 
@@ -94,7 +97,7 @@ def files(folder, pattern="*.py"):
 def test_the_sdist_holds_the_package_and_what_builds_it(sdist):
     with tarfile.open(sdist) as archive:
         names = {item.name.split("/", 1)[1] for item in archive if item.isfile()}
-    package = files("probegen_jax") | files("configs") | {"probegen_jax/report/style.css"}
+    package = files("probegen_jax") | files("configs") | DATA
     assert {name for name in names if "/" in name and ".egg-info/" not in name} == package
     top = {path.name for path in REPO.glob("requirements*.txt")}
     top |= {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", "setup.py"}
@@ -106,7 +109,7 @@ def test_the_wheel_holds_the_package_with_its_configs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     configs = {f"probegen_jax/{name}" for name in files("configs")}
-    assert names == files("probegen_jax") | configs | {"probegen_jax/report/style.css"}
+    assert names == files("probegen_jax") | configs | DATA
 
 
 def test_installed_it_trains_from_an_empty_folder(wheel, digits_dir, tmp_path):

@@ -37,15 +37,21 @@ def whole_from(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-def positive(text: str) -> float:
-    """Reads a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+def _between_0_and(limit: float, what: str) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < limit:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return number
+
+
+positive = _between_0_and(math.inf, "a number above 0")
+share = _between_0_and(1.0, "between 0 and 1")
 
 
 def widths(text: str) -> tuple[int, ...]:

@@ -8,11 +8,13 @@ The folder of a build:
 3. From the parts the data set is assembled, all of it or nothing; then the parts are removed.
 """
 
+import contextlib
+import json
 import pathlib
 import shutil
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,11 +26,10 @@ from probegen_jax.files import read_json, write_json
 from probegen_jax.zoo import cache
 from probegen_jax.zoo.cache import Arrays
 
-_PLAN, _PARTS = "plan.json", "parts"
+_PLAN = "plan.json"
 # Of the plan: what made the bytes besides the settings. A finished zoo is not refused for it.
 _MADE_WITH = "made_with"
-# Seconds between lines where there is no terminal for a bar.
-_LINE_EVERY = 60.0
+_LINE_EVERY = 60.0  # seconds, where there is no terminal for a bar
 # Where the code lies that decides what a network becomes.
 CODE = ("probegen_jax.factory", "probegen_jax.networks", "probegen_jax.zoo.flat_weights")
 
@@ -44,14 +45,16 @@ class Build:
           made_with: JSON-like: versions and hardware, which decide the last bits.
         """
         self.out = out
-        self._parts = out / _PARTS
-        self._plan = {**plan, _MADE_WITH: dict(made_with)}
+        self._parts = out / "parts"
+        self._rubbish = out / ".parts"
+        # As JSON gives it back: with lists for tuples.
+        self._plan = json.loads(json.dumps({**plan, _MADE_WITH: made_with}))
 
     def __enter__(self) -> "Build":
         """Raises a `UserError` if the folder cannot be written or holds something else."""
         from probegen_jax.zoo.prepared import builders
 
-        try:
+        with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             strangers = sorted(path.name for path in self.out.iterdir() if path.name[0] != ".")
             if strangers and not (self.out / _PLAN).exists():
@@ -60,8 +63,6 @@ class Build:
                     "a build; choose another with --out=DIR"
                 )
             self._lock = builders.lock(self.out)
-        except OSError as error:
-            raise unwritable(self.out, error) from error
         try:
             self._refuse_another()
             for leftover in self._parts.glob(".*"):  # of a killed process
@@ -100,33 +101,28 @@ class Build:
         make: Callable[[int], Arrays],
         show: Callable[[Arrays], str] | None = None,
     ) -> int:
-        """Makes the parts that are missing, with a bar of networks per second and time left.
+        """Makes the missing parts, with a bar of speed and time left; returns how many networks.
 
         Args:
           make: arrays by name of part i. They follow from the plan and i alone.
 
-        Returns:
-          Networks that were made by this call.
-
         Raises:
           UserError: no space left.
         """
-        try:
+        with writing(self.out):
             self._parts.mkdir(exist_ok=True)
             write_json(self.out / _PLAN, self._plan)
-        except OSError as error:
-            raise unwritable(self.out, error) from error
         missing = [part for part in range(len(sizes)) if not self._path(part).exists()]
         total = sum(sizes)
-        done = total - sum(sizes[part] for part in missing)
+        before = done = total - sum(sizes[part] for part in missing)
         if done:
             print(f"{self.out}: {done:,} of {total:,} networks are there; going on", flush=True)
         started = told = time.monotonic()
-        before = done
         with tqdm(total=total, initial=done, desc="building", unit="net", disable=None) as bar:
             for part in missing:
                 arrays = make(part)
-                self._write(part, arrays)
+                with writing(self._path(part)):
+                    cache.write_arrays(self._path(part), arrays)
                 done += sizes[part]
                 if show is not None:
                     bar.set_postfix_str(show(arrays), refresh=False)
@@ -158,29 +154,25 @@ class Build:
     def clean(self) -> None:
         """Removes the parts, once what was assembled from them is written."""
         # The rename makes it one step: a folder half removed would look unfinished.
+        shutil.rmtree(self._rubbish, ignore_errors=True)
         if self._parts.exists():
-            rubbish = self._parts.with_name(f".{_PARTS}")
-            shutil.rmtree(rubbish, ignore_errors=True)
-            self._parts.rename(rubbish)
-        shutil.rmtree(self._parts.with_name(f".{_PARTS}"), ignore_errors=True)
+            self._parts.rename(self._rubbish)
+        shutil.rmtree(self._rubbish, ignore_errors=True)
 
     def _path(self, part: int) -> pathlib.Path:
         return self._parts / f"part-{part:05}.npz"
 
-    def _write(self, part: int, arrays: Arrays) -> None:
-        path = self._path(part)
-        try:
-            cache.write_arrays(path, arrays)
-        except OSError as error:
-            raise unwritable(path, error) from error
 
-
-def unwritable(path: pathlib.Path, error: OSError) -> UserError:
-    """What to tell of a file or folder of a build that cannot be written."""
-    return UserError(
-        f"cannot write {path} ({error.strerror or error}); free some space and run the same "
-        "command again, it goes on where it stopped; or choose another folder with --out=DIR"
-    )
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Tells of a file or folder of a build that cannot be written, as a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}); free some space and run the same "
+            "command again, it goes on where it stopped; or choose another folder with --out=DIR"
+        ) from error
 
 
 def made_with(module: types.ModuleType, **others: Any) -> dict[str, Any]:
@@ -196,16 +188,12 @@ def code_hash(module: types.ModuleType) -> str:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
     """What to tell of each key, by its dotted name, at which two plans differ."""
-    there, here = (trees.named(plan, whole=(list, tuple, type(None))) for plan in (theirs, ours))
+    there, here = (trees.named(plan, whole=(list, type(None))) for plan in (theirs, ours))
     texts = {}
     for key in sorted(there.keys() | here.keys()):
-        values = [_shown(plan[key]) if key in plan else "absent" for plan in (there, here)]
+        values = [repr(plan[key]) if key in plan else "absent" for plan in (there, here)]
         if values[0] != values[1]:
             # Of a hash its beginning tells enough.
             short = [value if len(value) < 60 else f"{value[:12]}…" for value in values]
             texts[key] = "{} ({} there, {} here)".format(key, *short)
     return texts
-
-
-def _shown(value: Any) -> str:
-    return repr(list(value) if isinstance(value, tuple) else value)

@@ -63,7 +63,6 @@ def probe_bank(
     Args:
       source: "generated"; "published", which downloads their zip to `folder` once; or the path of
         that zip or of an unpacked folder.
-      image_shape: H, W, C of the zoo's images.
       seed: of the images, or of the choice among the published ones.
       fidelity: how published images are prepared, see `dead_leaves_files.read`. Generated ones are
         made at H×W and normalised, whatever it says.

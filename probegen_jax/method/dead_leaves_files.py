@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import UNREADABLE
 
 PUBLISHED_URL = (
     "http://data.csail.mit.edu/noiselearning/zipped_data/small_scale/dead_leaves-textures.zip"
@@ -23,6 +24,9 @@ Fidelity = Literal["faithful", "official"]
 # Colour images, of the CNN Wild Park, have CIFAR-10's statistics, as the official code has them.
 _COLOUR_MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
 _COLOUR_STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
+
+# Beyond what an image of dead leaves has, and few enough for any memory.
+_MOST_BYTES, _MOST_PIXELS = 2**28, 2**26
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -51,16 +55,12 @@ def read(
     takes the mean over channels, as the Small CNN Zoo was trained, and normalises to [-1, 1].
 
     Args:
-      path: the zip, or a folder with a `train` folder or with images.
       number: N images, chosen without replacement.
       image_shape: H, W, C of the zoo's images; C is 1 or 3.
       official_choice: choose as the official code does that was started with `--seed`.
 
     Returns:
       float32; (h, w) is (H, W), or the files' own size for "official" grayscale.
-
-    Raises:
-      UserError: no such path, too few images, an unreadable one, or another number of channels.
     """
     height, width, channels = image_shape
     if channels not in (1, 3):
@@ -80,7 +80,7 @@ def read(
     official_gray = channels == 1 and fidelity == "official"
     size = None if official_gray else (height, width)
     files = [(read(names[index]), f"{path}: {names[index]}") for index in chosen]
-    images = np.stack([_decode(data, where, size, official_gray) for data, where in files])
+    images = np.stack([_decode(data, where, size) for data, where in files])
     if official_gray:
         return images
     if channels == 1:
@@ -94,11 +94,7 @@ def find(source: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def fetch(folder: pathlib.Path, url: str = PUBLISHED_URL) -> pathlib.Path:
-    """The published zip in `folder`, downloaded if it is not there yet.
-
-    Raises:
-      UserError: it cannot be fetched or is not a zip; nothing half-done is left behind.
-    """
+    """The published zip in `folder`, downloaded if it is not there yet; see `download.fetch`."""
     from probegen_jax.zoo.files import download  # brings TFDS, which only this needs
 
     by_hand = "a folder and name the file with --config.dead_leaves=PATH"
@@ -118,11 +114,25 @@ def _open(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
         raise UserError(f"no dead leaves at {path}; name the zip of {PUBLISHED_URL} or its folder")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is neither a folder nor a zip; download it again")
-    archive = zipfile.ZipFile(path)
-    names = [name for name in archive.namelist() if _is_image(name) and "train" in name.split("/")]
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a whole zip ({error}); download it again") from error
+    names = [name for name in archive.namelist() if _is_image(name)]
+    names = [name for name in names if "train" in pathlib.PurePosixPath(name).parts[:-1]]
     if not names:
         raise UserError(f"{path} holds no images under train/; download it again")
-    return sorted(names), archive.read
+
+    def read(name: str) -> bytes:
+        try:
+            if archive.getinfo(name).file_size > _MOST_BYTES:
+                raise ValueError(f"unpacks to more than {_MOST_BYTES:,} bytes")
+            return archive.read(name)
+        except UNREADABLE as why:
+            told = f"{path}: {name}: cannot be unpacked ({why}); download it again"
+            raise UserError(told) from why
+
+    return sorted(names), read
 
 
 def _is_image(name: str) -> bool:
@@ -130,19 +140,17 @@ def _is_image(name: str) -> bool:
     return base.lower().endswith(_SUFFIXES) and not base.startswith(".")
 
 
-def _decode(
-    data: bytes, where: str, size: tuple[int, int] | None, luma: bool
-) -> Float[np.ndarray, "h w C"]:
-    """One image file as float32 in [0, 1]; `size` is (height, width), or None to keep its own."""
-    from PIL import Image, UnidentifiedImageError  # only published images need it
+def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> Float[np.ndarray, "h w C"]:
+    """One image file as float32 in [0, 1]: of a (height, width), or its own in luma if None."""
+    from PIL import Image  # only published images need it
 
     try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels")
+        image = image.convert("RGB")
+    except Exception as error:  # bytes from elsewhere: pillow raises whatever it stumbles over
         raise UserError(f"{where} is not a readable image ({error}); download it again") from error
-    if luma:
-        image = image.convert("L")
-    if size is not None:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    image = image.resize(size[::-1], Image.Resampling.BILINEAR) if size else image.convert("L")
     pixels = np.asarray(image, np.float32) / 255
     return pixels.reshape(*pixels.shape[:2], -1)

@@ -28,7 +28,6 @@ class TrainState:
     Attributes:
       params: what is trained, as a pure dict; leaves have a leading seed axis S outside `vmap`.
       fixed: variables of the model that are not trained (synthetic probes).
-      opt_state: of the optax transformation.
       step: updates made so far, int32.
     """
 
@@ -54,9 +53,7 @@ class Learner:
 
     Attributes:
       make_model: from a key to a fresh Flax model, called with stacked zoo weights.
-      spec: the zoo networks' spec.
       loss: per-network loss; None, as the optimizer, if the model is only run.
-      optimizer: an optax transformation.
       data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
         over more than one device.
       from_responses: whether what stands for the zoo's weights is each seed's `responses`, computed
@@ -202,16 +199,10 @@ def train_steps(
     goes through the very same program.
 
     Args:
-      losses_SxT: of the epoch's steps so far.
       zoo_weights: stacked networks, at least those of the batches.
       rows_SxKxB: the batches of K steps of the epoch, -1 for padding; inside a `shard_map`, this
         device's part of them.
       first: the step that the first of those batches is for.
-      start: the first step to make.
-      stop: one after the last.
-
-    Returns:
-      The state after them, and the losses with those of these steps filled in.
     """
 
     def one_seed(zoo_weights, state, rows_B):

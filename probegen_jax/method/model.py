@@ -51,7 +51,7 @@ def make_generator(
     settings: Mapping[str, Any],
     probe_shape: tuple[int, ...],
     *,
-    images: Float[np.ndarray, "M H W C"] | None = None,
+    images: Float[np.ndarray, "N H W C"] | None = None,
     rngs: nnx.Rngs,
 ) -> Generator:
     """The generator of a method; a `UserError` if it has none for such probes.
@@ -82,7 +82,7 @@ def make_model(
     settings: Mapping[str, Any],
     num_outputs: int,
     *,
-    images: Float[np.ndarray, "M H W C"] | None = None,
+    images: Float[np.ndarray, "N H W C"] | None = None,
     rngs: nnx.Rngs,
 ) -> ProbeGen:
     """A fresh ProbeGen, see `make_generator` and `head_shape`.

@@ -172,12 +172,8 @@ class NetworkSpec(abc.ABC):
         """The networks of each device, in arrays of the same shapes for all devices.
 
         Args:
-          weights: of the zoo, on the host.
           rows: for each device, equally many rows of the zoo.
           over_hosts: the greatest of each count over all hosts, whose devices are not among `rows`.
-
-        Returns:
-          For each device, its networks in the order of its rows, in NumPy arrays.
         """
         return [jax.tree.map(np.asarray, self.take(weights, rows_n)) for rows_n in rows]
 
@@ -199,8 +195,6 @@ class NetworkSpec(abc.ABC):
         Args:
           state: arrays by name, in torch's layout.
           config: the architecture, where `needs_config`.
-          name: what errors call the network.
-          options: how arrays are named and CNNs are run.
 
         Raises:
           BadNetworkError: it is not such a network, or cannot be used.
@@ -269,7 +263,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         needed = {field.name for field in fields if field.default is dataclasses.MISSING}
         missing, unknown = needed - value.keys(), value.keys() - {field.name for field in fields}
         if missing or unknown:
-            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r}"
+            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r:.80}"
             raise UserError(f"{where} {what}")
         return hint(**{name: typed(hints[name], value[name], f"{where}: {name}") for name in value})
     if origin is tuple and isinstance(value, list | tuple):
@@ -285,4 +279,4 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         return hint(value)
     if type(value) is hint and (hint in (str, bool) or (hint is float and math.isfinite(value))):
         return value
-    raise UserError(f"{where} is {value!r}, which it cannot be")
+    raise UserError(f"{where} is {value!r:.80}, which it cannot be")

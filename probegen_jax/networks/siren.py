@@ -36,10 +36,8 @@ class SirenSpec(NetworkSpec):
     """The static part of a SIREN: everything but its weights.
 
     Attributes:
-      hidden: width of each hidden layer.
       in_dim: coordinates of a probe, D.
       out_dim: values of a response, R (1 for grayscale, 3 for RGB).
-      w0: the factor inside every sine.
       output_shift: added to the last layer's output; 0.5 centres it on targets in [0, 1].
       grid: order of the coordinates of a pixel: "xy" is x (column) first, "ij" is row first.
       sine: how sines are computed: "fast", see `sine.sine`, or "exact", XLA's own.

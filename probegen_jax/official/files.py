@@ -29,11 +29,6 @@ _METRIC_COLUMNS = {"accuracy": "acc", "kendall_tau": "kendalltau"}
 def load_checkpoint(path: pathlib.Path, experiment: Experiment, config_file: str) -> dict[str, Any]:
     """One seed's parameters from an official checkpoint, for the model of an experiment.
 
-    Args:
-      path: of `epoch_last.pth` or `intermediate_checkpoint.pth`.
-      experiment: whose model it must fit.
-      config_file: the config file's path, for the remedy in a message.
-
     Raises:
       UserError: another method, sizes or kind of data set: what differs, with both shapes.
     """

@@ -37,12 +37,8 @@ class Sizes:
 
     Attributes:
       num_responses: P·R, what the head reads.
-      head_width: of the head's hidden layers.
-      head_depth: linear layers of the head.
-      num_outputs: classes, or 1.
       generator: the official name of the probes' source.
       method: our name of it, "probegen" or "vanilla".
-      num_probes: P.
       latent_dim: values of a latent; of ProbeGen only.
       generator_depth: layers from latents to probes; of ProbeGen only.
       generator_width: channels that an image generator's last layer reads; of these only.

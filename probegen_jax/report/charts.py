@@ -44,8 +44,6 @@ def mark(tag: str, tooltip: str = "", **attributes: Number | str) -> str:
     """An SVG element with a tooltip, if there is one.
 
     Args:
-      tag: such as "circle".
-      tooltip: as plain text.
       attributes: `class_` is written as class, `fill_opacity` as fill-opacity; floats have one
         decimal.
     """
@@ -203,9 +201,12 @@ def scatter(
     return svg("".join(parts), f"{title}, {len(chosen)} networks", _WIDTH, height)
 
 
-def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
-    """Counts of networks by true class (row) and predicted class (column)."""
+def confusion(
+    title: str, counts_CxC: Int[np.ndarray, "C C"], names: Sequence[str] | None = None
+) -> str:
+    """Counts of networks by true class (row) and predicted class (column), and their names."""
     classes = len(counts_CxC)
+    names = names or [str(n) for n in range(classes)]
     cell = max(14.0, min(34.0, 400 / classes))
     left, top = 46.0, 52.0
     shares_CxC = counts_CxC / np.maximum(counts_CxC.sum(axis=1, keepdims=True), 1)
@@ -214,12 +215,12 @@ def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
     for row in range(classes):
         y = top + row * cell
         if numbered:
-            parts.append(text(left - 8, y + cell / 2 + 4, str(row), "end"))
+            parts.append(text(left - 8, y + cell / 2 + 4, _cut(names[row], 6), "end"))
             below = top + classes * cell + 16
-            parts.append(text(left + (row + 0.5) * cell, below, str(row), "middle"))
+            parts.append(text(left + (row + 0.5) * cell, below, _cut(names[row], 4), "middle"))
         for column in range(classes):
             x, count, share = left + column * cell, counts_CxC[row, column], shares_CxC[row, column]
-            tooltip = f"true {row}, predicted {column}: {count}"
+            tooltip = f"true {names[row]}, predicted {names[column]}: {count}"
             box = {"x": x, "y": y, "width": cell - 1, "height": cell - 1, "rx": 2}
             opacity = f"{0.06 + 0.94 * share:.3f}"
             parts.append(mark("rect", tooltip, class_="cell", **box, fill_opacity=opacity))
@@ -228,6 +229,10 @@ def confusion(title: str, counts_CxC: Int[np.ndarray, "C C"]) -> str:
                 parts.append(text(x + cell / 2 - 0.5, y + cell / 2 + 4, str(count), "middle", css))
     label = f"{title}: {np.trace(counts_CxC)} of {counts_CxC.sum()} networks on the diagonal"
     return svg("".join(parts), label, left + classes * cell + 14, top + classes * cell + 26)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def bars(title: str, values_P: Float[np.ndarray, " P"], x_label: str) -> str:

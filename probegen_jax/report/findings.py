@@ -21,6 +21,8 @@ from probegen_jax.zoo.zoo import SPLITS, Zoo
 _MOST_NETWORKS = 1024
 _WORST = 12
 _PLANES = 5
+_LONGEST = 40  # characters of a class's name
+_MOST_PIXELS = 256  # along a side of a drawing
 
 Series = tuple[str, list[int], list[float]]  # label, steps, values
 
@@ -30,7 +32,6 @@ class Drawing:
     """What one INR of the zoo draws.
 
     Attributes:
-      row: of the zoo.
       target: of the network, in few characters.
       image_HxWxC: values in [0, 1].
       grid: order of coordinates: "xy" if the column comes first, "ij" if the row does.
@@ -47,9 +48,6 @@ class Wrong:
     """A test network that was predicted badly.
 
     Attributes:
-      row: of the zoo.
-      target: class or value.
-      predicted: class or value.
       error: probability of the predicted class less that of the true one, or distance of values.
       drawing: what it draws, of INRs of the plane.
     """
@@ -66,10 +64,7 @@ class Importance:
     """What each probe of the first seed is worth: its responses replaced by their mean.
 
     Attributes:
-      networks: of the validation split that this was measured on.
-      loss: with all probes.
       loss_P: by how much the mean loss grows without each.
-      metric: with all probes.
       metric_P: by how much the metric falls without each.
     """
 
@@ -85,19 +80,10 @@ class Findings:
     """Everything that a report tells of one run; of several seeds, pictures show the first.
 
     Attributes:
-      name: the run folder's.
-      folder: of the run.
-      config: settings by key.
       result: content of `result.json`, or `unfinished`.
-      records: lines of `metrics.jsonl`.
-      facts: of the zoo, by name.
-      probes_before: of the first seed at its start.
-      probes_after: of the first seed now.
       planes: what a few test networks draw, of INRs of the plane.
-      targets_N: of the test networks.
-      outputs_NxO: the first seed's, for them.
       wrong: the test networks with the largest errors, the largest first.
-      importance: of the probes.
+      class_names: of each class, cut short; None of values.
     """
 
     name: str
@@ -113,6 +99,11 @@ class Findings:
     outputs_NxO: Float[np.ndarray, "N O"]
     wrong: list[Wrong]
     importance: Importance
+    class_names: list[str] | None = None
+
+    def called(self, target: int | float) -> str:
+        """A class by its name, a value in few characters."""
+        return shown(target) if self.class_names is None else self.class_names[int(target)]
 
     @property
     def task(self) -> Task:
@@ -160,7 +151,20 @@ def find(run: Run) -> Findings:
         outputs_NxO=outputs_NxO,
         wrong=[dataclasses.replace(net, drawing=drawings.get(net.row)) for net in wrong],
         importance=_importance(run),
+        class_names=names_of_classes(zoo),
     )
+
+
+def names_of_classes(zoo: Zoo) -> list[str] | None:
+    """What each class is called, in few characters; None of a regression."""
+    if zoo.task != "classification":
+        return None
+    return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in zoo.called]
+
+
+def _called(zoo: Zoo, targets_N: Num[np.ndarray, " N"]) -> list[str]:
+    names = names_of_classes(zoo)
+    return [shown(each) if names is None else names[int(each)] for each in targets_N]
 
 
 def unfinished(run: Run) -> dict[str, Any]:
@@ -207,12 +211,14 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _draw(zoo: Zoo, rows: list[int]) -> dict[int, Drawing]:
     """What the networks at `rows` draw, by row; empty where the zoo's networks draw nothing."""
-    images = zoo.spec.render(zoo.read(np.asarray(rows)), *(zoo.image_shape or (64, 64)))
+    size = (min(side, _MOST_PIXELS) for side in zoo.image_shape or (64, 64))
+    images = zoo.spec.render(zoo.read(np.asarray(rows)), *size)
     if images is None:
         return {}
+    called = _called(zoo, zoo.targets_N[np.asarray(rows)])
     return {
-        row: Drawing(row, shown(zoo.targets_N[row]), image, zoo.spec.plane or "xy")
-        for row, image in zip(rows, images, strict=True)
+        row: Drawing(row, name, image, zoo.spec.plane or "xy")
+        for row, name, image in zip(rows, called, images, strict=True)
     }
 
 

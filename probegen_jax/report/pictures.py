@@ -4,7 +4,7 @@ import base64
 import io
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 
 from probegen_jax.report import charts
@@ -49,6 +49,23 @@ def sheet_svg(images_PxHxWxC: Float[np.ndarray, "P H W C"], title: str, columns:
     height = width * image.shape[0] / image.shape[1]
     body = charts.text(0, 17, title, css="title") + _image(image, 0.0, top, width, height)
     return charts.svg(body, f"{title}: {number} images", 480, top + height)
+
+
+def confusion_svg(title: str, counts_CxC: Int[np.ndarray, "C C"], classes: int, right: int) -> str:
+    """A confusion matrix of many classes as a picture, a pixel for each or for some in a row.
+
+    Args:
+      counts_CxC: of networks by true class (row) and predicted class (column).
+    """
+    shares = counts_CxC / np.maximum(counts_CxC.sum(axis=1, keepdims=True), 1)
+    image = np.stack([np.ones_like(shares), 0.06 + 0.94 * shares], axis=-1).astype(np.float32)
+    image[..., 0] = 0.5  # gray that is seen in light and dark
+    side, top = 400.0, 52.0
+    body = charts.text(0, 17, title, css="title")
+    body += charts.text(0, 36, f"columns: predicted, rows: true, {classes:,} classes")
+    body += _image(image, 0.0, top, side, side)
+    label = f"{title}: {right} of {int(counts_CxC.sum())} networks on the diagonal"
+    return charts.svg(body, label, side + 14, top + side + 14)
 
 
 def plane_svg(

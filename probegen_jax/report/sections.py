@@ -9,12 +9,13 @@ import numpy as np
 from probegen_jax.method import published_figures
 from probegen_jax.method.tasks import of_metric
 from probegen_jax.report import charts, pictures
-from probegen_jax.report.findings import Findings, shown
+from probegen_jax.report.findings import Findings
 from probegen_jax.report.text import figure, group, percent, plural, score, table
 
 _MISSING = "–"
 _MOST_PROBES = 128
 _TOP = 16
+_MOST_MARKS, _MOST_CELLS, _MOST_ROWS = 60, 256, 200  # of classes, in matrix, picture, table
 
 
 def what(run: Findings) -> str:
@@ -142,10 +143,15 @@ def prediction_chart(run: Findings) -> str:
     """The confusion matrix, or predicted against true values."""
     if not run.task.classes:
         return charts.scatter("predicted value", run.outputs_NxO[:, 0], run.targets_N)
+    predicted_N = np.argmax(run.outputs_NxO, axis=-1)
     classes = run.outputs_NxO.shape[1]
-    counts_OxO = np.zeros((classes, classes), np.int64)
-    np.add.at(counts_OxO, (run.targets_N, np.argmax(run.outputs_NxO, axis=-1)), 1)
-    return charts.confusion("confusion matrix", counts_OxO)
+    cells = min(classes, _MOST_CELLS)  # several classes a cell, if there are more
+    counts_CxC = np.zeros((cells, cells), np.int64)
+    np.add.at(counts_CxC, (run.targets_N * cells // classes, predicted_N * cells // classes), 1)
+    if classes <= _MOST_MARKS:
+        return charts.confusion("confusion matrix", counts_CxC, run.class_names)
+    right = int(np.sum(run.targets_N == predicted_N))
+    return pictures.confusion_svg("confusion matrix", counts_CxC, classes, right)
 
 
 def predictions(run: Findings) -> str:
@@ -156,11 +162,15 @@ def predictions(run: Findings) -> str:
         chart = figure(prediction_chart(run), f"{number}, Kendall's τ = {reached:.3f}")
         return group("narrow", [chart])
     right_N = np.argmax(run.outputs_NxO, axis=-1) == run.targets_N
+    labels, numbers = np.unique(run.targets_N, return_counts=True)
+    most = np.sort(np.argsort(-numbers, kind="stable")[:_MOST_ROWS])
     rows = []
-    for label in np.unique(run.targets_N).tolist():
+    for label in labels[most].tolist():
         right = right_N[run.targets_N == label]
-        rows.append([str(label), str(len(right)), percent(np.mean(right))])
-    classes = table("Accuracy by class", ["class", "networks", "accuracy"], rows, texts=1)
+        rows.append([run.called(label), str(len(right)), percent(np.mean(right))])
+    rest = f", the {_MOST_ROWS} with most networks" if len(labels) > _MOST_ROWS else ""
+    head = ["class", "networks", "accuracy"]
+    classes = table(f"Accuracy by class{rest}", head, rows, texts=1)
     chart = figure(prediction_chart(run), f"{number}, accuracy {percent(reached)}")
     details = f"<details open><summary>By class</summary>{classes}</details>"
     return group("row", [chart, details])
@@ -179,17 +189,17 @@ def wrong(run: Findings) -> str:
     """The most wrongly predicted networks: drawn where they draw, else as a table."""
     if not run.wrong:
         return "<p>All test networks were predicted correctly.</p>"
+    called = [(run.called(each.target), run.called(each.predicted)) for each in run.wrong]
     drawn = wrong_charts(run)
     if drawn:
         captions = (
-            f"true {shown(network.target)}, predicted {shown(network.predicted)} "
-            f"(network {network.row})"
-            for network in run.wrong
+            html.escape(f"true {target}, predicted {predicted} (network {network.row})")
+            for network, (target, predicted) in zip(run.wrong, called, strict=True)
         )
         return group("planes", map(figure, drawn.values(), captions))
     rows = [
-        [str(network.row), shown(network.target), shown(network.predicted), f"{network.error:.3f}"]
-        for network in run.wrong
+        [str(network.row), target, predicted, f"{network.error:.3f}"]
+        for network, (target, predicted) in zip(run.wrong, called, strict=True)
     ]
     head = ["row in the zoo", "true", "predicted", "error"]
     return table("The largest errors", head, rows, texts=1)

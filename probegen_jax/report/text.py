@@ -42,7 +42,6 @@ def table(
     """An accessible table that scrolls within itself where it is too wide.
 
     Args:
-      caption: what it is of.
       rows: the first cell of each is its header.
       texts: how many of the first columns hold text, all if None; numbers are set right.
       total: how many of the last rows sum up the others.

@@ -20,7 +20,6 @@ def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathl
     """Writes one page for runs, and each run's pictures into its folder; returns the page's path.
 
     Args:
-      runs: at least one, as `experiment.load_run` gives them.
       path: of the page; `report.html` in the folder of the only run if None.
 
     Raises:

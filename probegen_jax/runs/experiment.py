@@ -57,18 +57,12 @@ class Experiment:
     @property
     def schedule(self) -> Schedule:
         """What happens at which step of the training."""
-        config = self.config
-        return Schedule(
-            _steps_per_epoch(config, self.zoo),
-            _total_steps(config, self.zoo),
-            config.eval_every,
-            config.checkpoint_every,
-        )
+        return _schedule(self.config, self.zoo)
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
-        return _total_steps(self.config, self.zoo)
+        return self.schedule.total_steps
 
     @property
     def metric_name(self) -> str:
@@ -197,14 +191,14 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
     return dataclasses.replace(experiment, zoo=zoo, learner=learner)
 
 
-def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "M h w C"] | None:
+def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "N h w C"] | None:
     """The images that the method's probes are taken from; None where it needs none."""
     generator = registry.entry(config.method, spec.probe_shape).generator
     return generator.needed_images(config.to_dict(), spec.probe_shape)
 
 
 def make_learner(
-    config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "M H W C"] | None
+    config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "N H W C"] | None
 ) -> learning.Learner:
     """The learner of a config for a zoo; `images` as `probe_images` gives them."""
     settings, spec, num_outputs = config.to_dict(), zoo.spec, zoo.num_outputs
@@ -212,16 +206,14 @@ def make_learner(
     def model_from(key: Key[Array, ""]) -> nnx.Module:  # not to hold on to the zoo's weights
         return make_model(spec, settings, num_outputs, images=images, rngs=nnx.Rngs(params=key))
 
-    optimizer = adam_cosine(config.learning_rate, _total_steps(config, zoo))
+    optimizer = adam_cosine(config.learning_rate, _schedule(config, zoo).total_steps)
     return learning.Learner(model_from, zoo.spec, TASKS[zoo.task].loss, optimizer)
 
 
-def _steps_per_epoch(config: ConfigDict, zoo: Zoo) -> int:
-    return -(-len(zoo.splits["train"]) // config.batch_size)
-
-
-def _total_steps(config: ConfigDict, zoo: Zoo) -> int:
-    return config.num_epochs * _steps_per_epoch(config, zoo)
+def _schedule(config: ConfigDict, zoo: Zoo) -> Schedule:
+    per_epoch = -(-len(zoo.splits["train"]) // config.batch_size)
+    total = config.num_epochs * per_epoch
+    return Schedule(per_epoch, total, config.eval_every, config.checkpoint_every)
 
 
 @dataclasses.dataclass(frozen=True)

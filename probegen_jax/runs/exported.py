@@ -1,8 +1,10 @@
 """Models that can be moved: what `export` writes of a run, and how they are loaded again."""
 
+import importlib.resources
 import os
 import pathlib
-from collections.abc import Mapping
+import string
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +18,17 @@ from probegen_jax.files import read_json, replacing, write_json, write_text
 from probegen_jax.method.model import head_shape
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import registry
+from probegen_jax.networks.contract import typed
 from probegen_jax.runs.experiment import Run, load_run
 from probegen_jax.runs.predictor import Predictor, predictor_of, read_options
 from probegen_jax.zoo.zoo import Zoo
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _FORMAT = "probegen_jax 1"
+_MOST_AT_ONCE = 1024  # networks, whatever a model says
+_MOST_NAMED = 20  # classes that the card lists by name
+_SIZES = ("num_probes", "head_width", "head_depth", "batch_size")  # of the settings
+_FACTS = {"seeds": tuple[int, ...], "num_outputs": int, "class_names": tuple[str, ...] | None}
 
 
 def load(
@@ -37,9 +44,6 @@ def load(
       which: of a run's parameters, the "last" or the "best" on validation.
       places: of a run: where its zoo lies now, if it has moved, as `{"data_dir": "..."}`.
       zoo: of a run: what it was trained on, where that was a zoo in memory.
-
-    Raises:
-      UserError: no such folder, or a run that is not finished.
     """
     folder = pathlib.Path(path)
     if is_model(folder):
@@ -50,29 +54,23 @@ def load(
 def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
     """Writes a model folder; it is there whole or not at all.
 
-    Args:
-      which: parameters at the "last" step, or at the "best" on validation.
-
-    Raises:
-      UserError: the run is not finished, or the folder is there or cannot be written.
+    `which` are parameters at the "last" step, or at the "best" on validation. A `UserError` if the
+    run is not finished, or the folder is there or cannot be written.
     """
-    from probegen_jax.networks import registry
-
     refuse_existing(out)
-    made = predictor_of(run, which)
-    params = run.params(which)
-    tensors = {"probes": made.probes_SxP, **trees.named(params)}
+    made, zoo = predictor_of(run, which), run.experiment.zoo
+    tensors = {"probes": made.probes_SxP, **trees.named(run.params(which))}
     # Contiguous copies: safetensors writes the memory as it lies.
     tensors = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in tensors.items()}
-    config = run.experiment.config.to_dict()
     content = {
         "format": _FORMAT,
-        "network": registry.to_json(run.experiment.zoo.spec),
-        "task": run.experiment.zoo.task,
-        "num_outputs": run.experiment.zoo.num_outputs,
+        "network": registry.to_json(zoo.spec),
+        "task": zoo.task,
+        "num_outputs": zoo.num_outputs,
+        "class_names": made.class_names,
         "seeds": made.seeds,
         "parameters": which,
-        "settings": config,
+        "settings": run.experiment.config.to_dict(),
         "result": run.result,
     }
     try:
@@ -92,82 +90,86 @@ def is_model(folder: pathlib.Path) -> bool:
 
 
 def load_model(folder: pathlib.Path) -> Predictor:
-    """The predictor of a folder that `export` wrote.
-
-    Raises:
-      UserError: a file is missing, damaged, or of another version.
-    """
-    content = read_json(folder / CONFIG)
+    """The predictor of a folder that `export` wrote; a `UserError` if it is damaged."""
+    where = folder / CONFIG
+    content = read_json(where)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise UserError(
-            f"{folder / CONFIG} is not of the format {_FORMAT!r}; export the run again with this "
-            "version"
-        )
+        told = f"{where} is not of the format {_FORMAT!r}"
+        raise UserError(f"{told}; export the run again with this version")
     try:
         tensors = load_file(folder / WEIGHTS)
         settings, spec = content["settings"], registry.from_json(content["network"])
-        probes = tensors.pop("probes")
-        head = trees.nested(tensors)["head"]
-        shape = head_shape(spec, settings, content["num_outputs"])
-        inputs = head["layers"][0]["kernel"].shape[1]
-        if probes.shape[2:] != spec.probe_shape or inputs != shape[0]:
-            raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
+        said = {name: typed(int, settings[name], f"{where}: {name}") for name in _SIZES}
+        for name, hint in _FACTS.items():
+            said[name] = typed(hint, content.get(name), f"{where}: {name}")
+        seeds, names, outputs = len(said["seeds"]), said["class_names"], said["num_outputs"]
+        if names is not None and len(names) != outputs:
+            raise ValueError(f"{len(names)} names of {outputs} classes")
+        if not isinstance(content["result"], dict):
+            raise ValueError("the result is no table of figures")
+        shape = head_shape(spec, settings, outputs)
+        named = {name: leaf for name, leaf in tensors.items() if name.startswith("head.")}
+        # What config.json announces must be there, however much it is.
+        expected = dict(_head_arrays(seeds, *shape, most=len(named)))
+        expected["probes"] = (seeds, said["num_probes"], *spec.probe_shape)
+        for name in expected | named:
+            if tensors[name].shape != expected[name] or tensors[name].dtype != np.float32:
+                raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
         return Predictor(
             spec=spec,
             reading=read_options(settings),
             classes=TASKS[content["task"]].classes,
-            seeds=content["seeds"],
-            probes_SxP=probes,
-            head_params=head,
-            head_shape=head_shape(spec, settings, content["num_outputs"]),
-            batch_size=settings["batch_size"],
+            seeds=list(said["seeds"]),
+            probes_SxP=tensors["probes"],
+            head_params=trees.nested(named)["head"],
+            head_shape=shape,
+            batch_size=max(1, min(said["batch_size"], _MOST_AT_ONCE)),
             result=content["result"],
+            class_names=names,
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder}: not a whole model ({type(error).__name__}: {error}); export the run again"
         ) from error
 
 
+def _head_arrays(
+    seeds: int, inputs: int, width: int, depth: int, outputs: int, most: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each array of the head, and of one more than there can be at most."""
+    for n in range(min(depth, most)):
+        m, k = width if n else inputs, width if n < depth - 1 else outputs
+        yield f"head.layers.{n}.kernel", (seeds, m, k)
+        yield f"head.layers.{n}.bias", (seeds, k)
+
+
 def card(content: Mapping[str, Any], name: str) -> str:
     """The model card: what it is, its figures, how to use it."""
-    from probegen_jax.method.tasks import TASKS
-
     result, settings = content["result"], content["settings"]
     task = TASKS[content["task"]]
     goal = task.goal.format(num_outputs=content["num_outputs"])
+    names = content.get("class_names") or ()
+    if 0 < len(names) <= _MOST_NAMED:
+        goal += f" ({', '.join(names)})"
     which = content["parameters"]
     rows = "\n".join(
-        f"| {seed['seed']} | {seed[which]['step']} | {seed[which]['val']:.4f} | "
-        f"{seed[which]['test']:.4f} |"
+        "| {seed} | {step} | {val:.4f} | {test:.4f} |".format(seed=seed["seed"], **seed[which])
         for seed in result["seeds"]
     )
-    return f"""---
-library_name: probegen_jax
-tags: [weight-space-learning, probing, probegen, jax]
-metrics: [{task.metric_name}]
----
-
-# {name}
-
-Probes and heads that predict {goal}, trained on {result["train_networks"]:,} networks of
-`{result["dataset"]}` ({settings["method"]}, {settings["num_probes"]} probes,
-{len(content["seeds"])} seed(s), parameters at the {which} step).
-
-| seed | step | validation {task.metric_title} | test {task.metric_title} |
-|---|---|---|---|
-{rows}
-
-```python
-import probegen_jax
-
-predictions = probegen_jax.load("{name}").predict(["network.pth"])
-print(predictions.to_csv())
-```
-
-The predictions of several seeds are averaged. The method is by Kahana, Horwitz, Shuval and Hoshen:
-*Deep Linear Probe Generators for Weight Space Learning*, ICLR 2025, arXiv:2410.10811.
-"""
+    template = importlib.resources.files(__package__).joinpath("model_card.md")
+    return string.Template(template.read_text(encoding="utf-8")).substitute(
+        name=name,
+        goal=goal,
+        networks=f"{result['train_networks']:,}",
+        zoo=result["dataset"],
+        method=settings["method"],
+        probes=settings["num_probes"],
+        seeds=len(content["seeds"]),
+        which=which,
+        metric=task.metric_name,
+        title=task.metric_title,
+        rows=rows,
+    )
 
 
 def refuse_existing(out: pathlib.Path) -> None:

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.files import cell
 from probegen_jax.method import learning
 from probegen_jax.method.generators.base import Given
 from probegen_jax.method.model import Head, ProbeGen, head_shape
@@ -39,12 +40,14 @@ class Predictions:
       names: of the networks: paths, or places in what was given.
       faults: why there is no prediction; None where there is one.
       values_SxNxO: of each seed: probabilities of classes, or the value; nan where there is none.
+      class_names: of each class; None where they are called by their numbers.
     """
 
     names: list[str]
     faults: list[str | None]
     values_SxNxO: Float[np.ndarray, "S N O"]
     classes: bool
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,23 +69,24 @@ class Predictions:
         """A line per network: its name, what was predicted, how sure, and what is wrong with it.
 
         Classes come with a probability each, values with the standard deviation over seeds if there
-        are several.
+        are several. Names that a spreadsheet would take for formulas have a `'` before them.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         outputs = self.values_SxNxO.shape[2]
         spread = not self.classes and len(self.values_SxNxO) > 1
-        columns = [f"p_{label}" for label in range(outputs)] if self.classes else []
+        called = self.class_names or [str(label) for label in range(outputs)]
+        columns = [f"p_{name}" for name in called] if self.classes else []
         writer.writerow(["network", "predicted", *columns, *["std"] * spread, "error"])
         values, predicted = self.values, self.predicted
         stds = self.values_SxNxO[:, :, 0].std(axis=0, ddof=1) if spread else None
         for n, (name, fault) in enumerate(zip(self.names, self.faults, strict=True)):
             cells: list[str] = [""] * (1 + len(columns) + spread)
             if fault is None and self.classes:
-                cells = [str(predicted[n]), *(f"{value:.9g}" for value in values[n])]
+                cells = [cell(called[predicted[n]]), *(f"{value:.9g}" for value in values[n])]
             elif fault is None:
                 cells = [f"{predicted[n]:.9g}", *([f"{stds[n]:.9g}"] if stds is not None else [])]
-            writer.writerow([name, *cells, fault or ""])
+            writer.writerow([cell(name), *cells, cell(fault or "")])
         return text.getvalue()
 
 
@@ -96,6 +100,7 @@ class Predictor:
       head_params: of each seed, as a pure dict with a leading seed axis on every leaf.
       head_shape: inputs, width, linear layers and outputs of the head.
       result: the content of the run's `result.json`, where it is known.
+      class_names: of each class; None where they are called by their numbers.
     """
 
     spec: NetworkSpec
@@ -107,6 +112,7 @@ class Predictor:
     head_shape: tuple[int, int, int, int]
     batch_size: int
     result: dict[str, Any] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def predict(self, networks: Any) -> Predictions:
         """Predicts for networks of the kind that the run was trained on.
@@ -151,7 +157,7 @@ class Predictor:
             )
         names = [f"{zoo.name}/{row}" for row in rows_N]
         outputs = self._outputs(zoo, rows_N)
-        return Predictions(names, [None] * len(names), outputs, self.classes)
+        return self._predictions(names, [None] * len(names), outputs)
 
     def evaluate(self, zoo: Zoo, split: str = "test") -> list[float]:
         """The metric of each seed, accuracy or Kendall's τ, on networks of a zoo."""
@@ -164,7 +170,7 @@ class Predictor:
         number = self.spec.count(weights)
         outputs = self._outputs(Networks("networks", self.spec, weights), np.arange(number))
         names = [str(n) for n in range(number)]
-        return Predictions(names, [None] * number, outputs, self.classes)
+        return self._predictions(names, [None] * number, outputs)
 
     def _one_by_one(self, sources: Sequence[Any], names: list[str]) -> Predictions:
         faults: list[str | None] = [None] * len(sources)
@@ -181,7 +187,10 @@ class Predictor:
             if good:
                 stacked = Networks("networks", *self.spec.stack(networks))
                 values[:, good] = self._outputs(stacked, np.arange(len(good)))
-        return Predictions(names, faults, values, self.classes)
+        return self._predictions(names, faults, values)
+
+    def _predictions(self, names: list[str], faults: list[str | None], values: Any) -> Predictions:
+        return Predictions(names, faults, values, self.classes, self.class_names)
 
     def _outputs(
         self, networks: Networks, rows_N: Int[np.ndarray, " N"]
@@ -232,6 +241,7 @@ def predictor_of(run: Run, which: str = "last") -> Predictor:
         head_shape=head_shape(zoo.spec, config.to_dict(), zoo.num_outputs),
         batch_size=config.batch_size,
         result=run.result,
+        class_names=zoo.class_names,
     )
 
 

@@ -92,7 +92,6 @@ class Resident:
         self._epoch: int | None = None
 
     def stretch(self, programs: Programs, epoch: int, step: int) -> Stretch:
-        """Networks and batches for all steps of an epoch."""
         if epoch != self._epoch:
             self._places = programs.epoch(self._keys_S, epoch, self.layout)
             self._epoch = epoch
@@ -101,12 +100,10 @@ class Resident:
     def outputs(
         self, programs: Programs, params_S: Any, fixed_S: Any, split: str
     ) -> list[Float[Array, "S T B O"]]:
-        """Outputs of every seed's model for the networks of a split, in their order."""
         places_TxB = place(programs.mesh, self.layout.places(split).T, P(None, DATA))
         return [programs.predict(params_S, fixed_S, self._weights, self._targets_N, places_TxB)]
 
     def responses(self, programs: Programs, state_S: TrainState) -> Float[Array, "S N P R"]:
-        """Every seed's responses of all networks."""
         return programs.responses(state_S, self._weights, self.layout)
 
     def restore(self, position: Any) -> None:

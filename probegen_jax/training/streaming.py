@@ -68,7 +68,6 @@ class Streamed:
         self._current: tuple[int, Stretch] | None = None
 
     def stretch(self, programs: Programs, epoch: int, step: int) -> Stretch:
-        """Networks and batches for a step of an epoch, and a few that follow it."""
         del programs  # only a zoo on the devices makes its batches there
         chunk = epoch * self._chunks + step // self._per_chunk
         if self._current is None or self._current[0] != chunk:
@@ -90,26 +89,21 @@ class Streamed:
 
     @property
     def position(self) -> dict[str, Any] | None:
-        """Where the stream is, in plain values: what `restore` goes on from."""
         return self._position
 
     def restore(self, position: dict[str, Any] | None) -> None:
-        """Goes on from a `position`; with chunks of another size, `stretch` finds the place."""
         if position is not None and position["per_chunk"] == self._per_chunk:
             self._iterator = iter(self._dataset(_Epochs(self)))
             self._iterator.set_state(position["state"])
             self._next = position["chunk"]
 
     def close(self) -> None:
-        """Ends the threads that read ahead."""
         if self._iterator is not None:
             self._iterator.close()
 
     def outputs(
         self, programs: Programs, params_S: Any, fixed_S: Any, split: str
     ) -> list[Float[Array, "S T B O"]]:
-        """Outputs of every seed's model for the networks of a split, in their order."""
-
         def predict(part: dict[str, Any]) -> Any:
             places_TxB = place(self._mesh, part["places_SxKxB"][0], P(None, DATA))
             weights, targets_N = part["weights"], part["targets_N"]
@@ -118,7 +112,6 @@ class Streamed:
         return self._sweep(self.layout.rows(split), predict)
 
     def responses(self, programs: Programs, state_S: TrainState) -> Float[Array, "S N P R"]:
-        """As `Programs.responses`, reading each network once."""
         slots, places = self.layout.rows_BxM.shape
 
         def ask(part: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from probegen_jax.errors import BadNetworkError
+from probegen_jax.files import cell
 
 
 @dataclasses.dataclass
@@ -21,5 +22,5 @@ class Skipped:
 
     def write(self, path: pathlib.Path) -> None:
         """Lists the networks left out, one a line: name, tab, fault."""
-        lines = [f"{name}\t{fault}\n" for name, fault in self.faults.items()]
+        lines = [f"{cell(name)}\t{cell(fault)}\n" for name, fault in self.faults.items()]
         path.write_text("".join(lines), encoding="utf-8")

@@ -6,8 +6,6 @@ import json
 import pathlib
 import types
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +13,10 @@ import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.files import replacing
+from probegen_jax.files import UNREADABLE, replacing
 
 Arrays = dict[str, np.ndarray]
 
-# What `read_arrays` raises of a damaged file.
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -46,12 +42,8 @@ def source_hash(
 ) -> str:
     """Hash of the source of a module and of what it imports, so that a change of code is noticed.
 
-    Imports are read from the source, also those within functions. Nothing is imported.
-
-    Args:
-      module: where to begin, such as `factory.inr.fit`; or its whole name.
-      rooms: names of the packages and modules in which imports are followed, and theirs in turn.
-      root: folder of the package `probegen_jax`.
+    Imports are read from the source, also those within functions, and followed in `rooms`, names of
+    packages and modules. Nothing is imported. `root` is the folder of `probegen_jax`.
     """
     waiting = [module if isinstance(module, str) else module.__name__]
     sources: dict[str, bytes] = {}
@@ -80,11 +72,8 @@ def cached_arrays(
 ) -> Arrays:
     """The arrays of `build()`, read from `folder` where an earlier run left them.
 
-    Args:
-      key: everything that decides the arrays. A change of it means another file.
-
-    Raises:
-      UserError: the folder cannot be written. A file that cannot be read is rebuilt with a warning.
+    The key is everything that decides the arrays: a change of it means another file. A `UserError`
+    if the folder cannot be written; a file that cannot be read is rebuilt with a warning.
     """
     path = folder / f"{name}-{digest(key)}.npz"
     make_folder(folder)
@@ -92,9 +81,8 @@ def cached_arrays(
         try:
             return read_arrays(path)
         except UNREADABLE as error:
-            warnings.warn(
-                f"cache file {path} is corrupt ({error}); building it again", stacklevel=2
-            )
+            told = f"cache file {path} is corrupt ({error}); building it again"
+            warnings.warn(told, stacklevel=2)
     arrays = build()
     try:
         write_arrays(path, arrays)

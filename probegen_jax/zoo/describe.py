@@ -1,7 +1,7 @@
 """What `Zoo.describe` shows: bars of targets, and weights beside the published statistics."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,22 +23,22 @@ PUBLISHED_STD = {zoo: dict(zip(*both, strict=True)) for zoo, both in _STD.items(
 
 _BINS = 10
 _BAR = 40
+_MOST_CLASSES = 100  # with a line each
 _CHUNK = 4096
 
 
-def class_counts(labels_N: Int[np.ndarray, " N"], num_classes: int) -> list[str]:
-    """A bar for each class, as lines of text."""
-    counts = np.bincount(labels_N, minlength=num_classes)
-    return _bars([str(label) for label in range(len(counts))], counts)
+def class_counts(labels_N: Int[np.ndarray, " N"], names: Sequence[str]) -> list[str]:
+    """A bar for each class, as lines of text; of many classes, those with most networks."""
+    counts = np.bincount(labels_N, minlength=len(names))
+    most = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
+    most = np.sort(most) if len(names) <= _MOST_CLASSES else most
+    bars = _bars([names[n] for n in most], counts[most])
+    others = len(names) - len(most)
+    return [*bars, f"  and {others:,} classes with fewer networks"] if others else bars
 
 
 def histogram(values: Num[np.ndarray, " N"], digits: int = 3) -> list[str]:
-    """A histogram as lines of text.
-
-    Args:
-      values: any number of them, all finite.
-      digits: after the point, in the bounds.
-    """
+    """A histogram of finite values as lines of text, with so many digits after the point."""
     counts, edges = np.histogram(values, _BINS)
     pairs = itertools.pairwise(edges)
     return _bars([f"{low:.{digits}f} to {high:.{digits}f}" for low, high in pairs], counts)
@@ -53,11 +53,7 @@ def _bars(names: list[str], counts: np.ndarray) -> list[str]:
 
 
 def weight_statistics(weights: Any, published: Mapping[str, float]) -> list[str]:
-    """Mean and standard deviation of each array, beside published ones, as lines of text.
-
-    Args:
-      published: standard deviations by array, as in `PUBLISHED_STD`; may be empty.
-    """
+    """Mean and standard deviation of each array, beside published ones, as lines of text."""
     header = f"{'weights':<20}{'shape':>18}{'mean':>10}{'std':>10}"
     lines = [header + (f"{'published std':>16}" if published else "")]
     for name, leaf in trees.named(weights).items():

@@ -23,11 +23,8 @@ def flatten(weights: Any) -> Float[np.ndarray, " V"]:
 def unflatten(vectors_NxV: Float[np.ndarray, "N V"], abstract: Any) -> Any:
     """Stacked weights from stacked vectors: views of them, nothing is copied.
 
-    Returns:
-      The pytree of `abstract`, with a leading network axis on every leaf.
-
-    Raises:
-      UserError: the vectors are too long or too short.
+    They are the pytree of `abstract`, with a leading network axis on every leaf. A `UserError` if
+    the vectors are too long or too short.
     """
     number, width = vectors_NxV.shape
     if width != size(abstract):

@@ -10,6 +10,7 @@ import json
 import pathlib
 import random
 import re
+import zlib
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -24,14 +25,12 @@ INR_VAL_SHARE = 5_000 / 60_000
 PARK_VAL_SHARE, PARK_TEST_SHARE = 25 / 2_800, 50 / 2_800
 
 SEED = 0
+_FETCH = "fetch the splits file again"
 
 
 def find_file(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     """The splits file `name`, or `name.gz`, in `folder`; None if it is not there."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    return None
+    return next(filter(pathlib.Path.is_file, (folder / name, folder / f"{name}.gz")), None)
 
 
 def fingerprint(path: pathlib.Path) -> str:
@@ -45,20 +44,16 @@ def read_json(
     """Reads a splits JSON: `{"train"|"val"|"test": {"path": [...], target: [...]}}`.
 
     Args:
-      path: of the file, gzipped if its name ends so.
       target: key of the targets: "label" or "score".
       name_of: the network's name from its path; one network may be listed under two paths.
 
     Returns:
-      (name, target) of each network, by split.
-
-    Raises:
-      UserError: not such a file, or it names a network twice.
+      (name, target) of each network, by split; a `UserError` if it names a network twice.
     """
     try:
         content = json.loads(_read(path))
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); fetch the splits file again") from error
+        raise UserError(f"{path}: is not JSON ({error}); {_FETCH}") from error
     splits: dict[str, list[tuple[str, Any]]] = {}
     seen: dict[str, str] = {}
     for split in SPLITS:
@@ -69,16 +64,11 @@ def read_json(
         for key, values, types in (("path", paths, str), (target, targets, str | int | float)):
             if not isinstance(values, list):
                 raise UserError(f"{path}: {key!r} of {split!r} is not a list; wrong file?")
-            wrong = next((value for value in values if not isinstance(value, types)), None)
-            if wrong is not None or None in values:
-                raise UserError(
-                    f"{path}: {split!r} has {wrong!r} for a {key}; fetch the splits file again"
-                )
+            for wrong in (value for value in values if not isinstance(value, types)):
+                raise UserError(f"{path}: {split!r} has {wrong!r} for a {key}; {_FETCH}")
         if len(paths) != len(targets):
-            raise UserError(
-                f"{path}: {split!r} has {len(paths)} paths and {len(targets)} {target}s; fetch the "
-                "splits file again"
-            )
+            counts = f"{len(paths)} paths and {len(targets)} {target}s"
+            raise UserError(f"{path}: {split!r} has {counts}; {_FETCH}")
         names = [name_of(each) for each in paths]
         for name in names:
             if name in seen:
@@ -116,9 +106,7 @@ def seeded(
       items: what is to be split, in an order that does not change.
       val_share: of validation, among all items; at least one item gets there.
       test_share: of test, likewise, unless it is 0.
-
-    Raises:
-      UserError: too few items for a split of each.
+      where: what a `UserError` for too few items is about.
     """
     number = len(items)
     test = max(1, round(number * test_share)) if test_share else 0
@@ -139,21 +127,18 @@ def read_nfn_order(path: pathlib.Path, faithful: bool, number: int) -> list[int]
     The published CSV begins with a stray 0, the header of a column without a name. The official
     code reads it as a row, so row 0 comes twice.
 
-    Args:
-      faithful: whether to drop the stray line; the official reading keeps it.
-
-    Raises:
-      UserError: not such a file, or it names a row that the zoo has not.
+    `faithful` drops that line. A `UserError` if it is no such file, or names a row that the zoo of
+    `number` networks has not.
     """
     lines = _read(path).decode("utf-8", errors="replace").split()
     if not all(re.fullmatch(r"\d+", line) for line in lines):
-        raise UserError(f"{path}: is not a list of row numbers; fetch the splits file again")
+        raise UserError(f"{path}: is not a list of row numbers; {_FETCH}")
     rows = [int(line) for line in lines]
     stray = bool(rows) and rows[0] == 0 and rows.count(0) == 2
     listed = rows[1:] if stray else rows
     if len(set(listed)) != len(listed):
         twice = collections.Counter(listed).most_common(1)[0][0]
-        raise UserError(f"{path}: lists row {twice} more than once; fetch the splits file again")
+        raise UserError(f"{path}: lists row {twice} more than once; {_FETCH}")
     if listed and max(listed) >= number:
         raise UserError(
             f"{path}: names row {max(listed)}, but weights.npy has {number} rows; use the splits "
@@ -169,19 +154,15 @@ def nfn(rows: Sequence[int]) -> dict[str, list[int]]:
     and 20 % to validation (Zhou et al., 2023).
     """
     half = int(0.5 * len(rows))
-    first = list(range(half))
+    first = list(rows[:half])
     random.Random(0).shuffle(first)
     cut = int(0.8 * len(first))
-    return {
-        "train": [rows[i] for i in first[:cut]],
-        "val": [rows[i] for i in first[cut:]],
-        "test": list(rows[half:]),
-    }
+    return {"train": first[:cut], "val": first[cut:], "test": list(rows[half:])}
 
 
 def _read(path: pathlib.Path) -> bytes:
     try:
         data = path.read_bytes()
         return gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); fetch the splits file again") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {_FETCH}") from error

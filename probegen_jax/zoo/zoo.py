@@ -18,8 +18,7 @@ SPLITS = ("train", "val", "test")
 class Stored:
     """Weights that stay on the disk, for zoos that need not fit in memory.
 
-    Attributes:
-      read: from rows to the stacked weights of those networks, in NumPy arrays.
+    `read` gives the stacked weights of the networks in some rows, in NumPy arrays.
     """
 
     read: Callable[[np.ndarray], Any]
@@ -73,6 +72,7 @@ class Zoo(Networks):
       num_outputs: classes, or values per target.
       runs_N: for zoos with several checkpoints of one training run, the run of each network.
       image_shape: for INR zoos, height and width of the images that the networks were fitted to.
+      class_names: of each class; None where classes have no names but their numbers.
     """
 
     targets_N: np.ndarray
@@ -81,6 +81,7 @@ class Zoo(Networks):
     num_outputs: int
     runs_N: np.ndarray | None = None
     image_shape: tuple[int, int] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         seen = np.zeros(len(self.targets_N), bool)
@@ -102,37 +103,34 @@ class Zoo(Networks):
         return len(self.targets_N)
 
     def targets_of(self, rows_N: np.ndarray) -> np.ndarray:
-        """What is to be predicted of some networks."""
         return self.targets_N[rows_N]
+
+    @property
+    def called(self) -> Sequence[str]:
+        """What each class is called: its name, or its number."""
+        return self.class_names or [str(label) for label in range(self.num_outputs)]
 
     def describe(self) -> str:
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
-        size = self.spec.num_weights
-        classes = self.task == "classification"
+        number = self.spec.num_weights
+        size = "" if number is None else f" of {number:,} weights"
+        if self.task == "classification":
+            classes = f" into {self.num_outputs} classes"
+            targets = describe.class_counts(self.targets_N, self.called)
+        else:
+            classes, targets = "", describe.histogram(self.targets_N)
         lines = [
-            f"{self.name}: {len(self):,} networks"
-            + (f" of {size:,} weights" if size is not None else "")
-            + f", {self.task}"
-            + (f" into {self.num_outputs} classes" if classes else ""),
+            f"{self.name}: {len(self):,} networks{size}, {self.task}{classes}",
             "  " + ", ".join(f"{split} {len(self.splits[split]):,}" for split in SPLITS),
         ]
         if self.runs_N is not None:
             lines.append(f"  from {len(np.unique(self.runs_N)):,} training runs")
-        targets = (
-            describe.class_counts(self.targets_N, self.num_outputs)
-            if classes
-            else describe.histogram(self.targets_N)
-        )
         published = describe.PUBLISHED_STD.get(self.name, {})
         weights = describe.weight_statistics(self.weights, published)
         return "\n".join([*lines, "", "targets", *targets, "", *weights])
 
     def with_fewer_to_train_on(self, number: int | None) -> "Zoo":
-        """The same zoo with only `number` training networks, drawn once and for all; None: all.
-
-        Raises:
-          UserError: a number below 1.
-        """
+        """The same zoo with only `number` training networks, drawn once and for all; None: all."""
         rows = self.splits["train"]
         if number is None or number >= len(rows):
             return self

@@ -17,7 +17,7 @@ from conftest import REPO
 from probegen_jax import build_zoo
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images import sources
-from probegen_jax.factory.inr import fit, fit_inrs, planned
+from probegen_jax.factory.inr import fit, fit_inrs
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo.prepared import build_folder as data_set
 from probegen_jax.zoo.prepared import built_zoos
@@ -189,12 +189,12 @@ def test_proportions_of_the_published_zoos():
     train = sources.Part(pixels, labels)
     test = sources.Part(pixels[:10_000], labels[:10_000])
     source = sources.ImageSet("mnist", train, test, 10, tuple("0123456789"), "")
-    sizes = {k: len(v) for k, v in planned.choose(source, None, 1, 0).splits.items()}
+    sizes = {k: len(v) for k, v in fit_inrs.choose(source, None, 1, 0).splits.items()}
     assert sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
-    sizes = {k: len(v) for k, v in planned.choose(source, 7_000, 2, 0).splits.items()}
+    sizes = {k: len(v) for k, v in fit_inrs.choose(source, 7_000, 2, 0).splits.items()}
     assert sizes == {"train": 11_000, "val": 1_000, "test": 2_000}
     with pytest.raises(UserError, match="--num is 70,001, but mnist has 70,000 images"):
-        planned.choose(source, 70_001, 1, 0)
+        fit_inrs.choose(source, 70_001, 1, 0)
 
 
 def test_weights_do_not_depend_on_how_many_devices_share_the_work():

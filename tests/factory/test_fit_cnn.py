@@ -39,13 +39,7 @@ OPTAX = {
 @pytest.fixture(scope="module")
 def trainer():
     images = digits_cnn.digit_images()
-    parts = (images.train, images.test)
-    return Trainer(
-        tuple(part.images for part in parts),
-        tuple(part.labels for part in parts),
-        0,
-        eval_images=99,
-    )
+    return Trainer(images.train, images.test, 0, eval_images=99)
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +80,15 @@ def test_every_step_is_that_of_a_plain_loop(row, name, trainer, trained):
     for t in range(12):
         if t in run.kept:
             k = run.kept.index(t)
-            kept = trained.vectors[row, k]
+            kept = trained["weights"][row, k]
             np.testing.assert_allclose(kept, flat(weights), atol=2e-5)
         weights, state = step(weights, state, numbers["rows"][t])
-    np.testing.assert_allclose(trained.vectors[row, 2], flat(weights), atol=1e-4)
+    np.testing.assert_allclose(trained["weights"][row, 2], flat(weights), atol=1e-4)
     guesses = np.argmax(np.asarray(SPEC.apply(weights, images)), axis=-1)
     right = guesses == np.asarray(labels)
     seen, test = numbers["seen"][:99], numbers["test"]
-    assert trained.metrics["test_accuracy"][row, 2] == pytest.approx(right[test].mean(), abs=4e-3)
-    assert trained.metrics["train_accuracy"][row, 2] == pytest.approx(right[seen].mean(), abs=2e-2)
+    assert trained["test_accuracy"][row, 2] == pytest.approx(right[test].mean(), abs=4e-3)
+    assert trained["train_accuracy"][row, 2] == pytest.approx(right[seen].mean(), abs=2e-2)
 
 
 def test_every_optimizer_is_tried():
@@ -103,15 +97,15 @@ def test_every_optimizer_is_tried():
 
 def test_a_network_depends_on_its_run_alone(trainer, trained):
     alone = trainer(SPEC, [CHOICES["momentum"]], 16, 12, 3)
-    np.testing.assert_array_equal(alone.vectors[0], trained.vectors[2])
-    for name, values in trained.metrics.items():
-        np.testing.assert_array_equal(alone.metrics[name][0], values[2])
+    np.testing.assert_array_equal(alone["weights"][0], trained["weights"][2])
+    for name, values in trained.items():
+        np.testing.assert_array_equal(alone[name][0], values[2])
 
 
 def test_side_by_side_is_the_same_as_one_after_the_other(trainer, trained, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     together = trainer(SPEC, list(CHOICES.values()), 16, 12, 3)
-    np.testing.assert_allclose(together.vectors, trained.vectors, atol=1e-4)
+    np.testing.assert_allclose(together["weights"], trained["weights"], atol=1e-4)
 
 
 def test_chunks_of_a_batch_are_the_same_as_the_whole(trainer, trained, monkeypatch):
@@ -120,7 +114,7 @@ def test_chunks_of_a_batch_are_the_same_as_the_whole(trainer, trained, monkeypat
     jax.clear_caches()
     chunked = trainer(SPEC, [CHOICES["adam"]], 16, 12, 3)
     jax.clear_caches()
-    np.testing.assert_allclose(chunked.vectors[0], trained.vectors[0], atol=1e-4)
+    np.testing.assert_allclose(chunked["weights"][0], trained["weights"][0], atol=1e-4)
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():

@@ -14,7 +14,7 @@ import pytest
 from conftest import REPO
 
 import probegen_jax
-from probegen_jax import settings, train
+from probegen_jax import build_zoo, settings, train
 from probegen_jax.errors import UserError
 from probegen_jax.export import main as export
 from probegen_jax.networks.cnn import cnn, published
@@ -337,3 +337,15 @@ def test_export_refuses_what_it_should(run, model, tmp_path):
 def test_importing_the_package_imports_no_jax():
     code = "import sys, probegen_jax; assert probegen_jax.load; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
+
+
+def test_the_folder_of_a_build_is_a_zoo(run, tmp_path, capsys):
+    zoo, out = tmp_path / "zoo", tmp_path / "table.csv"
+    build = ["inr", "--images=digits", "--num=20", "--steps=2", f"--out={zoo}", "--export=torch"]
+    build_zoo.main(["build_zoo", *build])
+    main(["predict", str(run.folder), str(zoo), f"--out={out}"])
+    assert "20 networks predicted, 0 not" in capsys.readouterr().out
+    names = [row["network"] for row in csv.DictReader(out.read_text().splitlines())]
+    assert len(set(names)) == 20 and all(name.startswith("digits_inr_built/") for name in names)
+    with pytest.raises(UserError, match=r"is a zoo; predict for it alone"):
+        main(["predict", str(run.folder), str(zoo), "x.pth", f"--out={out}"])

@@ -9,7 +9,7 @@ from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
-from probegen_jax.zoo.own import files_and_targets
+from probegen_jax.zoo.own import files_and_targets, targets
 
 SPEC = SirenSpec(hidden=(16, 24, 8), out_dim=3, output_shift=0.0, grid="ij")
 NFN = ReadOptions("net.{}.linear", "net.{}")
@@ -51,8 +51,8 @@ def rows(number=30, suffix="safetensors"):
 
 def load(folder, listing, **options):
     options = {"task": "classification", "data_dir": folder.parent / "cache"} | options
-    targets = write_csv(folder.parent / "targets.csv", listing)
-    return files_and_targets.from_folder(folder, targets, SPEC, NFN, **options)
+    csv = write_csv(folder.parent / "targets.csv", listing)
+    return files_and_targets.from_folder(folder, csv, SPEC, NFN, **options)
 
 
 def test_a_folder_makes_the_same_zoo_as_arrays(folder, capsys):
@@ -144,8 +144,9 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_csv_is_told(case, folder):
     listing, fault = BAD[case]
+    counted = {"num_outputs": 3} if "class" in fault else {}
     with pytest.raises(UserError, match=fault):
-        load(folder, listing)
+        load(folder, listing, **counted)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +160,12 @@ def test_a_bad_csv_is_told(case, folder):
 def test_a_broken_csv_is_told(content, fault, tmp_path):
     (tmp_path / "targets.csv").write_text(content)
     with pytest.raises(UserError, match=rf"targets\.csv: ({fault})"):
-        files_and_targets.read_csv(tmp_path / "targets.csv", "classification")
+        targets.read_csv(tmp_path / "targets.csv", "classification")
 
 
 def test_a_missing_csv_is_told(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: cannot be read .*; give a CSV of targets"):
-        files_and_targets.read_csv(tmp_path / "none.csv", "regression")
+        targets.read_csv(tmp_path / "none.csv", "regression")
 
 
 def arrays(**changes):

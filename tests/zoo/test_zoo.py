@@ -8,7 +8,7 @@ import pytest
 from conftest import REPO
 
 from probegen_jax.errors import UserError
-from probegen_jax.factory.builtin import digits
+from probegen_jax.factory.images import sources
 from probegen_jax.factory.inr import fit
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.zoo_from_config import from_config
@@ -47,7 +47,7 @@ def test_an_empty_split_is_refused():
 
 
 def test_fitting_draws_the_images_and_each_network_depends_on_its_index_alone():
-    images, _ = digits.images()
+    images = sources.digits().train.images
     spec = SirenSpec()
     fitter = fit.Fitter(spec, fit.Recipe(steps=60), 3, (8, 8, 1), blocks=1)
     vectors_NxV, psnr = fitter(images[:10], np.arange(10))
@@ -68,12 +68,12 @@ def test_digits_zoo_is_whole(digits_dir):
     assert sorted(np.concatenate(list(zoo.splits.values()))) == list(range(1797))
     for split in zoo.splits.values():
         assert set(zoo.targets_N[split]) == set(range(10))
-    images, targets = digits.images()
-    np.testing.assert_array_equal(zoo.targets_N, targets)
+    digits = sources.digits().train
+    np.testing.assert_array_equal(zoo.targets_N, digits.labels)
     drawn = zoo.spec.apply(
         zoo.spec.take(zoo.weights, jnp.asarray(1796)), jnp.asarray(zoo.spec.pixel_coordinates(8, 8))
     )
-    np.testing.assert_allclose(np.asarray(drawn).reshape(8, 8, 1), images[1796], atol=0.1)
+    np.testing.assert_allclose(np.asarray(drawn).reshape(8, 8, 1), digits.images[1796], atol=0.1)
 
 
 def test_unknown_dataset_is_named():

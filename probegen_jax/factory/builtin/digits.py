@@ -1,6 +1,5 @@
 """The built-in INR zoo: one SIREN for each of scikit-learn's 1,797 real 8×8 digits."""
 
-import hashlib
 import pathlib
 
 import numpy as np
@@ -19,43 +18,28 @@ _SEED, _SPLIT_SEED = 0, 0
 _VAL, _TEST = 120, 240
 
 
-def images() -> tuple[np.ndarray, np.ndarray]:
-    """The digits as float32 (N, 8, 8, 1) in [0, 1], and their classes as int32 (N,)."""
-    found = sources.digits().train
-    return found.images, found.labels
-
-
 def load(data_dir: pathlib.Path | None = None) -> Zoo:
     """The zoo, fitted on the first call and read from the cache after it."""
     spec = SirenSpec()
-    images_NxHxWxC, targets_N = images()
+    digits = sources.digits().train
 
     def build() -> cache.Arrays:
-        fitter = fit.Fitter(spec, _RECIPE, _SEED, images_NxHxWxC.shape[1:])
-        weights, psnr = fitter(images_NxHxWxC, np.arange(len(targets_N)))
+        fitter = fit.Fitter(spec, _RECIPE, _SEED, digits.images.shape[1:])
+        weights, psnr = fitter(digits.images, np.arange(len(digits)))
         return {"weights": weights, "psnr": psnr}
 
     key = {
-        "images": hashlib.sha256(images_NxHxWxC.tobytes()).hexdigest(),
+        "images": sources.digest([digits]),
         "spec": repr(spec),
         "fit": repr((_RECIPE, _SEED)),
         "code": parts.code_hash(fit),
     }
     arrays = cache.cached_arrays(data_dir or user_cache.default_dir(), "digits", key, build)
     weights = flat_weights.unflatten(arrays["weights"], spec.abstract())
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(targets_N)).astype(np.int32)
-    splits = {
-        "train": np.sort(order[_VAL + _TEST :]),
-        "val": np.sort(order[:_VAL]),
-        "test": np.sort(order[_VAL : _VAL + _TEST]),
-    }
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(digits)).astype(np.int32)
+    val, test, train = map(np.sort, np.split(order, [_VAL, _VAL + _TEST]))
+    splits = {"train": train, "val": val, "test": test}
+    size = digits.images.shape[1:3]
     return Zoo(
-        "digits",
-        spec,
-        weights,
-        targets_N,
-        splits,
-        "classification",
-        10,
-        image_shape=images_NxHxWxC.shape[1:3],
+        "digits", spec, weights, digits.labels, splits, "classification", 10, image_shape=size
     )

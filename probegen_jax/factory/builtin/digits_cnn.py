@@ -5,25 +5,24 @@ each, which differ in learning rate, scale of the initial weights, length of tra
 the training images. The target is the accuracy on digits that no network saw.
 """
 
+import functools
 import pathlib
 
 import numpy as np
 
 from probegen_jax import user_cache
-from probegen_jax.factory import parts
-from probegen_jax.factory.builtin import digits
 from probegen_jax.factory.cnn import search_space, train_cnns
-from probegen_jax.factory.cnn.planned import plan
-from probegen_jax.factory.images import sources as image_sources
+from probegen_jax.factory.cnn.planned import plan, split_architectures
+from probegen_jax.factory.images import sources
 from probegen_jax.factory.images.files import Part
 from probegen_jax.factory.images.sources import ImageSet
-from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.factory.parts import code_hash
 from probegen_jax.networks.mixed_cnn.mixed import build
-from probegen_jax.zoo import cache, flat_weights, splits
-from probegen_jax.zoo.zoo import SPLITS, Zoo
+from probegen_jax.zoo import cache, flat_weights
+from probegen_jax.zoo.zoo import Zoo
 
 _TRAIN_IMAGES = 1200  # of 1,797; the rest tells how good a network is
-_VAL_SHARE, _TEST_SHARE = 0.1, 0.2  # of the architectures
+_SHARES = 0.1, 0.2  # of the architectures, to validate and to test
 _SEED = 0
 
 
@@ -32,9 +31,7 @@ def load(
 ) -> Zoo:
     """The zoo, trained on the first call and read from the cache after it.
 
-    Returns:
-      The zoo, with weights on the host: seven tenths of the architectures to train on, a tenth for
-      validation, a fifth to test. No architecture is in two splits.
+    Seven tenths of the architectures are for training, a tenth for validation, a fifth for test.
     """
     space = space or search_space.read("digits_cnn")
     images = digit_images()
@@ -43,37 +40,29 @@ def load(
         "networks": number,
         "seed": _SEED,
         "space": {name: repr(value) for name, value in space.items()},
-        "code": parts.code_hash(train_cnns),
+        "code": code_hash(train_cnns),
     }
-    arrays = cache.cached_arrays(
-        data_dir or user_cache.default_dir(),
-        "digits_cnn",
-        key,
-        lambda: train_cnns.last_checkpoints(images, space, number, _SEED),
-    )
+    train = functools.partial(train_cnns.last_checkpoints, images, space, number, _SEED)
+    folder = data_dir or user_cache.default_dir()
+    arrays = cache.cached_arrays(folder, "digits_cnn", key, train)
     planned = plan(space, number, images.image_shape, 10, _TRAIN_IMAGES, _SEED)
-    specs = [planned[index].spec for index in arrays["index"]]
+    planned = [planned[index] for index in arrays["index"]]
+    specs = [network.spec for network in planned]
     vectors = np.split(arrays["weights"], arrays["ends"][:-1])
     weights = [
         flat_weights.unflatten_one(vector, spec.abstract())
         for spec, vector in zip(specs, vectors, strict=True)
     ]
     mixed, packed = build(specs, weights)
-    of_spec: dict[CnnSpec, list[int]] = {}
-    for row, spec in enumerate(specs):
-        of_spec.setdefault(spec, []).append(row)
-    specs_of = splits.seeded(list(of_spec), _VAL_SHARE, _TEST_SHARE, where="digits_cnn")
-    rows = {
-        name: np.asarray([row for spec in specs_of[name] for row in of_spec[spec]], np.int32)
-        for name in SPLITS
-    }
-    return Zoo("digits_cnn", mixed, packed, arrays["accuracy"], rows, "regression", 1)
+    rows_of = split_architectures(planned, range(len(planned)), *_SHARES, where="digits_cnn")
+    splits = {split: np.asarray(rows, np.int32) for split, rows in rows_of.items()}
+    return Zoo("digits_cnn", mixed, packed, arrays["accuracy"], splits, "regression", 1)
 
 
 def digit_images() -> ImageSet:
     """The digits, two thirds of them to train on."""
-    pixels, labels = digits.images()
-    order = np.random.default_rng([_SEED, 2]).permutation(len(pixels))
-    train, test = (Part(pixels[rows], labels[rows]) for rows in np.split(order, [_TRAIN_IMAGES]))
-    names = tuple(map(str, range(10)))
-    return ImageSet("digits", train, test, 10, names, image_sources.digest([train, test]))
+    found = sources.digits().train
+    order = np.random.default_rng([_SEED, 2]).permutation(len(found))
+    rows_of = np.split(order, [_TRAIN_IMAGES])
+    parts = [Part(found.images[rows], found.labels[rows]) for rows in rows_of]
+    return ImageSet("digits", *parts, 10, tuple("0123456789"), sources.digest(parts))

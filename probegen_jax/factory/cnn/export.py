@@ -7,7 +7,6 @@ A zoo of the Small CNN Zoo's one architecture becomes `weights.npy`, `metrics.cs
 import csv
 import gzip
 import io
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -18,24 +17,11 @@ from probegen_jax.errors import UserError
 from probegen_jax.files import replacing, write_json
 from probegen_jax.networks.cnn import layer_table, state_dict
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
+from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import small_cnn_files, torch_files
 from probegen_jax.zoo.prepared import build_folder
 from probegen_jax.zoo.prepared.reading import Columns, read
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
-
-FOLDER = "torch"
-# Columns of `metrics.csv.gz` in the published order; the first, without a name, is the index.
-_COLUMNS = (
-    "",
-    *(f"config.{name}" for name in ("activation", "b_init", "dataset", "dnn_architecture")),
-    *(f"config.{name}" for name in ("dropout", "epochs", "epochs_between_checkpoints")),
-    *(f"config.{name}" for name in ("init_std", "l2reg", "learning_rate", "num_layers")),
-    *(f"config.{name}" for name in ("num_units", "optimizer", "random_seed", "train_fraction")),
-    "config.w_init",
-    "modeldir",
-    "step",
-    *("test_accuracy", "test_loss", "train_accuracy", "train_loss"),
-)
 
 
 def export(out: pathlib.Path, images: str) -> None:
@@ -44,15 +30,16 @@ def export(out: pathlib.Path, images: str) -> None:
     Raises:
       UserError: torch is not installed, or no space left.
     """
-    if (out / FOLDER).exists():
+    folder = out / "torch"
+    if folder.exists():
         return
     builder = build_folder.opened(out)
     columns, rows = read(builder)
     seed = int(builder.info.metadata["plan"]["seed"])
-    for leftover in out.glob(f".{FOLDER}.*"):  # of a killed process
+    for leftover in out.glob(".torch.*"):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        with replacing(out / FOLDER) as temporary:
+        with replacing(folder) as temporary:
             temporary.mkdir()
             if is_small_cnn_zoo(columns["layers"]):
                 _small_cnn_zoo(temporary, columns, images, seed)
@@ -60,25 +47,19 @@ def export(out: pathlib.Path, images: str) -> None:
                 _wild_park(temporary, columns, rows)
     except OSError as error:
         raise UserError(
-            f"cannot write {out / FOLDER} ({error.strerror or error}); free some space and run the "
-            "same command again"
+            f"cannot write {folder} ({error.strerror or error}); free some space and run the same "
+            "command again"
         ) from error
-    print(f"torch files in {out / FOLDER}; read them with --config.manual_dir={out / FOLDER}")
+    print(f"torch files in {folder}; read them with --config.manual_dir={folder}")
 
 
 def is_small_cnn_zoo(layers: Any) -> bool:
-    """Whether all networks are of the Small CNN Zoo's architecture.
-
-    Args:
-      layers: of each network, a table with columns `layer_table.COLUMNS`.
-    """
-    activation = layer_table.COLUMNS.index("activation")
+    """Whether all networks, each a `layer_table`, are of the Small CNN Zoo's architecture."""
     for table in layers:
-        inputs = [1, 16, 16]
-        expected = [(m, 16, 3, 2, 0, table[0, activation], -1) for m in inputs]
-        if table.tolist() != [list(map(int, row)) for row in expected]:
+        first = int(table[0, layer_table.COLUMNS.index("activation")])
+        if table.tolist() != [[inputs, 16, 3, 2, 0, first, -1] for inputs in (1, 16, 16)]:
             return False
-        if layer_table.ACTIVATIONS[int(table[0, activation])] not in small_cnn_files.ACTIVATIONS:
+        if layer_table.ACTIVATIONS[first] not in small_cnn_files.ACTIVATIONS:
             return False
     return True
 
@@ -86,47 +67,47 @@ def is_small_cnn_zoo(layers: Any) -> bool:
 def _small_cnn_zoo(folder: pathlib.Path, columns: Columns, images: str, seed: int) -> None:
     # Networks in the order of their runs and epochs, as published; the split is the reader's.
     order = np.lexsort((columns["iteration"], columns["run"])).tolist()
-    weights = np.lib.format.open_memmap(
-        folder / small_cnn_files.WEIGHTS,
-        mode="w+",
-        dtype=np.float32,
-        shape=(len(order), small_cnn_files.NUM_WEIGHTS),
-    )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    shape = len(order), small_cnn_files.NUM_WEIGHTS
+    weights = np.lib.format.open_memmap(folder / small_cnn_files.WEIGHTS, "w+", np.float32, shape)
+    records = []
     for row, n in enumerate(order):
         network = ParkNetwork(columns["layers"][n], columns["weights"][n], 10)
         arrays = network.arrays()
-        parts = (*arrays["layers"], arrays["head"])
-        # The published order has each bias before its kernel.
-        weights[row] = np.concatenate(
-            [part[name].ravel() for part in parts for name in ("bias", "kernel")]
-        )
+        # The published order has each bias before its kernel, as trees have.
+        weights[row] = flat_weights.flatten((*arrays["layers"], arrays["head"]))
         run, epoch = f"run_{columns['run'][n]:05}", int(columns["iteration"][n])
-        values = {
+        texts = {name: columns[name][n].decode() for name in ("optimizer", "w_init")}
+        numbers = ("dropout", "init_std", "l2reg", "learning_rate", "train_fraction")
+        config = texts | {name: columns[name][n] for name in numbers}
+        config |= {
+            "activation": network.config()["activation"][0],
+            "b_init": "uniform" if texts["w_init"] == "torch" else "zeros",
+            "dataset": images,
+            "dnn_architecture": "cnn",
+            "epochs": int(columns["epochs"][n]),
+            "epochs_between_checkpoints": int(columns["epochs"][n]),
+            "num_layers": 3,
+            "num_units": 16,
+            "random_seed": seed,
+        }
+        record = {
             "": f"{images}/{run}/permanent_ckpt-{epoch}",
-            "config.activation": network.config()["activation"][0],
-            "config.b_init": "uniform" if _text(columns, "w_init", n) == "torch" else "zeros",
-            "config.dataset": images,
-            "config.dnn_architecture": "cnn",
-            "config.epochs": int(columns["epochs"][n]),
-            "config.epochs_between_checkpoints": int(columns["epochs"][n]),
-            "config.num_layers": 3,
-            "config.num_units": 16,
-            "config.random_seed": seed,
             "modeldir": f"{images}/{run}",
             "step": epoch,
             "test_accuracy": columns["score"][n],
+            **{name: columns[name][n] for name in ("test_loss", "train_accuracy", "train_loss")},
+            **{f"config.{name}": value for name, value in config.items()},
         }
-        values |= {f"config.{name}": _text(columns, name, n) for name in ("optimizer", "w_init")}
-        numbers = ("dropout", "init_std", "l2reg", "learning_rate", "train_fraction")
-        values |= {f"config.{name}": columns[name][n] for name in numbers}
-        values |= {name: columns[name][n] for name in ("test_loss", "train_accuracy", "train_loss")}
-        writer.writerow({name: _exact(value) for name, value in values.items()})
+        # A float32 has as many digits as it takes to read it back: 0.1, not 0.10000000149.
+        records.append({k: str(v) if isinstance(v, np.floating) else v for k, v in record.items()})
+    text = io.StringIO()
+    # The published order is that of the alphabet; the first column, without a name, is the index.
+    writer = csv.DictWriter(text, sorted(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
     weights.flush()
-    with (folder / small_cnn_files.METRICS).open("wb") as file:
-        file.write(gzip.compress(text.getvalue().encode(), mtime=0))
+    metrics = gzip.compress(text.getvalue().encode(), mtime=0)
+    (folder / small_cnn_files.METRICS).write_bytes(metrics)
     lines, start = ["varname,start_idx,end_idx,size,shape"], 0
     for name, shape in small_cnn_files.SHAPES.items():
         size = int(np.prod(shape))
@@ -140,30 +121,15 @@ def _wild_park(folder: pathlib.Path, columns: Columns, rows: dict[str, np.ndarra
     for split, members in rows.items():
         listed[split] = {"path": [], "score": [], "step": []}
         for n in members:
-            network = ParkNetwork(
-                columns["layers"][n], columns["weights"][n], int(columns["num_classes"][n])
-            )
+            layers, weights = columns["layers"][n], columns["weights"][n]
+            network = ParkNetwork(layers, weights, int(columns["num_classes"][n]))
             score, step = float(columns["score"][n]), int(columns["iteration"][n])
-            name = (
-                f"{Cifar10WildPark.TOP}/run_{columns['run'][n]:05}/checkpoint_{step:06}/"
-                "checkpoint.pt"
-            )
-            path = folder / name
-            os.makedirs(path.parent, exist_ok=True)
-            file = torch_files.CnnFile(
-                state_dict.to_torch(network.arrays()), network.config(), score, step
-            )
-            torch_files.save_cnn(path, file)
+            run = f"{Cifar10WildPark.TOP}/run_{columns['run'][n]:05}"
+            name = f"{run}/checkpoint_{step:06}/checkpoint.pt"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            state = state_dict.to_torch(network.arrays())
+            file = torch_files.CnnFile(state, network.config(), score, step)
+            torch_files.save_cnn(folder / name, file)
             for key, value in (("path", name), ("score", score), ("step", step)):
                 listed[split][key].append(value)
     write_json(folder / Cifar10WildPark.SPLITS_FILE, listed)
-
-
-def _text(columns: Columns, name: str, n: int) -> str:
-    value = columns[name][n]
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _exact(value: Any) -> Any:
-    """A float32 with as many digits as it takes to read it back: 0.1, not 0.10000000149."""
-    return str(value) if isinstance(value, np.floating) else value

@@ -10,6 +10,7 @@ take 59 ms a step instead of 92.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,10 @@ from jaxtyping import Array, Float, Int
 
 from probegen_jax.factory.cnn import optimizers
 from probegen_jax.factory.cnn.initial_weights import initial
+from probegen_jax.factory.images.files import Part
 from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.zoo.cache import Arrays
 
 # Bytes of patches that a chunk of images may have in its largest layer: what a core's cache takes.
 _CACHE = 1_500_000
@@ -56,46 +59,25 @@ class TrainingRun:
     kept: tuple[int, ...] = (0,)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """N networks, each at its K kept steps; a run that keeps fewer repeats its last.
-
-    Attributes:
-      vectors: weights, for `flat_weights.unflatten` and the spec's `abstract()`.
-      metrics: `train_accuracy`, `train_loss`, `test_accuracy` and `test_loss`, (N, K) each. Losses
-        are the mean cross-entropy, without dropout and without the l2 term.
-    """
-
-    vectors: Float[np.ndarray, "N K V"]
-    metrics: dict[str, Float[np.ndarray, "N K"]]
-
-
 class Trainer:
     """Trains CNNs on one set of images."""
 
-    def __init__(
-        self,
-        images: tuple[Float[np.ndarray, "M H W C"], Float[np.ndarray, "E H W C"]],
-        labels: tuple[Int[np.ndarray, " M"], Int[np.ndarray, " E"]],
-        seed: int,
-        *,
-        eval_images: int = 2048,
-    ):
+    def __init__(self, train: Part, test: Part, seed: int, *, eval_images: int = 2048):
         """Args:
-        images: M to train on and E to test on, as the networks shall see them.
-        labels: their classes.
+        train: images as the networks shall see them.
+        test: likewise.
         seed: of initial weights, subsets and batches.
         eval_images: how many of its training images a network's training accuracy is taken over.
         """
-        self.sizes = len(images[0]), len(images[1])
-        self._images = jnp.asarray(np.concatenate(images))
-        self._labels = jnp.asarray(np.concatenate(labels), jnp.int32)
+        self.sizes = len(train), len(test)
+        self._images = jnp.asarray(np.concatenate([train.images, test.images]))
+        self._labels = jnp.asarray(np.concatenate([train.labels, test.labels]), jnp.int32)
         self._seed, self._eval_images = seed, min(eval_images, self.sizes[0])
         self._patches: dict[tuple[int, int, int], jax.Array] = {}
 
     def __call__(
         self, spec: CnnSpec, runs: list[TrainingRun], batch_size: int, steps: int, kept: int
-    ) -> Trained:
+    ) -> Arrays:
         """Trains networks of one architecture.
 
         Args:
@@ -103,6 +85,12 @@ class Trainer:
           steps: of the longest run there is, in this call or others: calls of equal `steps` and
             `kept` share a compilation.
           kept: of the run that keeps most.
+
+        Returns:
+          Of N networks, each at its K kept steps (a run that keeps fewer repeats its last):
+          `weights` (N, K, V), for `flat_weights.unflatten` and the spec's `abstract()`;
+          `train_accuracy`, `train_loss`, `test_accuracy` and `test_loss`, (N, K) each. Losses are
+          the mean cross-entropy, without dropout and without the l2 term.
         """
         numbers = [self._on_host(spec, run, batch_size, steps, kept) for run in runs]
         images, made = self._input(spec)
@@ -111,22 +99,19 @@ class Trainer:
         block = 1 if jax.default_backend() == "cpu" else len(runs)
         parts = []
         for first in range(0, len(runs), block):
-            stacked = jax.tree.map(
-                lambda *leaves: np.stack(leaves), *numbers[first : first + block]
-            )
+            side_by_side = numbers[first : first + block]
+            networks = {name: np.stack([n[name] for n in side_by_side]) for name in numbers[0]}
             parts.append(
-                _train(spec, made, dropout, batch_size, block, stacked, images, self._labels)
+                _train(spec, made, dropout, batch_size, block, networks, images, self._labels)
             )
-        trained, metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        return Trained(trained, metrics)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _input(self, spec: CnnSpec) -> tuple[jax.Array, bool]:
         """What networks read: the first layer's patches of all images, or the images."""
         layer = spec.layers[0]
-        pixels = np.prod(spec.sizes[0]) * layer.kernel**2 * layer.in_channels
-        bytes_each = 4 * int(pixels)
-        times = pixels / np.prod(spec.image_shape)
-        if times > _MOST_TIMES or bytes_each * sum(self.sizes) > _MOST_BYTES:
+        pixels = math.prod(spec.sizes[0]) * layer.kernel**2 * layer.in_channels
+        times = pixels / math.prod(spec.image_shape)
+        if times > _MOST_TIMES or 4 * pixels * sum(self.sizes) > _MOST_BYTES:
             return self._images, False
         key = (layer.kernel, layer.stride, layer.padding)
         if key not in self._patches:
@@ -142,20 +127,17 @@ class Trainer:
         rows = np.zeros((max(1, steps), batch_size), np.int32)
         rows[: len(used)] = used
         seen = subset[: self._eval_images]
-        test = np.arange(self.sizes[0], sum(self.sizes))
+        floats = ("learning_rate", "momentum", "l2reg", "dropout")
         return {
             "start": start,
             "rows": rows,
             "seen": np.pad(seen, (0, self._eval_images - len(seen))).astype(np.int32),
             "num_seen": np.int32(len(seen)),
-            "test": test.astype(np.int32),
+            "test": np.arange(self.sizes[0], sum(self.sizes), dtype=np.int32),
             "kept": np.asarray(run.kept + run.kept[-1:] * (kept - len(run.kept)), np.int32),
             "optimizer": np.int32(optimizers.OPTIMIZERS.index(run.optimizer)),
             "dropout_seed": dropout_seed,
-            **{
-                name: np.float32(getattr(run, name))
-                for name in ("learning_rate", "momentum", "l2reg", "dropout")
-            },
+            **{name: np.float32(getattr(run, name)) for name in floats},
         }
 
 
@@ -184,15 +166,11 @@ def _train(
     networks: dict[str, Array],
     images: Float[Array, "I h w F"],
     labels: Int[Array, " I"],
-) -> tuple[Float[Array, "N K V"], dict[str, Float[Array, "N K"]]]:
-    shapes = spec.abstract()
-    _, weights_of = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes))
-    is_kernel = jnp.concatenate(
-        [
-            jnp.full(leaf.size, path[-1].key == "kernel", jnp.float32)
-            for path, leaf in jax.tree.leaves_with_path(shapes)
-        ]
-    )
+) -> dict[str, Float[Array, "N K ..."]]:
+    def is_of_kernel(path, leaf):
+        return jnp.full(leaf.shape, path[-1].key == "kernel", jnp.float32)
+
+    is_kernel, weights_of = ravel_pytree(jax.tree.map_with_path(is_of_kernel, spec.abstract()))
 
     def losses(vector, rows, dropout=None):
         weights = weights_of(vector)
@@ -207,8 +185,7 @@ def _train(
                 rows = jax.lax.dynamic_slice_in_dim(network["rows"][t], i * size, size)
 
                 def dropped(x, layer):
-                    words = (network["dropout_seed"], t, i, layer)
-                    return _drop(x, network["dropout"], words)
+                    return _drop(x, network["dropout"], (network["dropout_seed"], t, i, layer))
 
                 def loss(vector):
                     losses_I, _ = losses(vector, rows, dropped if with_dropout else None)
@@ -217,11 +194,8 @@ def _train(
                 return total + jax.grad(loss)(vector)
 
             size = _chunk_size(spec, batch_size)
-            grad = (
-                chunk(0, 0.0)
-                if size == batch_size
-                else jax.lax.fori_loop(0, batch_size // size, chunk, jnp.zeros_like(vector))
-            )
+            chunks, zero = batch_size // size, jnp.zeros_like(vector)
+            grad = chunk(0, 0.0) if chunks == 1 else jax.lax.fori_loop(0, chunks, chunk, zero)
             return grad + 2 * network["l2reg"] * is_kernel * vector
 
         def step(t, carry):
@@ -234,28 +208,24 @@ def _train(
         def until(carry, kept):
             t, vector, state = carry
             vector, state = jax.lax.fori_loop(t, kept, step, (vector, state))
-            metrics = {}
-            for part, rows, number in (
-                ("train", network["seen"], network["num_seen"]),
-                ("test", network["test"], jnp.int32(network["test"].shape[0])),
-            ):
-                metrics[f"{part}_loss"], metrics[f"{part}_accuracy"] = _evaluate(
-                    functools.partial(losses, vector), rows, number, spec
-                )
-            return (kept, vector, state), (vector, metrics)
+            evaluate = functools.partial(_evaluate, spec, functools.partial(losses, vector))
+            seen, test = network["seen"], network["test"]
+            shown = {"weights": vector}
+            shown["train_loss"], shown["train_accuracy"] = evaluate(seen, network["num_seen"])
+            shown["test_loss"], shown["test_accuracy"] = evaluate(test, jnp.int32(len(test)))
+            return (kept, vector, state), shown
 
         start = network["start"]
-        carry = (jnp.int32(0), start, optimizers.init(start))
+        carry = (jnp.int32(0), start, (jnp.zeros_like(start), jnp.zeros_like(start)))
         return jax.lax.scan(until, carry, network["kept"])[1]
 
     return jax.lax.map(train, networks, batch_size=block_size if block_size > 1 else None)
 
 
-def _evaluate(losses, rows, number, spec: CnnSpec) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _evaluate(spec: CnnSpec, losses, rows, number) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss and accuracy on the first `number` images of `rows`."""
     size = min(_chunk_size(spec, 256), rows.shape[0])
-    chunks = -(-rows.shape[0] // size)
-    rows = jnp.pad(rows, (0, chunks * size - rows.shape[0]))
+    rows = jnp.pad(rows, (0, -rows.shape[0] % size))
 
     def add(i, sums):
         losses_I, right_I = losses(jax.lax.dynamic_slice_in_dim(rows, i * size, size))
@@ -278,10 +248,8 @@ def _chunk_size(spec: CnnSpec, batch_size: int) -> int:
         4 * height * width * layer.kernel**2 * layer.in_channels
         for layer, (height, width) in zip(spec.layers, spec.sizes, strict=True)
     )
-    fitting = max(1, _CACHE // largest)
-    return max(
-        size for size in range(1, batch_size + 1) if not batch_size % size and size <= fitting
-    )
+    fitting = min(batch_size, max(1, _CACHE // largest))
+    return next(size for size in range(fitting, 0, -1) if batch_size % size == 0)
 
 
 def _drop(x: Float[Array, "I h w C"], rate: Float[Array, ""], words) -> Float[Array, "I h w C"]:

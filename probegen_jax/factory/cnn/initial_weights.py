@@ -12,14 +12,8 @@ from probegen_jax.zoo import flat_weights
 # Standard deviation of a normal distribution that is cut at two of its own.
 _TRUNCATED = 0.87962566103423978
 
-INITIALIZERS = (
-    "torch",
-    "he_normal",
-    "glorot_normal",
-    "orthogonal",
-    "RandomNormal",
-    "TruncatedNormal",
-)
+_OF_STD = ("RandomNormal", "TruncatedNormal")
+INITIALIZERS = ("torch", "he_normal", "glorot_normal", "orthogonal", *_OF_STD)
 
 
 def initial(
@@ -30,7 +24,7 @@ def initial(
     Args:
       name: in `INITIALIZERS`. "torch" is U(±1/√fan_in) for kernels and biases; with all others
         biases start at 0.
-      std: of "RandomNormal" and "TruncatedNormal"; the others need none.
+      std: of those in `_OF_STD`; the others need none.
     """
     shapes = spec.abstract()
     parts = []

@@ -14,11 +14,6 @@ State = tuple[Float[Array, " V"], Float[Array, " V"]]
 _BETA1, _BETA2, _RMS_DECAY, _EPSILON = 0.9, 0.999, 0.9, 1e-8
 
 
-def init(vector: Float[Array, " V"]) -> State:
-    """The state before the first step."""
-    return jnp.zeros_like(vector), jnp.zeros_like(vector)
-
-
 def update(
     optimizer: Int[Array, ""],
     momentum: Float[Array, ""],
@@ -26,14 +21,11 @@ def update(
     state: State,
     step: Int[Array, ""],
 ) -> tuple[Float[Array, " V"], State]:
-    """What to take off the weights, for a learning rate of 1.
+    """What to take off the weights, for a learning rate of 1, and the next state.
 
     Args:
       optimizer: place in `OPTIMIZERS`.
-      state: from `init`, or of the step before.
-
-    Returns:
-      The update and the next state.
+      state: of the step before; zeros before the first.
     """
     mean, square = state
 

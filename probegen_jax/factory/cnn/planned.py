@@ -1,7 +1,7 @@
 """Which networks a CNN zoo has: what each is, drawn from a search space, and how it is trained."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from probegen_jax.factory.cnn.fit import TrainingRun
 from probegen_jax.factory.cnn.search_space import DRAWN, PER_LAYER, Space, draw
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.zoo import splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +43,18 @@ def plan(
       UserError: an architecture that cannot be, or too few different ones.
     """
     alike = space["networks_per_architecture"]
-    for_specs = np.random.default_rng([seed, 0])
-    specs = _specs(
-        lambda: _spec(space, image_shape, num_classes, for_specs, where),
-        -(-number // alike),
-        alike > 1,
-        where,
-    )
+    wanted = -(-number // alike)
+    rng = np.random.default_rng([seed, 0])
+    specs: list[CnnSpec] = []
+    for _ in range(wanted):
+        tried = (_spec(space, image_shape, num_classes, rng, where) for _ in range(1001))
+        new = next((spec for spec in tried if alike == 1 or spec not in specs), None)
+        if new is None:
+            raise UserError(
+                f"{where}: has only {len(specs)} architectures, but {wanted} are wanted; widen it, "
+                "or let more networks share one with networks_per_architecture"
+            )
+        specs.append(new)
     planned = []
     for index in range(number):
         rng = np.random.default_rng([seed, 1, index])
@@ -58,39 +64,31 @@ def plan(
         unit = 1 if in_steps else max(1, images // space["batch_size"])
         length = in_steps or round(drawn["epochs"])
         units = tuple(sorted({int(u) for u in space["checkpoints"] if u < length} | {length}))
-        of_run = {field.name for field in dataclasses.fields(TrainingRun)} & drawn.keys()
         values = {
-            name: drawn[name] if isinstance(drawn[name], str) else float(drawn[name])
-            for name in of_run
+            name: value if isinstance(value, str) else float(value)
+            for name, value in drawn.items()
+            if hasattr(TrainingRun, name)
         }
-        run = TrainingRun(
-            index,
-            **values,
-            train_images=images,
-            kept=tuple(unit * u for u in units),
-        )
+        run = TrainingRun(index, **values, train_images=images, kept=tuple(unit * u for u in units))
         planned.append(Planned(specs[index // alike], run, float(drawn["train_fraction"]), units))
     return planned
 
 
-def _specs(
-    draw_one: Callable[[], CnnSpec], number: int, distinct: bool, where: str
-) -> list[CnnSpec]:
-    """Architectures; all of them different if they are to be distinct."""
-    specs: list[CnnSpec] = []
-    tries = 0
-    while len(specs) < number:
-        spec = draw_one()
-        tries += 1
-        if not distinct or spec not in specs:
-            specs.append(spec)
-            tries = 0
-        elif tries > 1000:
-            raise UserError(
-                f"{where}: has only {len(specs)} architectures, but {number} are wanted; widen it, "
-                "or let more networks share one with networks_per_architecture"
-            )
-    return specs
+def by_architecture(planned: Sequence[Planned], indices: Iterable[int]) -> dict[CnnSpec, list[int]]:
+    """Numbers of the networks that are of each architecture."""
+    groups: dict[CnnSpec, list[int]] = {}
+    for index in indices:
+        groups.setdefault(planned[index].spec, []).append(index)
+    return groups
+
+
+def split_architectures(
+    planned: Sequence[Planned], indices: Iterable[int], *shares: float, where: object
+) -> dict[str, list[int]]:
+    """`splits.seeded` for networks of which no architecture is in two splits."""
+    groups = by_architecture(planned, indices)
+    specs_of = splits.seeded(list(groups), *shares, where=where)
+    return {name: [i for spec in specs for i in groups[spec]] for name, specs in specs_of.items()}
 
 
 def _spec(
@@ -107,19 +105,13 @@ def _spec(
     for index in range(depth):
         own = {key: draw(space[key], rng) for key in PER_LAYER if key in space["per_layer"]}
         has = shared | own
-        kernel = round(has["kernel"])
+        out, kernel, stride = (round(has[key]) for key in ("channels", "kernel", "stride"))
         padding = {"same": kernel // 2, "valid": 0}.get(has["padding"], has["padding"])
+        residual = _residual(space["residual"], index, rng)
         layers.append(
-            ConvLayer(
-                channels,
-                channels := round(has["channels"]),
-                kernel,
-                round(has["stride"]),
-                int(padding),
-                has["activation"],
-                _residual(space["residual"], index, rng),
-            )
+            ConvLayer(channels, out, kernel, stride, int(padding), has["activation"], residual)
         )
+        channels = out
     try:
         return CnnSpec(tuple(layers), num_classes, image_shape)
     except UserError as error:

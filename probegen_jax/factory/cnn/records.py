@@ -1,94 +1,110 @@
 """Built CNNs as they are stored: what is kept of each, and which are for what."""
 
-import pathlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from probegen_jax.factory.cnn.planned import Planned
+from probegen_jax.errors import UserError
+from probegen_jax.factory.cnn.planned import Planned, split_architectures
+from probegen_jax.factory.cnn.train_cnns import CnnFactory, finite
+from probegen_jax.factory.images.sources import ImageSet
+from probegen_jax.factory.parts import Build
 from probegen_jax.networks.cnn import layer_table
-from probegen_jax.networks.cnn.cnn import CnnSpec
-from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.zoo import flat_weights, splits
-from probegen_jax.zoo.prepared import builders
-from probegen_jax.zoo.zoo import SPLITS
-
-# Of a network's training, by the name of the feature: as in the Small CNN Zoo's metrics.
-SETTINGS = ("optimizer", "w_init", "learning_rate", "momentum", "init_std", "init_scale", "l2reg")
-SETTINGS += ("dropout", "train_fraction", "epochs")
-_TEXT = ("optimizer", "w_init")
-_METRICS = ("train_accuracy", "train_loss", "test_loss")
+from probegen_jax.zoo.prepared import build_folder, schema
 
 
-def features() -> dict[str, Any]:
-    """TFDS features of a built CNN: those of the Wild Park, metrics, and how it was trained."""
-    return {
-        "layers": builders.stored(None, len(layer_table.COLUMNS), dtype=np.int32),
-        "weights": builders.stored(None),
-        "num_classes": np.int32,
-        "score": np.float32,  # accuracy on the test images
-        **dict.fromkeys(_METRICS, np.float32),
-        "iteration": np.int32,  # epoch of the checkpoint, or step where the space counts steps
-        "run": np.int32,
-        **{name: tfds.features.Text() if name in _TEXT else np.float32 for name in SETTINGS},
-    }
-
-
-def example(
-    network: Planned, run: int, arrays: Mapping[str, np.ndarray], row: int, k: int
-) -> dict[str, Any]:
-    """One checkpoint's features."""
-    stored = to_park(network.spec, arrays["weights"][row, k])
-    values = {name: getattr(network.run, name, None) for name in SETTINGS}
-    values |= {"train_fraction": network.train_fraction, "epochs": float(network.units[-1])}
-    return {
-        "layers": stored.layers,
-        "weights": stored.weights,
-        "num_classes": stored.num_classes,
-        "score": arrays["test_accuracy"][row, k],
-        **{name: arrays[name][row, k] for name in _METRICS},
-        "iteration": network.units[k],
-        "run": run,
-        **{name: v if name in _TEXT else np.float32(v) for name, v in values.items()},
-    }
-
-
-def to_park(spec: CnnSpec, vector: np.ndarray) -> ParkNetwork:
-    """A trained network as the Wild Park stores one."""
-    table = [
-        (
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel,
-            layer.stride,
-            layer.padding,
-            layer_table.ACTIVATIONS.index(layer.activation),
-            layer.residual,
-        )
-        for layer in spec.layers
-    ]
-    weights = layer_table.flatten(flat_weights.unflatten_one(vector, spec.abstract()))
-    return ParkNetwork(np.asarray(table, np.int32), weights, spec.num_classes)
-
-
-def split(
-    kept: Sequence[int], planned: Sequence[Planned], wanted: Mapping[str, Any], where: pathlib.Path
-) -> dict[str, list[int]]:
-    """Runs of each split.
-
-    Args:
-      wanted: `by`, "run" or "architecture", `val_share` and `test_share`.
+def write(build: Build, factory: CnnFactory, images: ImageSet, plan: Mapping[str, Any]) -> None:
+    """Writes the data set from the parts, and tells what is in it.
 
     Raises:
-      UserError: too few runs or architectures for a split of each.
+      UserError: no network is finite, or too few are for a split of each kind.
     """
-    shares = wanted["val_share"], wanted["test_share"]
-    if wanted["by"] == "run":
-        return splits.seeded(kept, *shares, where=where)
-    groups: dict[CnnSpec, list[int]] = {}
-    for index in kept:
-        groups.setdefault(planned[index].spec, []).append(index)
-    parts = splits.seeded(list(groups), *shares, where=where)
-    return {name: [index for spec in parts[name] for index in groups[spec]] for name in SPLITS}
+    # Of each run its part, its row there, and its checkpoints that are finite.
+    kept: dict[int, tuple[int, int, list[int]]] = {}
+    dropped, astray, scores = 0, 0, []
+    for part, members in enumerate(factory.parts):
+        arrays = build.read(part)
+        for row, index in enumerate(members):
+            checkpoints = finite(factory.planned[index], arrays, row)
+            dropped += len(factory.planned[index].units) - len(checkpoints)
+            if checkpoints:
+                kept[index] = part, row, checkpoints
+                # Above twice the loss of guessing.
+                loss = float(arrays["train_loss"][row, checkpoints[-1]])
+                astray += not loss <= 2 * np.log(images.num_classes)
+                scores += arrays["test_accuracy"][row, checkpoints].tolist()
+    if not kept:
+        raise UserError(
+            f"{build.out}: no network has finite weights; lower the space's learning_rate"
+        )
+
+    def examples(runs: Sequence[int]) -> Iterator[dict[str, Any]]:
+        in_order = sorted(runs, key=lambda index: kept[index][:2])
+        for part, of_part in itertools.groupby(in_order, lambda index: kept[index][0]):
+            arrays = build.read(part)  # one part at a time in memory
+            for index in of_part:
+                _, row, checkpoints = kept[index]
+                for k in checkpoints:
+                    yield _example(factory.planned[index], arrays, row, k)
+
+    shares = plan["split"]["val_share"], plan["split"]["test_share"]
+    if plan["split"]["by"] == "run":
+        runs_of = splits.seeded(sorted(kept), *shares, where=build.out)
+    else:
+        runs_of = split_architectures(factory.planned, sorted(kept), *shares, where=build.out)
+    summary = {
+        "networks": len(scores),
+        "runs": len(kept),
+        "architectures": len({factory.planned[index].spec for index in kept}),
+        "not_finite": dropped,
+        "diverged": astray,
+    }
+    contents = build_folder.Contents(
+        "cnn",
+        schema.cnn(),
+        {split: lambda runs=runs: examples(runs) for split, runs in runs_of.items()},
+        {
+            "name": f"{images.name}_cnn_built",
+            "image_shape": list(images.image_shape),
+            "summary": summary,
+            "plan": plan,
+        },
+        f"CNNs trained on the images of {images.name}, with their test accuracy.",
+    )
+    build_folder.write(build.out, contents)
+    counts, edges = np.histogram(scores, bins=10, range=(0, 1))
+    bins = [f"{low:.1f}: {count}" for low, count in zip(edges[:-1], counts, strict=True) if count]
+    print(
+        f"{summary['networks']:,} networks from {summary['runs']:,} runs of "
+        f"{summary['architectures']:,} architectures; {dropped} left out for weights that are not "
+        f"finite, {astray} runs diverged\n"
+        f"test accuracy {min(scores):.3f} to {max(scores):.3f}, median {np.median(scores):.3f}; "
+        + ", ".join(bins)
+    )
+
+
+def _example(
+    network: Planned, arrays: Mapping[str, np.ndarray], row: int, k: int
+) -> dict[str, Any]:
+    spec, run = network.spec, network.run
+    weights = flat_weights.unflatten_one(arrays["weights"][row, k], spec.abstract())
+    # The fields of a layer are in the order of the table's columns.
+    table = [
+        [*(vars(layer) | {"activation": layer_table.ACTIVATIONS.index(layer.activation)}).values()]
+        for layer in spec.layers
+    ]
+    values = {name: getattr(run, name, None) for name in schema.SETTINGS}
+    values |= {"train_fraction": network.train_fraction, "epochs": network.units[-1]}
+    return {
+        "layers": np.asarray(table, np.int32),
+        "weights": layer_table.flatten(weights),
+        "num_classes": spec.num_classes,
+        "score": arrays["test_accuracy"][row, k],
+        **{name: arrays[name][row, k] for name in schema.METRICS},
+        "iteration": network.units[k],
+        "run": run.index,
+        **{name: v if name in schema.TEXT else np.float32(v) for name, v in values.items()},
+    }

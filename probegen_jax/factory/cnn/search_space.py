@@ -18,39 +18,48 @@ from probegen_jax.factory.cnn.optimizers import OPTIMIZERS
 from probegen_jax.networks.activations import ACTIVATIONS
 
 PRESETS = ("small_cnn_zoo", "wild_park", "digits_cnn")
-_PADDINGS, _PIXELS, _RESIDUALS = ("same", "valid"), ("signed", "standard"), ("none", "not_adjacent")
 PER_LAYER = ("channels", "kernel", "stride", "padding", "activation")
 
 Space = dict[str, Any]
-
-
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return (lambda v: _is_number(v) and v == int(v) and v >= least), f"a whole number from {least}"
-
-
-def _number(low: float | int, high: float | int, what: str) -> tuple[Callable[[Any], bool], str]:
-    return (lambda v: _is_number(v) and low <= v <= high), what
-
-
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
-    return (lambda v: v in names), f"one of {', '.join(names)}"
+# Whether a value can be, and what it must be, in words.
+_Rule = tuple[Callable[[Any], bool], str]
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _number(low: float | int, high: float | int, what: str) -> _Rule:
+    return (lambda v: _is_number(v) and low <= v <= high), what
+
+
+def _whole(least: int) -> _Rule:
+    return (lambda v: _is_number(v) and v == int(v) and v >= least), f"a whole number from {least}"
+
+
+def _one_of(*names: str) -> _Rule:
+    return (lambda v: v in names), f"one of {', '.join(names)}"
+
+
+def _or(names: tuple[str, ...], other: _Rule, what: str) -> _Rule:
+    return (lambda v: v in names or other[0](v)), what
+
+
+def _tuple_of(each: _Rule, what: str) -> _Rule:
+    return (lambda v: isinstance(v, tuple | list) and all(map(each[0], v))), what
+
+
 _TINY, _BELOW_1, _HUGE = 1e-30, 1 - 1e-6, 1e30
+_PADDING = "same, valid or a number of pixels"
+_RESIDUAL = "none, not_adjacent (as the Wild Park) or the share of layers that have a link"
+_CHECKPOINTS = "a tuple of epochs (or steps, where length is in steps) to keep besides the last"
 # Of each key that is drawn: the default, and what a drawn value must be.
-DRAWN: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
+DRAWN: dict[str, tuple[Any, _Rule]] = {
     "layers": (3, _whole(1)),
     "channels": (16, _whole(1)),
     "kernel": (3, _whole(1)),
     "stride": (1, _whole(1)),
-    "padding": (
-        "same",
-        (lambda v: v in _PADDINGS or _whole(0)[0](v), "same, valid or a number of pixels"),
-    ),
+    "padding": ("same", _or(("same", "valid"), _whole(0), _PADDING)),
     "activation": ("relu", _one_of(*ACTIVATIONS)),
     "optimizer": ("adam", _one_of(*OPTIMIZERS)),
     "learning_rate": (1e-3, _number(_TINY, _HUGE, "above 0")),
@@ -64,41 +73,20 @@ DRAWN: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
     "epochs": (5, _whole(0)),
     "steps": (0, _whole(0)),
 }
-_FIXED: dict[str, tuple[Any, tuple[Callable[[Any], bool], str]]] = {
-    "per_layer": (
-        (),
-        (
-            lambda v: isinstance(v, tuple | list) and set(v) <= set(PER_LAYER),
-            f"a tuple of {', '.join(PER_LAYER)}",
-        ),
-    ),
-    "residual": (
-        "none",
-        (
-            lambda v: v in _RESIDUALS or _number(0, 1, "")[0](v),
-            "none, not_adjacent (as the Wild Park) or the share of layers that have a link",
-        ),
-    ),
+_FIXED: dict[str, tuple[Any, _Rule]] = {
+    "per_layer": ((), _tuple_of(_one_of(*PER_LAYER), f"a tuple of {', '.join(PER_LAYER)}")),
+    "residual": ("none", _or(("none", "not_adjacent"), _number(0, 1, ""), _RESIDUAL)),
     "networks_per_architecture": (1, _whole(1)),
     "batch_size": (64, _whole(1)),
-    "checkpoints": (
-        (),
-        (
-            lambda v: isinstance(v, tuple | list) and all(_whole(0)[0](each) for each in v),
-            "a tuple of epochs (or steps, where length is in steps) to keep besides the last",
-        ),
-    ),
+    "checkpoints": ((), _tuple_of(_whole(0), _CHECKPOINTS)),
     "train_images": (0, _whole(0)),
     "test_images": (0, _whole(0)),
-    "pixels": ("signed", _one_of(*_PIXELS)),
+    "pixels": ("signed", _one_of("signed", "standard")),
 }
 
 
 def read(where: str) -> Space:
-    """The space in a file, or a preset, every key of it checked and present.
-
-    Args:
-      where: name of a preset, or path of a file with `get_space()`.
+    """The space of a preset's name, or in a file with `get_space()`, with every key checked.
 
     Raises:
       UserError: no such file, an unknown key, or a value that cannot be.
@@ -128,53 +116,50 @@ def check(space: Any, where: str) -> Space:
     Raises:
       UserError: an unknown key, or a value that cannot be.
     """
-    if not isinstance(space, Mapping) and not hasattr(space, "to_dict"):
+    given = space.to_dict() if hasattr(space, "to_dict") else space
+    if not isinstance(given, Mapping):
         raise UserError(f"{where}: get_space() must return a ConfigDict")
-    given = space.to_dict() if hasattr(space, "to_dict") else dict(space)
     known = DRAWN | _FIXED
     for key in given:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
     plain = {key: given.get(key, default) for key, (default, _) in known.items()}
-    for key, (_, (right, what)) in _FIXED.items():
-        if not right(plain[key]):
-            raise UserError(f"{where}: {key} is {plain[key]!r}; it must be {what}")
-    for key, (_, (right, what)) in DRAWN.items():
-        for value in _ends(plain[key], f"{where}: {key}"):
+    for key, (_, (right, what)) in known.items():
+        values = _ends(plain[key], f"{where}: {key}") if key in DRAWN else (plain[key],)
+        for value in values:
             if not right(value):
                 raise UserError(f"{where}: {key} is {value!r}; it must be {what}")
-    if ("epochs" in given) and any(_ends(plain["steps"], "")):
+    if "epochs" in given and any(_ends(plain["steps"], "")):
         raise UserError(f"{where}: gives epochs and steps; give one of them")
     return plain
 
 
 def _ends(value: Any, where: str) -> tuple[Any, ...]:
     """The values that can be drawn, or the two ends of their range."""
-    if isinstance(value, Mapping):
-        kind = next(iter(value), None)
-        if set(value) == {"choice", "shares"}:
-            values, shares = value["choice"], value["shares"]
-            total = sum(shares) if all(_is_number(share) for share in shares) else math.nan
-            if len(values) != len(shares) or not abs(total - 1) < 1e-6 or min(shares) < 0:
-                raise UserError(f"{where}: needs a share for each choice, which add up to 1")
-            return tuple(values)
-        if len(value) != 1 or kind not in ("uniform", "log_uniform"):
-            raise UserError(
-                f"{where} is {dict(value)!r}; give a value, a tuple of values, "
-                '{"uniform": (low, high)}, {"log_uniform": (low, high)} or '
-                '{"choice": (…), "shares": (…)}'
-            )
-        ends = value[kind]
-        if not isinstance(ends, tuple | list) or len(ends) != 2 or not all(map(_is_number, ends)):
-            raise UserError(f"{where}: {kind} needs two numbers, not {ends!r}")
-        if ends[0] > ends[1] or (kind == "log_uniform" and ends[0] <= 0):
-            raise UserError(f"{where}: {kind} from {ends[0]} to {ends[1]} is no range")
-        return tuple(ends)
     if isinstance(value, tuple | list):
         if not value:
             raise UserError(f"{where} is empty; give at least one value")
         return tuple(value)
-    return (value,)
+    if not isinstance(value, Mapping):
+        return (value,)
+    if set(value) == {"choice", "shares"}:
+        values, shares = value["choice"], value["shares"]
+        total = sum(shares) if all(map(_is_number, shares)) else math.nan
+        if len(values) != len(shares) or not abs(total - 1) < 1e-6 or min(shares) < 0:
+            raise UserError(f"{where}: needs a share for each choice, which add up to 1")
+        return tuple(values)
+    kind, ends = next(iter(value.items()), (None, None))
+    if len(value) != 1 or kind not in ("uniform", "log_uniform"):
+        raise UserError(
+            f"{where} is {dict(value)!r}; give a value, a tuple of values, "
+            '{"uniform": (low, high)}, {"log_uniform": (low, high)} or '
+            '{"choice": (…), "shares": (…)}'
+        )
+    if not isinstance(ends, tuple | list) or len(ends) != 2 or not all(map(_is_number, ends)):
+        raise UserError(f"{where}: {kind} needs two numbers, not {ends!r}")
+    if ends[0] > ends[1] or (kind == "log_uniform" and ends[0] <= 0):
+        raise UserError(f"{where}: {kind} from {ends[0]} to {ends[1]} is no range")
+    return tuple(ends)
 
 
 def draw(value: Any, rng: np.random.Generator) -> Any:

@@ -1,14 +1,13 @@
-"""Labelled images from public addresses, and from data sets that TFDS has prepared."""
+"""Labelled images from public addresses."""
 
-import os
 import pathlib
 import tarfile
-import zlib
 
 import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images.files import Found, from_idx, part
+from probegen_jax.files import UNREADABLE
 
 _IDX = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 # Address and SHA-256 of each file, in the order of `_IDX`; the same as in TFDS's own lists.
@@ -41,11 +40,7 @@ PUBLIC = (*_MNIST_LIKE, "cifar10")
 
 
 def public(name: str, data_dir: pathlib.Path) -> Found:
-    """One of `PUBLIC`, downloaded into `data_dir` unless it is there.
-
-    Raises:
-      UserError: no connection, another checksum, no space.
-    """
+    """One of `PUBLIC`, downloaded into `data_dir` unless it is there."""
     folder = data_dir / "downloads" / name
     if name == "cifar10":
         found = _read_cifar10(_fetch(*_CIFAR10, folder))
@@ -78,75 +73,8 @@ def _read_cifar10(archive: pathlib.Path) -> Found:
                 rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
                 images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
                 parts.append(part(images, rows[:, 0], archive))
-    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{archive}: is not the binary version of CIFAR-10 ({error}); delete it and run again"
         ) from error
     return Found(*parts)
-
-
-def from_tfds(name: str, data_dir: pathlib.Path | None) -> Found:
-    """A data set that TFDS prepared as array_record, read without TensorFlow.
-
-    Args:
-      data_dir: where TFDS keeps data sets; `$TFDS_DATA_DIR` or `~/tensorflow_datasets` if None, or
-        if it is not there.
-
-    Raises:
-      UserError: not prepared, or not of labelled images.
-    """
-    import tensorflow_datasets as tfds
-
-    default = os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
-    roots = [root for root in (data_dir, pathlib.Path(default)) if root is not None]
-    prepared = [path.parent for root in roots for path in (root / name).rglob("dataset_info.json")]
-    if not prepared:
-        raise _unprepared(name, f"is not prepared in {' or '.join(map(str, roots))}")
-    builder = tfds.builder_from_directory(max(prepared, key=lambda path: path.name))
-    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        stored = builder.info.file_format.value if builder.info.file_format else "something"
-        raise _unprepared(name, f"is prepared as {stored}, which only TensorFlow reads")
-    features = builder.info.features
-    keys = {}
-    for kind in (tfds.features.Image, tfds.features.ClassLabel):
-        of_kind = [key for key, feature in features.items() if isinstance(feature, kind)]
-        if len(of_kind) != 1:
-            raise UserError(
-                f"tfds:{name}: has {len(of_kind)} features of type {kind.__name__}, not one; "
-                "images with a class each are needed"
-            )
-        keys[kind] = of_kind[0]
-    image, label = keys.values()
-    parts = [
-        _read_split(builder, split, image, label, f"tfds:{name}")
-        for split in ("train", "test")
-        if split in builder.info.splits
-    ]
-    if "train" not in builder.info.splits:
-        raise UserError(f"tfds:{name}: has no split 'train' but {', '.join(builder.info.splits)}")
-    return Found(parts[0], parts[1] if len(parts) == 2 else None, tuple(features[label].names))
-
-
-def _read_split(builder, split: str, image: str, label: str, where: str):
-    from tqdm import tqdm
-
-    examples = builder.as_data_source(split)
-    images, labels = [], []
-    for row in tqdm(range(len(examples)), desc="reading images", unit="image", disable=None):
-        example = examples[row]
-        if images and example[image].shape != images[0].shape:
-            raise UserError(
-                f"{where}: image {row} of {split!r} has shape {example[image].shape}, the first "
-                f"{images[0].shape}; only data sets of one size can be used"
-            )
-        images.append(example[image])
-        labels.append(example[label])
-    return part(np.stack(images), np.asarray(labels), where)
-
-
-def _unprepared(name: str, what: str) -> UserError:
-    return UserError(
-        f'tfds:{name}: {what}; where TensorFlow is installed, prepare it with: python -c "import '
-        f"tensorflow_datasets as tfds; tfds.builder('{name}', file_format='array_record')"
-        '.download_and_prepare()"'
-    )

@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import pathlib
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from probegen_jax import user_cache
 from probegen_jax.errors import UserError
-from probegen_jax.factory.images import downloads, files
+from probegen_jax.factory.images import downloads, files, folders
 from probegen_jax.factory.images.files import Found, Part
 
 SOURCES = (
@@ -18,6 +19,7 @@ SOURCES = (
 )
 # Of sources that keep no test images apart, the share that is drawn for test: as of MNIST's.
 _TEST_SHARE, _SPLIT_SEED = 1 / 7, 0
+_SHOWN = 20  # names of classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,9 @@ class ImageSet:
     """Labelled images in two parts.
 
     Attributes:
-      test: images that are kept apart.
       digest: SHA-256 of all pixels and labels.
+      num_val: how many of the images to train on, the last ones, the source keeps for validation.
+      test_drawn: whether the test images are no part of the source's own, but drawn by seed.
     """
 
     name: str
@@ -35,6 +38,27 @@ class ImageSet:
     num_classes: int
     class_names: tuple[str, ...]
     digest: str
+    num_val: int = 0
+    test_drawn: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from others, for a build's plan."""
+        own = {"num_val": self.num_val} if self.num_val else {}
+        return {"name": self.name, "digest": self.digest, **own}
+
+    def summary(self) -> str:
+        """What was understood of the source, in a line."""
+        height, width, channels = self.image_shape
+        val = f"{self.num_val:,} for validation, " if self.num_val else ""
+        drawn = " (drawn by seed)" if self.test_drawn else ""
+        names = ", ".join(self.class_names[:_SHOWN])
+        more = f", … {self.class_names[-1]}" if self.num_classes > _SHOWN else ""
+        return (
+            f"images of {self.name}: {len(self.train) - self.num_val:,} to train on, {val}"
+            f"{len(self.test):,} to test on{drawn}, {height}×{width} pixels, "
+            f"{channels} channel{'s' * (channels > 1)}, {self.num_classes} classes: {names}{more}"
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -63,19 +87,23 @@ def load(
       resize: height and width to bring every image to, bilinear, with antialiasing.
       data_dir: where downloads are kept, and the first place to look for TFDS's data sets; the
         user's cache folder if None.
-
-    Raises:
-      UserError: no such source, or anything wrong with its files.
     """
     found, name = _find(source, resize, data_dir)
-    parts = _with_test(found, source)
-    shapes = [part.images.shape[1:] for part in parts]
+    train, test, num_val = found.train, found.test or found.val, 0
+    if found.test and found.val:
+        train, num_val = _joined(train, found.val, source), len(found.val)
+    drawn = test is None
+    parts = _drawn(train, source) if drawn else [train, test]
+    shapes = ["×".join(map(str, part.images.shape[1:])) for part in parts]
     if shapes[0] != shapes[1]:
-        raise UserError(
-            f"{source}: images to train on are {_shown(shapes[0])}, to test on {_shown(shapes[1])}"
-        )
+        raise UserError(f"{source}: images to train on are {shapes[0]}, to test on {shapes[1]}")
+    names = found.class_names
+    if names is None:  # classes are the labels that occur
+        labels, rows = np.unique(np.concatenate([p.labels for p in parts]), return_inverse=True)
+        names = tuple(map(str, labels))
+        classes = np.split(rows.astype(np.int32), [len(parts[0])])
+        parts = [Part(p.images, of) for p, of in zip(parts, classes, strict=True)]
     largest = max(int(part.labels.max()) for part in parts)
-    names = found.class_names or tuple(str(label) for label in range(largest + 1))
     if len(np.unique(parts[0].labels)) < 2:
         raise UserError(
             f"{source}: all images to train on are of one class; a zoo needs at least two"
@@ -86,7 +114,7 @@ def load(
         parts = [Part(_gray(part.images), part.labels) for part in parts]
     if resize is not None:
         parts = [Part(_resized(part.images, resize), part.labels) for part in parts]
-    return ImageSet(name, *parts, len(names), names, digest(parts))
+    return ImageSet(name, *parts, len(names), names, digest(parts), num_val, drawn)
 
 
 def _find(
@@ -99,7 +127,9 @@ def _find(
     if source in downloads.PUBLIC:
         return downloads.public(source, data_dir or user_cache.default_dir()), source
     if scheme == "tfds" and rest:
-        return downloads.from_tfds(rest, data_dir), rest.replace("/", "_")
+        from probegen_jax.factory.images import tfds_images  # a second to import
+
+        return tfds_images.read(rest, data_dir), rest.replace("/", "_")
     path = pathlib.Path(rest if scheme in ("idx", "folder") and rest else source).expanduser()
     name = path.resolve().name.removesuffix(".npz") or "images"
     if scheme == "idx" and rest:
@@ -107,7 +137,7 @@ def _find(
     if path.suffix == ".npz":
         return files.from_npz(path), name
     if scheme == "folder" or path.is_dir():
-        return files.from_folder(path, resize), name
+        return folders.read(path, resize), name
     raise UserError(f"no images at {source!r}; give {SOURCES}")
 
 
@@ -120,16 +150,23 @@ def digits() -> Found:
     return Found(files.part(images, loaded.target, "digits"))
 
 
-def _with_test(found: Found, source: str) -> list[Part]:
-    if found.test is not None:
-        return [found.train, found.test]
-    number = len(found.train)
+def _drawn(all_images: Part, source: str) -> list[Part]:
+    """Parts to train and to test on."""
+    number = len(all_images)
     tests = max(1, round(number * _TEST_SHARE))
     if number < 3:
         raise UserError(f"{source}: has {number} images; a zoo needs at least 3")
     order = np.random.default_rng(_SPLIT_SEED).permutation(number)
     rows = np.sort(order[tests:]), np.sort(order[:tests])
-    return [Part(found.train.images[part], found.train.labels[part]) for part in rows]
+    return [Part(all_images.images[part], all_images.labels[part]) for part in rows]
+
+
+def _joined(first: Part, second: Part, source: str) -> Part:
+    pair = first.images, second.images
+    kinds = [f"{'×'.join(map(str, images.shape[1:]))} {images.dtype}" for images in pair]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"{source}: images to train on are {kinds[0]}, for validation {kinds[1]}")
+    return Part(np.concatenate(pair), np.concatenate([first.labels, second.labels]))
 
 
 def _gray(images: Num[np.ndarray, "N H W C"]) -> Num[np.ndarray, "N H W 1"]:
@@ -166,7 +203,3 @@ def digest(parts: list[Part]) -> str:
             hashed.update(f"{array.dtype} {array.shape}".encode())
             hashed.update(np.ascontiguousarray(array))
     return hashed.hexdigest()
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layout", choices=["mnist", "fmnist"], help="of the export (by the images' name)")
 
 
-def build(options: argparse.Namespace) -> None:
+def build(args: argparse.Namespace) -> None:
     """Builds what the command line asks for, or goes on with it, and reports.
 
     Raises:
@@ -48,44 +48,41 @@ def build(options: argparse.Namespace) -> None:
 
     from probegen_jax import cpu_devices
     from probegen_jax.factory import parts
-    from probegen_jax.factory.images import sources as image_sources
-    from probegen_jax.factory.inr import fit, fit_inrs, planned
+    from probegen_jax.factory.images import sources
+    from probegen_jax.factory.inr import fit, fit_inrs
     from probegen_jax.networks.siren import SirenSpec
     from probegen_jax.zoo.prepared import build_folder
 
-    images = image_sources.load(
-        options.images,
-        grayscale=options.grayscale,
-        resize=options.resize,
-        data_dir=options.data_dir,
+    images = sources.load(
+        args.images, grayscale=args.grayscale, resize=args.resize, data_dir=args.data_dir
     )
-    spec = SirenSpec(hidden=options.hidden, out_dim=images.image_shape[2], w0=options.w0)
+    print(images.summary())
+    spec = SirenSpec(hidden=args.hidden, out_dim=images.image_shape[2], w0=args.w0)
     recipe = fit.Recipe()
-    if options.preset == "dwsnets":
+    if args.preset == "dwsnets":
         recipe = fit.Recipe(1000, 5e-4, False, "dwsnets", upsample=2, stop_psnr=40.0)
-    changed = {"steps": options.steps, "learning_rate": options.learning_rate}
+    changed = {"steps": args.steps, "learning_rate": args.learning_rate}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changed.items() if v is not None})
-    networks = planned.choose(images, options.num, options.copies, options.seed)
+    networks = fit_inrs.choose(images, args.num, args.copies, args.seed)
     plan = {
         "family": "inr",
-        "images": {"name": images.name, "digest": images.digest},
+        "images": images.identity,
         "networks": len(networks),
-        "copies": options.copies,
-        "seed": options.seed,
+        "copies": args.copies,
+        "seed": args.seed,
         "spec": dataclasses.asdict(spec) | {"hidden": list(spec.hidden)},
         "recipe": dataclasses.asdict(recipe),
-        "min_psnr": options.min_psnr,
+        "min_psnr": args.min_psnr,
     }
     cpu_devices.split(cpu_devices.cores())
     # Parts are not cut by what devices there are, so that a build can go on with others.
     part_size = 512 if jax.default_backend() == "cpu" else 4096
-    made_with = parts.made_with(fit_inrs, part=part_size)
-    with parts.Build(options.out, plan, made_with) as build:
-        if build_folder.is_written(options.out):
-            print(f"{options.out} is finished")
+    with parts.Build(args.out, plan, parts.made_with(fit_inrs, part=part_size)) as build:
+        if build_folder.is_written(args.out):
+            print(f"{args.out} is finished")
         else:
             factory = fit_inrs.InrFactory(
-                images, networks, spec, recipe, options.seed, part_size, options.min_psnr
+                images, networks, spec, recipe, args.seed, part_size, args.min_psnr
             )
             started = time.monotonic()
             fitted = build.run(
@@ -94,17 +91,15 @@ def build(options: argparse.Namespace) -> None:
             seconds = time.monotonic() - started
             print(f"fitted {fitted:,} networks in {seconds:.0f} s: {fitted / seconds:.1f} a second")
             contents = _contents(images, networks, spec, plan, build, part_size)
-            build_folder.write(options.out, contents)
+            build_folder.write(args.out, contents)
         build.clean()
-        _report(options)
+        _report(args)
 
 
 def _contents(images, networks, spec, plan, build, part_size: int):
     """What the data set holds, read from the parts."""
-    import numpy as np
-
+    from probegen_jax.zoo.prepared import schema
     from probegen_jax.zoo.prepared.build_folder import Contents
-    from probegen_jax.zoo.prepared.builders import stored
 
     def examples(rows: range) -> Iterator[dict[str, Any]]:
         for part in range(rows[0] // part_size, rows[-1] // part_size + 1):
@@ -114,26 +109,22 @@ def _contents(images, networks, spec, plan, build, part_size: int):
                     name: getattr(networks, name)[row] for name in ("label", "image", "copy")
                 }
 
-    height, width, _ = images.image_shape
-    numbers = dict.fromkeys(("label", "image", "copy", "starts"), np.int32)
     return Contents(
         "inr",
-        {"weights": stored(spec.num_weights), "psnr": np.float32, **numbers},
+        schema.inr(spec.num_weights),
         {split: lambda rows=rows: examples(rows) for split, rows in networks.splits.items()},
         {
             "name": f"{images.name}_inr_built",
             "class_names": list(images.class_names),
-            "image_shape": [height, width],
+            "image_shape": list(images.image_shape[:2]),
             "train_images": len(images.train),
-            "copies": plan["copies"],
-            "spec": plan["spec"],
-            "recipe": plan["recipe"],
+            **{key: plan[key] for key in ("copies", "spec", "recipe")},
         },
         f"SIRENs fitted to the images of {images.name}, with the image's class.",
     )
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(args: argparse.Namespace) -> None:
     """PSNR of the finished zoo, weights beside the published ones, and the export if wanted."""
     import numpy as np
 
@@ -142,26 +133,27 @@ def _report(options: argparse.Namespace) -> None:
     from probegen_jax.zoo.prepared import build_folder, built_zoos
     from probegen_jax.zoo.prepared.reading import read
 
-    builder = build_folder.opened(options.out)
+    builder = build_folder.opened(args.out)
     columns, rows = read(builder)
     metadata = dict(builder.info.metadata)
     psnr, starts = (np.asarray(columns[name]) for name in ("psnr", "starts"))
     print(f"PSNR in dB: mean {psnr.mean():.2f}, lowest {psnr.min():.2f}")
     print("\n".join(describe.histogram(psnr, digits=1)))
-    if options.min_psnr is not None:
+    if args.min_psnr is not None:
         print(
             f"{(starts > 1).sum():,} networks were fitted again, {starts.max() - 1} times at most; "
-            f"{(psnr < options.min_psnr).sum():,} stay below {options.min_psnr:g} dB"
+            f"{(psnr < args.min_psnr).sum():,} stay below {args.min_psnr:g} dB"
         )
-    layout = options.layout or export.layout_for(metadata["name"])
-    if options.preset == "dwsnets":
-        zoo = built_zoos.load(options.out, "inr")
+    fashion = "fashion" in metadata["name"] or "fmnist" in metadata["name"]
+    layout = args.layout or ("fmnist" if fashion else "mnist")
+    if args.preset == "dwsnets":
+        weights = built_zoos.load(args.out, "inr").weights
         published = describe.PUBLISHED_STD[f"{layout}_inr"]
-        print("\n".join(describe.weight_statistics(zoo.weights, published)))
-    if options.export:
-        folder = options.out / "torch"
+        print("\n".join(describe.weight_statistics(weights, published)))
+    if args.export:
+        folder = args.out / "torch"
         export.export(folder, layout, columns, rows, metadata)
         print(f"exported to {folder}; read it with --config=configs/{layout}.py "
               f"--config.manual_dir={folder}")  # fmt: skip
     print(f"train on it: python -m probegen_jax.train --config=configs/{layout}.py "
-          f"--config.zoo_dir={options.out}")  # fmt: skip
+          f"--config.zoo_dir={args.out}")  # fmt: skip

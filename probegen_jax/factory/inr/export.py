@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +16,6 @@ from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
 from probegen_jax.zoo.prepared.reading import Columns
-
-# The published zoos whose layout can be written, and the splits file of each.
-LAYOUTS = {"mnist": "mnist_splits.json", "fmnist": "fmnist_splits.json"}
-
-
-def layout_for(images_name: str) -> str:
-    """The layout that fits the name of an image source best."""
-    fashion = "fashion" in images_name or "fmnist" in images_name
-    return "fmnist" if fashion else "mnist"
 
 
 def export(
@@ -45,43 +35,38 @@ def export(
     Raises:
       UserError: torch is not installed, or no space is left.
     """
-    settings = dict(metadata["spec"])
-    spec = SirenSpec.from_json(settings)
-    labels = np.asarray(columns["label"]).tolist()
+    spec = SirenSpec.from_json(dict(metadata["spec"]))
+    counts = metadata["train_images"], metadata["copies"]
+    labels, images, copies = (
+        np.asarray(columns[key]).tolist() for key in ("label", "image", "copy")
+    )
     names = [
-        _name(layout, label, image, copy, metadata["train_images"], metadata["copies"])
-        for label, image, copy in zip(
-            labels,
-            np.asarray(columns["image"]).tolist(),
-            np.asarray(columns["copy"]).tolist(),
-            strict=True,
-        )
+        _name(layout, *network, *counts) for network in zip(labels, images, copies, strict=True)
     ]
-    try:
-        present = _present(folder)
+    with parts.writing(folder):
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.pth")}
         missing = [row for row, name in enumerate(names) if name not in present]
         stacked = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
-        made: set[str] = set()
         for row in tqdm(missing, desc="exporting", unit="net", disable=None):
             network = tuple({key: leaf[row] for key, leaf in layer.items()} for layer in stacked)
             state = inr_files.to_state(network, ReadOptions())
             label = labels[row] if layout == "fmnist" else None
             path = folder / names[row]
-            parent = os.path.dirname(path)
-            if parent not in made:
-                os.makedirs(parent, exist_ok=True)
-                made.add(parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch_files.save_inr(path, state, label)
+        # What `configs/own_inr.py` reads, for networks that are not of the published shape.
+        targets = io.StringIO()
+        lines = csv.writer(targets, lineterminator="\n")
+        lines.writerow(["path", "target", "split"])
+        lines.writerows([names[i], labels[i], split] for split, of in rows.items() for i in of)
+        write_text(folder / "targets.csv", targets.getvalue())
         # MNIST's published labels are strings, FMNIST's are numbers.
         shown = [str(label) for label in labels] if layout == "mnist" else labels
-        _write_targets(folder / "targets.csv", names, labels, rows)
         listed = {
             split: {"path": [names[i] for i in of], "label": [shown[i] for i in of]}
             for split, of in rows.items()
         }
-        write_json(folder / LAYOUTS[layout], listed)
-    except OSError as error:
-        raise parts.unwritable(folder, error) from error
+        write_json(folder / f"{layout}_splits.json", listed)
 
 
 def _name(layout: str, label: int, image: int, copy: int, train_images: int, copies: int) -> str:
@@ -94,24 +79,3 @@ def _name(layout: str, label: int, image: int, copy: int, train_images: int, cop
     ending = f"_augmented_{copy}" if copies > 1 else ""
     folder = f"mnist_png_{part}_{label}_{number}{ending}"
     return f"mnist-inrs/{folder}/checkpoints/model_final.pth"
-
-
-def _present(folder: pathlib.Path) -> set[str]:
-    return {
-        os.path.relpath(os.path.join(top, file), folder)
-        for top, _, files in os.walk(folder)
-        for file in files
-    }
-
-
-def _write_targets(
-    path: pathlib.Path, names: list[str], labels: list[int], rows: Mapping[str, np.ndarray]
-) -> None:
-    """What `configs/own_inr.py` reads, for networks that are not of the published shape."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["path", "target", "split"])
-    lines.writerows(
-        [names[row], labels[row], split] for split, of in rows.items() for row in of.tolist()
-    )
-    write_text(path, text.getvalue())

@@ -61,8 +61,6 @@ class Fitter:
     ):
         """Args:
         spec: of the networks; its `out_dim` is the images' channel count.
-        recipe: of the fit.
-        seed: of the initial weights.
         image_shape: height, width, channels.
         devices: that share the work; all of this process if None.
         block_size: networks that are fitted side by side. On a CPU eight fill the vector units and
@@ -70,18 +68,14 @@ class Fitter:
         blocks: that a device works through in a call.
         """
         self.spec, self.recipe = spec, recipe
-        self._shape = image_shape
         self._key = jax.random.key(seed)
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("device",))
         self._block_size = block_size or default_block_size(spec, recipe, image_shape)
-        self._blocks = blocks
+        self._shape, self._blocks = image_shape, blocks
         self.capacity = self._mesh.size * self._block_size * blocks
 
     def __call__(
-        self,
-        images: Float[np.ndarray, "N H W C"],
-        indices: Int[np.ndarray, " N"],
-        attempt: int = 0,
+        self, images: Float[np.ndarray, "N H W C"], indices: Int[np.ndarray, " N"], attempt: int = 0
     ) -> tuple[Float[np.ndarray, "N V"], Float[np.ndarray, " N"]]:
         """One network for each image.
 
@@ -107,8 +101,9 @@ class Fitter:
         number, devices, block = len(images), self._mesh.size, self._block_size
         # Networks are dealt out block by block, so that devices have equally many; a block that is
         # not full repeats the last network, and blocks after it are not worked through.
-        slots = np.arange(self.capacity).reshape(self._blocks, devices, block)
-        of_slot = np.minimum(slots.transpose(1, 0, 2).ravel(), number - 1)
+        dealt = np.arange(self.capacity).reshape(self._blocks, devices, block)
+        dealt = dealt.transpose(1, 0, 2).ravel()
+        of_slot = np.minimum(dealt, number - 1)
         vectors, mse = _fit(
             self.spec,
             self.recipe,
@@ -120,9 +115,8 @@ class Fitter:
             jnp.asarray(indices[of_slot], jnp.int32),
             jnp.int32(-(-number // (devices * block))),
         )
-        slot_of = np.empty(self.capacity, np.int64)
-        slot_of[slots.transpose(1, 0, 2).ravel()] = np.arange(self.capacity)
-        return np.asarray(vectors)[slot_of[:number]], np.asarray(mse)[slot_of[:number]]
+        slot_of = np.argsort(dealt)[:number]
+        return np.asarray(vectors)[slot_of], np.asarray(mse)[slot_of]
 
 
 def default_block_size(spec: SirenSpec, recipe: Recipe, image_shape: tuple[int, int, int]) -> int:
@@ -149,29 +143,23 @@ def _fit(
 
     def of_device(pixels_BxHWxC, key, indices_B, blocks):
         def one(block, carry):
+            start = block * block_size
             parts = [
-                jax.lax.dynamic_slice_in_dim(array, block * block_size, block_size)
+                jax.lax.dynamic_slice_in_dim(array, start, block_size)
                 for array in (pixels_BxHWxC, indices_B)
             ]
-            fitted = jax.vmap(lambda *network: _fit_one(spec, recipe, image_shape, key, *network))(
-                *parts
-            )
+            fitted = jax.vmap(functools.partial(_fit_one, spec, recipe, image_shape, key))(*parts)
             return tuple(
-                jax.lax.dynamic_update_slice_in_dim(array, part, block * block_size, 0)
+                jax.lax.dynamic_update_slice_in_dim(array, part, start, 0)
                 for array, part in zip(carry, fitted, strict=True)
             )
 
-        number = len(indices_B)
-        carry = jnp.zeros((number, spec.num_weights)), jnp.zeros((number,))
+        carry = jnp.zeros((len(indices_B), spec.num_weights)), jnp.zeros(len(indices_B))
         return jax.lax.fori_loop(0, blocks, one, carry)
 
-    return jax.shard_map(
-        of_device,
-        mesh=mesh,
-        in_specs=(split, whole, split, whole),
-        out_specs=(split, split),
-        check_vma=False,
-    )(pixels_NxHWxC, key, indices_N, blocks)
+    specs = {"in_specs": (split, whole, split, whole), "out_specs": (split, split)}
+    fit_all = jax.shard_map(of_device, mesh=mesh, **specs, check_vma=False)
+    return fit_all(pixels_NxHWxC, key, indices_N, blocks)
 
 
 def _fit_one(
@@ -183,23 +171,22 @@ def _fit_one(
     index: Int[Array, ""],
 ) -> tuple[Float[Array, " V"], Float[Array, ""]]:
     height, width, channels = image_shape
-    scale = recipe.upsample
+    enlarged = height * recipe.upsample, width * recipe.upsample
     targets = pixels_HWxC
-    if scale > 1:
-        enlarged = (height * scale, width * scale, channels)
-        image = jax.image.resize(pixels_HWxC.reshape(image_shape), enlarged, "bilinear")
+    if recipe.upsample > 1:
+        image = pixels_HWxC.reshape(image_shape)
+        image = jax.image.resize(image, (*enlarged, channels), "bilinear")
         targets = image.reshape(-1, channels)
     rate = recipe.learning_rate
-    optimizer = optax.adam(
-        optax.cosine_decay_schedule(rate, recipe.steps) if recipe.cosine else rate
-    )
+    rate = optax.cosine_decay_schedule(rate, recipe.steps) if recipe.cosine else rate
+    optimizer = optax.adam(rate)
 
     def mse(weights, targets, size):
         coordinates = jnp.asarray(spec.pixel_coordinates(*size))
         return jnp.mean(jnp.square(spec.apply(weights, coordinates) - targets))
 
     def step(weights, state):
-        error, grads = jax.value_and_grad(mse)(weights, targets, (height * scale, width * scale))
+        error, grads = jax.value_and_grad(mse)(weights, targets, enlarged)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
             updates, state = optimizer.update(grads, state)
         return error, optax.apply_updates(weights, updates), state

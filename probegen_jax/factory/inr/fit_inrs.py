@@ -1,18 +1,80 @@
-"""Fits the networks of a planned zoo: in parts, and again where one falls short."""
+"""Which networks an INR zoo has; and fits them, in parts, and again where one falls short."""
+
+import dataclasses
+import itertools
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images.sources import ImageSet, scaled
 from probegen_jax.factory.inr import fit
-from probegen_jax.factory.inr.planned import Networks
 from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.zoo.cache import Arrays
+from probegen_jax.zoo.splits import INR_VAL_SHARE
 
 # How often a network that falls short of `min_psnr` is fitted again, from another start.
 RETRIES = 3
 
-Arrays = dict[str, np.ndarray]
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The networks of a zoo, in the order train, val, test.
+
+    Attributes:
+      image: of each network; it counts through the images to train on, then those to test on.
+      copy: of each network, from 0 for each image.
+      label: the image's class.
+      splits: rows of each split.
+    """
+
+    image: Int[np.ndarray, " N"]
+    copy: Int[np.ndarray, " N"]
+    label: Int[np.ndarray, " N"]
+    splits: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+def choose(images: ImageSet, num: int | None, copies: int, seed: int) -> Networks:
+    """The networks for a source of images.
+
+    Test networks are of the source's test images, validation networks of its images for that;
+    where it has none, a twelfth of the others is for validation, as of the published zoos. All
+    copies of an image are in one split.
+
+    Args:
+      num: so many images, drawn by seed, in the source's proportion of test images; None: all.
+
+    Raises:
+      UserError: more images are asked for than there are, or too few for three splits.
+    """
+    total = len(images.train) + len(images.test)
+    number = num or total
+    if number > total:
+        raise UserError(f"--num is {number:,}, but {images.name} has {total:,} images")
+    tests = max(1, round(number * len(images.test) / total))
+    if number - tests < 2 or number - tests > len(images.train):
+        raise UserError(f"{number} images are too few for train, val and test; give more")
+    rng = np.random.default_rng(seed)
+    train = np.sort(rng.permutation(len(images.train))[: number - tests])
+    test = np.sort(rng.permutation(len(images.test))[:tests])
+    is_val = np.zeros(len(train), bool)
+    is_val[rng.permutation(len(train))[: max(1, round(INR_VAL_SHARE * len(train)))]] = True
+    if images.num_val:
+        is_val = train >= len(images.train) - images.num_val
+        if not 0 < is_val.sum() < len(train):
+            raise UserError(f"{number} images are too few for train, val and test; give more")
+    parts = {"train": train[~is_val], "val": train[is_val], "test": len(images.train) + test}
+    ends = np.cumsum([0, *(len(rows) * copies for rows in parts.values())]).tolist()
+    splits = dict(zip(parts, itertools.starmap(range, itertools.pairwise(ends)), strict=True))
+    image = np.repeat(np.concatenate(list(parts.values())), copies).astype(np.int32)
+    copy = np.tile(np.arange(copies, dtype=np.int32), number)
+    labels = np.concatenate([images.train.labels, images.test.labels])
+    return Networks(image, copy, labels[image], splits)
 
 
 class InrFactory:
@@ -32,14 +94,13 @@ class InrFactory:
         part_size: int,
         min_psnr: float | None = None,
     ):
-        starts = range(0, len(networks), part_size)
-        self.sizes = [min(part_size, len(networks) - start) for start in starts]
+        number = len(networks)
+        self.sizes = [min(part_size, number - start) for start in range(0, number, part_size)]
         self._networks, self._part_size, self._min_psnr = networks, part_size, min_psnr
         self._pixels = np.concatenate([images.train.images, images.test.images])
-        shape = images.image_shape
-        block = fit.default_block_size(spec, recipe, shape)
+        block = fit.default_block_size(spec, recipe, images.image_shape)
         blocks = -(-part_size // (block * jax.local_device_count()))
-        self._fitter = fit.Fitter(spec, recipe, seed, shape, blocks=blocks)
+        self._fitter = fit.Fitter(spec, recipe, seed, images.image_shape, blocks=blocks)
 
     def make(self, part: int) -> Arrays:
         """Fits a part.

@@ -23,7 +23,7 @@ class Generator(nnx.Module):
     @classmethod
     def needed_images(
         cls, settings: Mapping[str, Any], probe_shape: tuple[int, ...]
-    ) -> Float[np.ndarray, "M h w C"] | None:
+    ) -> Float[np.ndarray, "N h w C"] | None:
         """Images to take probes from, read once for all seeds; None, as here, if it needs none.
 
         The class is then called with them as `images`. The settings are the whole config.

@@ -101,7 +101,7 @@ class DeadLeaves(Generator):
     @classmethod
     def needed_images(
         cls, settings: Mapping[str, Any], probe_shape: tuple[int, ...]
-    ) -> Float[np.ndarray, "M h w C"]:
+    ) -> Float[np.ndarray, "N h w C"]:
         # Twice as many as probes, so that seeds differ in what they take.
         return dead_leaves.probe_bank(
             settings["dead_leaves"],
@@ -117,7 +117,7 @@ class DeadLeaves(Generator):
         num_probes: int,
         probe_shape: tuple[int, ...],
         *,
-        images: Float[np.ndarray, "M H W C"],
+        images: Float[np.ndarray, "N H W C"],
         rngs: nnx.Rngs,
     ):
         """Takes P different images, on the networks' scale; a `UserError` if there are fewer."""

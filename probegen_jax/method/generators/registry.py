@@ -32,7 +32,6 @@ class Entry:
     """A class of generators.
 
     Attributes:
-      path: of the class, "module:Class".
       settings: the config key of each keyword argument that the class takes.
       trained: whether training changes the probes.
     """
@@ -52,7 +51,6 @@ class Method:
     """A way to come by probes.
 
     Attributes:
-      title: what reports call it.
       entries: what makes its probes, by their kind: points (D,) or images (H, W, C).
     """
 

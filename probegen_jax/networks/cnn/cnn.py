@@ -29,6 +29,9 @@ from probegen_jax.networks.contract import (
 
 CnnWeights = dict[str, Any]
 
+# Of a layer's output for one image: more than zoos have, few enough for any memory.
+_MOST_VALUES = 2**22
+
 
 @dataclasses.dataclass(frozen=True)
 class CnnSpec(NetworkSpec):
@@ -39,7 +42,6 @@ class CnnSpec(NetworkSpec):
     `activations`, if that is not empty.
 
     Attributes:
-      image_shape: height, width and channels of an image.
       activations: what a network of the zoo may choose for its layers marked `PER_NETWORK`.
       block_size: networks of a batch that run side by side; if None, one after another on a CPU,
         where activations then fit the cache, else all.
@@ -68,6 +70,10 @@ class CnnSpec(NetworkSpec):
             if problem is not None:
                 raise UserError(f"layer {index}: {problem}")
             size, channels = layer.out_sizes(size), layer.out_channels
+            if math.prod(size) * channels > _MOST_VALUES:
+                raise UserError(
+                    f"layer {index}: {size[0]}×{size[1]} pixels of {channels} channels are too many"
+                )
             earlier.append(size)
 
     @property

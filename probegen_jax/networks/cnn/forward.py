@@ -48,8 +48,8 @@ def head(weights: dict[str, Any], x: Float[Array, "P h w C"]) -> Float[Array, "P
     return pooled @ weights["head"]["kernel"] + weights["head"]["bias"].reshape(1, -1)
 
 
-def patches(images: Float[Array, "P H W C"], layer: ConvLayer) -> Float[Array, "P h w K"]:
-    """The K = kernel²·C values under a layer's kernel at each output pixel.
+def patches(images: Float[Array, "P H W C"], layer: ConvLayer) -> Float[Array, "P h w V"]:
+    """The V = kernel²·C values under a layer's kernel at each output pixel.
 
     They are in the order of a kernel (k, k, in, out) reshaped to (K, out).
     """
@@ -67,7 +67,7 @@ def run_on_patches(
     layers: tuple[ConvLayer, ...],
     activations: tuple[str, ...],
     weights: dict[str, Any],
-    first: Float[Array, "P h w K"],
+    first: Float[Array, "P h w V"],
     dropout: Callable[[jax.Array, int], jax.Array] | None = None,
 ) -> Float[Array, "P R"]:
     """`run` for one network at a time, with matmuls over patches in place of convolutions.

@@ -35,7 +35,7 @@ class ConvLayer:
     residual: int = -1
 
     def convolve(
-        self, x: Float[Array, "P H W I"], kernel: Float[Array | np.ndarray, "K K I O"]
+        self, x: Float[Array, "P H W I"], kernel: Float[Array | np.ndarray, "k k I O"]
     ) -> Float[Array, "P h w O"]:
         """The convolution (cross-correlation, as PyTorch's) without bias."""
         return jax.lax.conv_general_dilated(
@@ -71,8 +71,6 @@ class ConvLayer:
         """What is wrong with this layer in a network, or None.
 
         Args:
-          size: of the images that it is given.
-          channels: of these.
           earlier: what the layers before it put out.
           choices: whether networks may choose activations themselves.
         """

@@ -44,12 +44,26 @@ class ParkNetwork:
         shared = {"n_layers": len(inputs), "n_classes": self.num_classes}
         return {**shared, "channels": [inputs[0], *outputs], **columns}
 
+    def check(self, network: str) -> None:
+        """Refuses, as a `BadNetworkError`, a table that is none, or other weights than it says."""
+        if not len(self.layers) or self.layers.ndim != 2 or self.layers.shape[1] != len(COLUMNS):
+            raise BadNetworkError(network, f"its table of layers is of shape {self.layers.shape}")
+        _check_table(self.layers, network)
+        shapes = self._kernel_shapes()
+        number = sum(math.prod(shape) + shape[-1] for shape in shapes)
+        if self.num_classes < 1 or self.weights.shape != (number,):
+            raise BadNetworkError(
+                network, f"has {self.weights.size:,} weights, its layers say {number:,}"
+            )
+
+    def _kernel_shapes(self) -> list[tuple[int, ...]]:
+        convolutions = [(k, k, m, n) for m, n, k, *_ in self.layers.tolist()]
+        return [*convolutions, (int(self.layers[-1, 1]), self.num_classes)]
+
     def arrays(self) -> dict[str, Any]:
         """`{"layers": ({"kernel", "bias"}, ...), "head": {"kernel", "bias"}}`: views, no copies."""
-        shapes: list[tuple[int, ...]] = [(k, k, m, n) for m, n, k, *_ in self.layers.tolist()]
-        shapes.append((int(self.layers[-1, 1]), self.num_classes))
         affines, rest = [], self.weights
-        for shape in shapes:
+        for shape in self._kernel_shapes():
             kernel, bias, rest = np.split(rest, np.cumsum([math.prod(shape), shape[-1]]))
             affines.append({"kernel": kernel.reshape(shape), "bias": bias})
         return {"layers": tuple(affines[:-1]), "head": affines[-1]}
@@ -116,11 +130,20 @@ def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:
     if any(abs(value) > _LARGEST for column in columns for value in column):
         raise BadNetworkError(network, f"its config holds a size above {_LARGEST}")
     table = np.asarray(columns, np.int32).T
+    _check_table(table, network)
+    return np.ascontiguousarray(table)
+
+
+def _check_table(table: Int[np.ndarray, "L 7"], network: str) -> None:
     if (table[:, :4] < 1).any() or (table[:, 4] < 0).any():
         raise BadNetworkError(network, "its config holds sizes below 1 or a negative padding")
+    if (table[:, :5] > _LARGEST).any():
+        raise BadNetworkError(network, f"its config holds a size above {_LARGEST}")
+    activation = table[:, COLUMNS.index("activation")]
+    if (activation < 0).any() or (activation >= len(ACTIVATIONS)).any():
+        raise BadNetworkError(network, f"its activations {activation.tolist()} are unknown")
     residual = table[:, COLUMNS.index("residual")]
-    if (residual < -1).any() or (residual >= np.arange(depth)).any():
+    if (residual < -1).any() or (residual >= np.arange(len(table))).any():
         raise BadNetworkError(
             network, f"its residual links {residual.tolist()} do not lead to earlier layers"
         )
-    return np.ascontiguousarray(table)

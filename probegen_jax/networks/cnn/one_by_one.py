@@ -46,10 +46,10 @@ def respond(
 
 
 def _forward(layers, activations, weights, probes):
-    first_PxhxwxK = patches(probes, layers[0])
+    first_PxhxwxV = patches(probes, layers[0])
 
     def network(weights):
-        y = _first_layer(layers[0], activations, weights, first_PxhxwxK)
+        y = _first_layer(layers[0], activations, weights, first_PxhxwxV)
         outputs = []
         for layer, affine in zip(layers[1:], weights["layers"][1:], strict=True):
             x = layer.convolve(y, affine["kernel"])
@@ -70,7 +70,7 @@ def _backward(layers, activations, kept, g_BxPxR):
     block = layers[1].stride if len(layers) > 1 else 1
     first, back_to_probes = jax.vjp(lambda x: _in_blocks(patches(x, layers[0]), block), probes)
 
-    def network(total_KxM, weights_outputs_g):
+    def network(total_VxQ, weights_outputs_g):
         weights, outputs, g_PxR = weights_outputs_g
         last = sizes[-1]
         g = (g_PxR @ weights["head"]["kernel"].T) / np.float32(last[0] * last[1])
@@ -81,15 +81,15 @@ def _backward(layers, activations, kept, g_BxPxR):
             if index > 1:
                 g = _in_rows(g, layers[index].stride, sizes[index - 1])
         kernel = weights["layers"][0]["kernel"]
-        kernel_KxO = kernel.reshape(-1, kernel.shape[-1])
-        g_MxO = g.reshape(-1, kernel.shape[-1])
-        g_MxO = _first_layer_back(layers[0], activations, weights, first, g_MxO)
-        return total_KxM + kernel_KxO @ g_MxO.T, None
+        kernel_VxO = kernel.reshape(-1, kernel.shape[-1])
+        g_QxO = g.reshape(-1, kernel.shape[-1])
+        g_QxO = _first_layer_back(layers[0], activations, weights, first, g_QxO)
+        return total_VxQ + kernel_VxO @ g_QxO.T, None
 
     taps = first.shape[-1]
-    total_KxM = jnp.zeros((taps, first.size // taps), jnp.float32)
-    total_KxM, _ = jax.lax.scan(network, total_KxM, (weights, outputs, g_BxPxR))
-    return None, back_to_probes(total_KxM.T.reshape(first.shape))[0]
+    total_VxQ = jnp.zeros((taps, first.size // taps), jnp.float32)
+    total_VxQ, _ = jax.lax.scan(network, total_VxQ, (weights, outputs, g_BxPxR))
+    return None, back_to_probes(total_VxQ.T.reshape(first.shape))[0]
 
 
 respond.defvjp(_forward, _backward)
@@ -110,35 +110,35 @@ def _slope(layer, activations, weights, y):
 
 
 def _sums(weights, first):
-    """The first layer before its activation, (M, O), from its patches (..., K)."""
+    """The first layer before its activation, (Q, O), from its patches (..., V)."""
     affine, taps = weights["layers"][0], first.shape[-1]
-    first_MxK = first.reshape(-1, taps)
-    kernel_KxO = affine["kernel"].reshape(taps, -1)
+    first_QxV = first.reshape(-1, taps)
+    kernel_VxO = affine["kernel"].reshape(taps, -1)
     if taps > _FEW_TAPS:
-        sums = first_MxK @ kernel_KxO
+        sums = first_QxV @ kernel_VxO
     else:
-        terms = (first_MxK[:, tap, None] * kernel_KxO[tap][None] for tap in range(taps))
+        terms = (first_QxV[:, tap, None] * kernel_VxO[tap][None] for tap in range(taps))
         sums = functools.reduce(jnp.add, terms)
     return sums + affine["bias"].reshape(1, -1)
 
 
 def _first_layer(layer, activations, weights, first):
-    """The first layer's output (..., O) from its patches (..., K)."""
+    """The first layer's output (..., O) from its patches (..., V)."""
 
     def activate(name):
         return lambda first: ACTIVATIONS[name](_sums(weights, first))
 
-    y_MxO = layer.by_activation(activations, weights, activate, first)
-    return y_MxO.reshape(*first.shape[:-1], -1)
+    y_QxO = layer.by_activation(activations, weights, activate, first)
+    return y_QxO.reshape(*first.shape[:-1], -1)
 
 
-def _first_layer_back(layer, activations, weights, first, g_MxO):
+def _first_layer_back(layer, activations, weights, first, g_QxO):
     """The gradient before the first layer's activation, which runs once more for its slope."""
 
     def times_slope(name):
         return lambda first, g: g * SLOPES[name](ACTIVATIONS[name](_sums(weights, first)))
 
-    return layer.by_activation(activations, weights, times_slope, first, g_MxO)
+    return layer.by_activation(activations, weights, times_slope, first, g_QxO)
 
 
 def _in_blocks(x: Float[Array, "P H W C"], block: int) -> Float[Array, "P h w b b C"]:
@@ -158,7 +158,7 @@ def _in_rows(x: Float[Array, "P h w bbC"], block: int, size: tuple[int, int]) ->
 
 
 def _to_input(
-    layer: ConvLayer, kernel: Float[Array, "K K I O"], g: jax.Array, size: tuple[int, int]
+    layer: ConvLayer, kernel: Float[Array, "k k I O"], g: jax.Array, size: tuple[int, int]
 ) -> Float[Array, "P h w ssI"]:
     """The gradient of a layer's input, in blocks of stride².
 

@@ -52,8 +52,6 @@ def wild_park(
         `stride`, `padding`, `activation`, `residual` (`residual` may be absent); `n_classes`.
       fidelity: "faithful" keeps residual links; "official" drops them, as ProbeGen's published
         code does, which is another function.
-      network: names the network in error messages.
-      image_size: height and width of the images that it was trained on.
 
     Raises:
       UserError: lists of different lengths, or an architecture that cannot be.

@@ -37,7 +37,7 @@ def back(side: int, stride: int, padding: int, tile: int) -> tuple[int, int, Tap
 
 
 def spread(
-    kernel: Float[Array, "K K I O"], down: Taps, right: Taps
+    kernel: Float[Array, "k k I O"], down: Taps, right: Taps
 ) -> Float[Array, "Wd Wr I Td Tr O"]:
     """The kernel from a window to a tile, with zeros where nothing is connected."""
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))

@@ -44,11 +44,9 @@ class MixedCnnSpec(NetworkSpec):
 
     Attributes:
       kinds: kinds of layers, in the order of the tables.
-      image_shape: height, width and channels of a probe.
       tape_size: pre-activations (floats per probe and network) that training may keep on average.
         Networks of a batch for which that is not enough are run once more on the way back.
       block_size: probes that run together; if None, 16 on a CPU, else all.
-      dtype: what convolutions multiply in, "float32" or "bfloat16"; sums are float32.
     """
 
     kinds: tuple[Kind, ...]
@@ -199,10 +197,6 @@ def build(
     Args:
       specs: of each network; they agree in image shape and number of classes.
       networks: weights of each, as `CnnSpec.apply` takes them.
-      names: what errors call them; their places by default.
-
-    Returns:
-      The zoo's spec, and its weights as NumPy arrays.
 
     Raises:
       UserError: weights that disagree with their spec, or networks that cannot share a zoo.

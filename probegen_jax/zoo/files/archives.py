@@ -1,12 +1,17 @@
 """Where the files of a published zoo are: a folder, or the zip archive as it was downloaded."""
 
 import functools
+import io
 import os
 import pathlib
 import zipfile
-import zlib
 
 from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.files import UNREADABLE
+
+# Of a file inside an archive that is unpacked into memory as a whole.
+MOST_BYTES = 2**30
+_FREE = 2**26  # what a file may unpack to whatever its size
 
 
 class Folder:
@@ -19,20 +24,23 @@ class Folder:
     @functools.cached_property
     def names(self) -> frozenset[str]:
         """Of all files, as `top/...`."""
-        names = []
-        for folder, _, files in os.walk(self.where / self._top, followlinks=True):
+        names, seen = [], set()
+        for folder, below, files in os.walk(self.where / self._top, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:  # a link back to it
+                below.clear()
+                continue
+            seen.add(real)
             prefix = pathlib.Path(folder).relative_to(self.where).as_posix()
             names += [f"{prefix}/{file}" for file in files]
         return frozenset(names)
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
+        path = self.where / name
         try:
-            return (self.where / name).read_bytes()
+            return path.read_bytes()
         except OSError as error:
-            raise BadNetworkError(
-                str(self.where / name), f"cannot be read ({error.strerror})"
-            ) from error
+            raise BadNetworkError(str(path), f"cannot be read ({error.strerror})") from error
 
 
 class Zip:
@@ -54,23 +62,36 @@ class Zip:
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
-        """Of all files, as `top/...`."""
         return frozenset(self._members)
 
     def read(self, name: str) -> bytes:
         """The content of a file; the archive's own checksum is checked."""
+        member, where = self._archive.getinfo(self._members[name]), f"{self.where}: {name}"
+        if member.file_size > MOST_BYTES:
+            raise BadNetworkError(where, _unpacks_to(member.file_size))
         try:
-            return self._archive.read(self._members[name])
-        # RuntimeError: encrypted, or packed by an unknown method.
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise BadNetworkError(
-                f"{self.where}: {name}",
-                f"cannot be unpacked ({error})",
-                "delete the archive and fetch it again",
-            ) from error
+            return self._archive.read(member)
+        except UNREADABLE as error:
+            remedy = "delete the archive and fetch it again"
+            raise BadNetworkError(where, f"cannot be unpacked ({error})", remedy) from error
 
 
 Source = Folder | Zip
+
+
+def refuse_bomb(content: bytes, network: str) -> None:
+    """Refuses a torch file that unpacks to far more than it is; torch itself packs nothing."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except UNREADABLE:
+        return  # no zip, or one that torch will refuse
+    if unpacked > _FREE + 2 * len(content):
+        raise BadNetworkError(network, _unpacks_to(unpacked))
+
+
+def _unpacks_to(size: int) -> str:
+    return f"unpacks to {size:,} bytes, as no network does"
 
 
 def from_top(name: str, top: str) -> str:
@@ -84,6 +105,4 @@ def find(manual_dir: pathlib.Path, top: str, archive: str) -> Source | None:
         return Folder(manual_dir, top)
     if manual_dir.name == top and manual_dir.is_dir():
         return Folder(manual_dir.parent, top)
-    if (manual_dir / archive).is_file():
-        return Zip(manual_dir / archive, top)
-    return None
+    return Zip(manual_dir / archive, top) if (manual_dir / archive).is_file() else None

@@ -21,7 +21,6 @@ class Address:
         checksums of their own, which reading checks.
       zipped: whether it is refused on arrival unless it is a zip archive.
       by_hand: where a user can put the file instead of downloading it, for messages.
-      data_dir: how the command line calls the folder that downloads go to.
     """
 
     url: str
@@ -33,12 +32,9 @@ class Address:
 
 
 def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads an archive with TFDS's download manager, unless it is there already.
+    """Downloads an archive with TFDS's download manager, unless it is in `folder` already.
 
     No other process may fetch the same archive at the same time; `builders.prepare` sees to that.
-
-    Args:
-      folder: where archives are kept; made if missing.
 
     Returns:
       The archive's path. Its SHA-256 lies beside it, in `<name>.sha256`.
@@ -62,18 +58,14 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
         path = pathlib.Path(manager.download(address.url))
         checksum = _sha256(path)
         if address.sha256 is not None and checksum != address.sha256.lower():
-            raise UserError(
-                f"{address.url}: the download has SHA-256 {checksum}, expected "
-                f"{address.sha256}; {_again(address)}"
-            )
+            found = f"SHA-256 {checksum}, expected {address.sha256}"
+            raise UserError(f"{address.url}: the download has {found}; {_again(address)}")
         if address.zipped and not zipfile.is_zipfile(path):
             raise UserError(f"what {address.url} sent is not a zip; {_again(address)}")
         noted.write_text(f"{checksum}  {target.name}\n")
         path.replace(target)
-    except requests.RequestException as error:
-        raise UserError(_broken(address, _reason(error))) from error
-    except tfds.download.DownloadError as error:
-        raise UserError(_broken(address, str(error).rstrip("."))) from error
+    except (requests.RequestException, tfds.download.DownloadError) as error:
+        raise _broken(address, _reason(error)) from error
     except OSError as error:
         raise UserError(
             f"cannot write {target} ({error.strerror or error}); free some space, or choose "
@@ -88,9 +80,8 @@ def _knock(address: Address) -> None:
     """Finds out in seconds that there is no connection or no file; TFDS retries for minutes."""
     with requests.get(address.url, stream=True, timeout=60) as response:
         if response.status_code != 200:
-            raise UserError(
-                _broken(address, f"the server answers {response.status_code} {response.reason}")
-            )
+            answer = f"{response.status_code} {response.reason}"
+            raise _broken(address, f"the server answers {answer}")
 
 
 def _check_kept(target: pathlib.Path, noted: pathlib.Path, sha256: str | None) -> None:
@@ -109,17 +100,17 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _broken(address: Address, reason: str) -> str:
-    return f"{address.url}: the download failed ({reason}); {_again(address)}"
+def _broken(address: Address, reason: str) -> UserError:
+    return UserError(f"{address.url}: the download failed ({reason}); {_again(address)}")
 
 
 def _again(address: Address) -> str:
     return f"run again, or fetch {address.filename} by hand into {address.by_hand}"
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: Exception) -> str:
     if "IncompleteRead" in str(error):
         return "the connection broke half-way"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".")

@@ -13,11 +13,7 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 def read(content: torch_files.Content, network: str) -> torch_files.InrFile:
-    """Reads the arrays of an INR's file, by the ending of its name.
-
-    Raises:
-      BadNetworkError: the file cannot be read or is something else.
-    """
+    """Reads the arrays of an INR's file, by the ending of its name; see `torch_files.load_inr`."""
     if not network.endswith(".safetensors"):
         return torch_files.load_inr(content, network)
     from safetensors import SafetensorError

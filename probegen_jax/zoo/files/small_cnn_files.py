@@ -6,24 +6,28 @@ They are read from a folder, where the weights are memory-mapped, or from the pu
 
 import ast
 import csv
-import dataclasses
 import gzip
 import io
-import lzma
 import pathlib
 import tarfile
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import UNREADABLE
+from probegen_jax.zoo.files.archives import MOST_BYTES
 
 # Epochs of every published run; zoos that were built here say theirs in `config.epochs`.
 PUBLISHED_EPOCHS = 86
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
 # What networks of this format have; the published CIFAR10-GS has the first two.
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "selu")
+
+# Weights of a network that there can be in a row.
+_WIDEST = 2**20
 
 # Rows of a streamed `weights.npy` that are held at a time: 80 MB.
 _CHUNK = 4096
@@ -46,58 +50,46 @@ _FETCH = "fetch the zoo again"
 Rows = np.ndarray | dict[int, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Metrics:
-    """What is known of each row of `weights.npy`.
+class Metrics(NamedTuple):
+    """What is known of a row of `weights.npy`.
 
     Attributes:
-      finals: epochs of the run; a checkpoint of that epoch is its last.
+      final: epochs of the run; a checkpoint of that epoch is its last.
     """
 
-    paths: list[str]
-    steps: list[int]
-    finals: list[int]
-    scores: list[float]
-    activations: list[str]
-
-    def __len__(self) -> int:
-        return len(self.paths)
+    path: str
+    step: int
+    final: int
+    score: float
+    activation: str
 
 
-def parse_metrics(data: bytes, where: str) -> Metrics:
-    """Reads `metrics.csv.gz`.
-
-    Raises:
-      UserError: truncated, a column missing, or a value that is no number.
-    """
+def parse_metrics(data: bytes, where: str) -> list[Metrics]:
+    """Reads `metrics.csv.gz`; a `UserError` if it is damaged, or lacks a column or a number."""
     try:
-        text = gzip.decompress(data).decode()
-    except (OSError, EOFError, ValueError) as error:
+        with gzip.open(io.BytesIO(data)) as file:
+            text = _at_most(file).decode()
+    except UNREADABLE as error:
         raise UserError(f"{where}: is truncated or damaged ({error}); {_FETCH}") from error
     rows = csv.DictReader(io.StringIO(text))
     columns = rows.fieldnames or []
     for column in ("step", "test_accuracy", "config.activation"):
         if column not in columns:
             raise UserError(f"{where}: has no column {column!r}; {_FETCH}")
-    index = columns[0]  # without a name: the paths of the checkpoints
-    metrics = Metrics([], [], [], [], [])
+    metrics = []
     for line, row in enumerate(rows, 2):
         try:
-            metrics.paths.append(row[index])
-            metrics.steps.append(int(row["step"]))
-            metrics.finals.append(int(row.get("config.epochs") or PUBLISHED_EPOCHS))
-            metrics.scores.append(float(row["test_accuracy"]))
-            metrics.activations.append(row["config.activation"])
+            path = row[columns[0]]  # a column without a name
+            step, final = int(row["step"]), int(row.get("config.epochs") or PUBLISHED_EPOCHS)
+            score, activation = float(row["test_accuracy"]), row["config.activation"]
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: line {line} is not readable ({error}); {_FETCH}") from error
+        metrics.append(Metrics(path, step, final, score, activation))
     return metrics
 
 
 def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " V"]:
-    """Reads `layout.csv`: where the numbers that we store lie in a row of `weights.npy`.
-
-    Returns:
-      The column of each number, in the order of `SHAPES`.
+    """Reads `layout.csv`: the column of `weights.npy` of each number, in the order of `SHAPES`.
 
     Raises:
       UserError: another architecture than the zoo's, or no such file.
@@ -108,9 +100,9 @@ def parse_layout(data: bytes, where: str) -> Int[np.ndarray, " V"]:
             start, end = int(row["start_idx"]), int(row["end_idx"])
             shape = ast.literal_eval(row["shape"])
             name = row["varname"]
-        except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{where}: line {line} is not readable; {_FETCH}") from error
-        if shape != SHAPES.get(name) or end - start != np.prod(shape):
+        if shape != SHAPES.get(name) or end - start != np.prod(shape) or not 0 <= start < _WIDEST:
             raise UserError(
                 f"{where}: {name} has shape {shape} at {start} to {end}, which is not the Small "
                 f"CNN Zoo's architecture; {_FETCH}"
@@ -130,21 +122,16 @@ class FolderFiles:
 
     def small(self, name: str) -> bytes:
         """The content of `metrics.csv.gz` or `layout.csv`."""
+        path = self.where / name
         try:
-            return (self.where / name).read_bytes()
+            return path.read_bytes()
         except OSError as error:
-            raise UserError(
-                f"{self.where / name}: cannot be read ({error.strerror}); {_FETCH}"
-            ) from error
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {_FETCH}") from error
 
     def rows(self, wanted: Int[np.ndarray, " N"], number: int, width: int) -> Rows:
         """The rows, memory-mapped, so that only those that are used are read.
 
-        Args:
-          width: weights that each must have at least.
-
-        Raises:
-          UserError: the file is truncated, or of another size.
+        A `UserError` if the file is truncated, or not of `number` rows of at least `width` weights.
         """
         path = self.where / WEIGHTS
         try:
@@ -162,19 +149,17 @@ class TarFiles:
         self.where = path
 
     def small(self, name: str) -> bytes:
-        """The content of `metrics.csv.gz` or `layout.csv`."""
-        return self._member(name, lambda file: file.read())
+        return self._member(name, _at_most)
 
     def rows(self, wanted: Int[np.ndarray, " N"], number: int, width: int) -> Rows:
-        """The rows `wanted`, as `FolderFiles.rows`; all others pass by."""
         return self._member(WEIGHTS, lambda file: self._stream(file, wanted, number, width))
 
     def _stream(self, file: io.BufferedReader, wanted: np.ndarray, number: int, width: int) -> Rows:
         where = f"{self.where}: {WEIGHTS}"
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            header = np.lib.format.read_array_header_2_0
+        first = np.lib.format.read_magic(file) == (1, 0)
+        header = (
+            np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        )
         shape, fortran, dtype = header(file)
         _check_weights(shape, dtype, number, width, where)
         if fortran:
@@ -200,7 +185,7 @@ class TarFiles:
                 for member in archive:
                     if member.isfile() and pathlib.PurePosixPath(member.name).name == name:
                         return read(archive.extractfile(member))
-        except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.where}: is not a complete archive ({error}); delete it and fetch it again"
             ) from error
@@ -210,6 +195,14 @@ class TarFiles:
 Files = FolderFiles | TarFiles
 
 
+def _at_most(file: io.BufferedIOBase) -> bytes:
+    """What a packed file holds, if it is no more than any such file has."""
+    content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"unpacks to more than {MOST_BYTES:,} bytes")
+    return content
+
+
 def _check_weights(
     shape: tuple[int, ...], dtype: np.dtype, number: int, width: int, where: str
 ) -> None:
@@ -217,5 +210,6 @@ def _check_weights(
         raise UserError(f"{where}: is {dtype} {shape}, expected float32 (networks, weights)")
     if shape[0] != number:
         raise UserError(f"{where}: has {shape[0]} rows, {METRICS} has {number}; {_FETCH}")
-    if shape[1] < width:
-        raise UserError(f"{where}: has {shape[1]} columns, {LAYOUT} says {width}; {_FETCH}")
+    if not width <= shape[1] <= _WIDEST:
+        limit = f"{LAYOUT} says {width}" if shape[1] < width else "more than any zoo"
+        raise UserError(f"{where}: has {shape[1]} columns, {limit}; {_FETCH}")

@@ -18,21 +18,19 @@ import numpy as np
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import replacing
+from probegen_jax.zoo.files import archives
 
 State = dict[str, np.ndarray]
 Content = bytes | pathlib.Path
+
+_MANY = 2**24  # values that a tensor may have of fewer stored ones, by repeating them
 
 _INSTALL = "install what torch files need: pip install -r requirements-torch.txt"
 
 
 @dataclasses.dataclass(frozen=True)
 class InrFile:
-    """An INR as stored.
-
-    Attributes:
-      state: arrays by key, in torch's layout: weights are (out, in).
-      label: the class that some zoos store beside the weights.
-    """
+    """An INR as stored: arrays in torch's layout, (out, in), and the class that some zoos store."""
 
     state: State
     label: int | None
@@ -40,12 +38,7 @@ class InrFile:
 
 @dataclasses.dataclass(frozen=True)
 class CnnFile:
-    """A CNN as stored.
-
-    Attributes:
-      state: arrays by key, in torch's layout: kernels are (out, in, k, k).
-      config: the architecture, as plain Python values.
-    """
+    """A CNN as stored: arrays in torch's layout, (out, in, k, k), and the architecture."""
 
     state: State
     config: dict[str, Any]
@@ -60,10 +53,7 @@ def load_inr(content: Content, network: str) -> InrFile:
       BadNetworkError: the file cannot be read or is something else.
       UserError: torch is not installed.
     """
-    loaded = _load(content, network)
-    if not isinstance(loaded, Mapping):
-        raise BadNetworkError(network, f"holds a {type(loaded).__name__}, not a state dict")
-    state = dict(loaded)
+    state = _state_dict(content, network)
     label = state.pop("label", None)
     return InrFile(_arrays(state, network), None if label is None else whole_number(label, network))
 
@@ -100,9 +90,7 @@ def load_cnn(content: Content, network: str) -> CnnFile:
 def save_inr(path: pathlib.Path, state: Mapping[str, np.ndarray], label: int | None = None) -> None:
     """Writes an INR as the published zoos do: an `OrderedDict` of tensors, and maybe `label`."""
     tensors = _tensors(state)
-    if label is not None:
-        tensors["label"] = label
-    _save(path, tensors)
+    _save(path, tensors if label is None else tensors | {"label": label})
 
 
 def save_cnn(path: pathlib.Path, network: CnnFile) -> None:
@@ -128,10 +116,7 @@ def load_state_dict(path: pathlib.Path) -> State:
     if not path.is_file():
         raise UserError(f"no file at {path}; give the path of a .pth that torch.save wrote")
     try:
-        loaded = _load(path, str(path))
-        if not isinstance(loaded, Mapping):
-            raise BadNetworkError(str(path), f"holds a {type(loaded).__name__}, not a state dict")
-        return _arrays(loaded, str(path))
+        return _arrays(_state_dict(path, str(path)), str(path))
     except BadNetworkError as error:
         raise UserError(
             f"{path}: {error.fault}; give the state dict of a predictor, as torch.save writes it"
@@ -139,11 +124,7 @@ def load_state_dict(path: pathlib.Path) -> State:
 
 
 def save_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes named tensors as `torch.save(model.state_dict(), path)` does.
-
-    Args:
-      state: arrays by name, in torch's layout; their order is kept.
-    """
+    """Writes named tensors as `torch.save(model.state_dict(), path)` does; their order is kept."""
     _save(path, _tensors(state))
 
 
@@ -179,6 +160,7 @@ def _load(content: Content, network: str, containers: bool = False) -> Any:
             raise BadNetworkError(network, f"cannot be read ({error.strerror})") from error
     if not content:
         raise BadNetworkError(network, "is an empty file")
+    archives.refuse_bomb(content, network)
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             # Torch warns of pickle protocols it may not know; such files either load or raise.
@@ -188,15 +170,18 @@ def _load(content: Content, network: str, containers: bool = False) -> Any:
         raise BadNetworkError(network, _fault(error, content)) from error
 
 
+def _state_dict(content: Content, network: str) -> dict[Any, Any]:
+    loaded = _load(content, network)
+    if not isinstance(loaded, Mapping):
+        raise BadNetworkError(network, f"holds a {type(loaded).__name__}, not a state dict")
+    return dict(loaded)
+
+
 def _fault(error: Exception, content: bytes) -> str:
-    text = str(error)
-    wanted = re.search(r"GLOBAL ([\w.]+)", text)
-    if wanted:
-        return (
-            f"its pickle asks for {wanted.group(1)}, which no network needs; "
-            "refused without running it"
-        )
-    if "Weights only load failed" in text:
+    if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        what = f"its pickle asks for {wanted[1]}, which no network needs"
+        return f"{what}; refused without running it"
+    if "Weights only load failed" in str(error):
         return "is not a file of plain tensors; refused without running anything from it"
     if content.startswith(b"PK"):
         return "is truncated or damaged (not a complete zip archive)"
@@ -210,25 +195,12 @@ def _containers() -> list[Any]:
     except ImportError as error:
         raise UserError(f"omegaconf is not installed; {_INSTALL}") from error
     return [
-        dictconfig.DictConfig,
-        listconfig.ListConfig,
-        nodes.AnyNode,
-        nodes.IntegerNode,
-        nodes.FloatNode,
-        nodes.StringNode,
-        nodes.BooleanNode,
-        base.ContainerMetadata,
-        base.Metadata,
+        *(dictconfig.DictConfig, listconfig.ListConfig, base.ContainerMetadata, base.Metadata),
+        *(nodes.AnyNode, nodes.IntegerNode, nodes.FloatNode, nodes.StringNode, nodes.BooleanNode),
         # Their module and name differ from version to version, so both are given.
         (typing.Any, "typing.Any"),
         (typing.List, "typing.List"),  # noqa: UP006  the pickle names this very object
-        collections.defaultdict,
-        dict,
-        list,
-        int,
-        float,
-        str,
-        bool,
+        *(collections.defaultdict, dict, list, int, float, str, bool),
         (_CNNConfig, "create_random_cnns.CNNConfig"),
     ]
 
@@ -240,11 +212,10 @@ class _CNNConfig:
 def _plain(config: Any, network: str) -> dict[str, Any]:
     if isinstance(config, dict):
         return dict(config)
-    omegaconf_types = _containers()[0]
-    if not isinstance(config, omegaconf_types):
-        raise BadNetworkError(network, "holds no architecture under the key 'config'")
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
+    if not isinstance(config, DictConfig):
+        raise BadNetworkError(network, "holds no architecture under the key 'config'")
     try:
         # Unresolved: an interpolation could read the environment.
         plain = OmegaConf.to_container(config, resolve=False)
@@ -261,6 +232,8 @@ def _arrays(state: Mapping[Any, Any], network: str) -> State:
             raise BadNetworkError(network, f"{key} is a {type(tensor).__name__}, not a tensor")
         if tensor.layout != torch.strided or tensor.is_meta:
             raise BadNetworkError(network, f"{key} is sparse or has no values, not a plain tensor")
+        if tensor.numel() > max(_MANY, tensor.untyped_storage().nbytes()):
+            raise BadNetworkError(network, f"{key} announces more values than the file holds")
         if tensor.dtype != torch.float32:
             raise BadNetworkError(
                 network,
@@ -279,11 +252,7 @@ def _tensors(state: Mapping[str, np.ndarray]) -> "collections.OrderedDict[str, A
 
 
 def whole_number(value: Any, network: str) -> int:
-    """A label or count as stored: a number, or an array or tensor of one.
-
-    Raises:
-      BadNetworkError: anything else, or not whole.
-    """
+    """A label or count as stored: a number, or an array or tensor of one that is whole."""
     try:
         number = int(value.item() if hasattr(value, "item") else value)
         if number == value:

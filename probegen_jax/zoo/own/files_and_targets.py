@@ -1,58 +1,38 @@
 """A zoo of the user's own: INR files with a CSV of targets, or stacked arrays."""
 
-import csv
-import dataclasses
 import hashlib
-import math
 import pathlib
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Shaped
 from tqdm import tqdm
 
 from probegen_jax import trees, user_cache
 from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.files import cell
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
 from probegen_jax.zoo.files import inr_files
+from probegen_jax.zoo.own.targets import Task, read_csv
 from probegen_jax.zoo.zoo import SPLITS, Zoo
-
-Task = Literal["classification", "regression"]
-
-# Classes there can be, so that a wrong column is told.
-_MOST = 1_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """What the CSV of targets says, a row per network.
-
-    Attributes:
-      paths: of the files, from the folder of networks.
-      targets: class (int32) or value (float32).
-      splits: "train", "val" or "test" of each network; None if the CSV does not say.
-    """
-
-    paths: list[str]
-    targets: np.ndarray
-    splits: list[str] | None
 
 
 def from_arrays(
     name: str,
     spec: NetworkSpec,
     weights: Any,
-    targets: Num[np.ndarray, " N"],
+    targets: Shaped[np.ndarray, " N"],
     *,
     task: Task,
     num_outputs: int | None = None,
     splits_of: Mapping[str, Any] | None = None,
     val_share: float = 0.1,
     test_share: float = 0.2,
+    class_names: Sequence[str] | None = None,
 ) -> Zoo:
     """A zoo from stacked arrays.
 
@@ -60,7 +40,8 @@ def from_arrays(
       weights: the pytree of `spec.abstract()` with a leading network axis on each leaf; kernels are
         (N, in, out). Or one array (N, V) of such networks flattened by `flat_weights.flatten`.
       targets: of each network: class, or value.
-      num_outputs: number of classes; one more than the largest target if None.
+      num_outputs: number of classes, which are then counted from 0; if None, classes are the
+        targets that occur.
 
     Raises:
       UserError: shapes that do not fit, weights or targets that are not finite, or classes outside
@@ -74,17 +55,14 @@ def from_arrays(
             f"zoo {name}: weights are {jax.tree.structure(weights)}, the spec says "
             f"{jax.tree.structure(shapes)}"
         )
-    shape_of = None if shapes is None else trees.named(shapes)
+    shape_of = {} if shapes is None else trees.named(shapes)
     for array, leaf in trees.named(weights).items():
         where = f"zoo {name}: {array}"
-        shape = None if shape_of is None else shape_of[array]
-        if shape is not None and (
-            leaf.shape != (number, *shape.shape) or leaf.dtype != shape.dtype
-        ):
-            raise UserError(
-                f"{where} is {leaf.dtype} {leaf.shape}, expected {shape.dtype} "
-                f"{(number, *shape.shape)}: one row per target"
-            )
+        if shapes is not None:
+            shape, dtype = (number, *shape_of[array].shape), shape_of[array].dtype
+            if leaf.shape != shape or leaf.dtype != dtype:
+                is_so = f"is {leaf.dtype} {leaf.shape}, expected {dtype} {shape}"
+                raise UserError(f"{where} {is_so}: one row per target")
         if not np.isfinite(leaf).all():
             raise UserError(f"{where} holds NaN or infinite weights; leave those networks out")
     if spec.count(weights) != number:
@@ -92,6 +70,10 @@ def from_arrays(
             f"zoo {name}: weights are of {spec.count(weights)} networks, targets of {number}; give "
             "one target for each network"
         )
+    if class_names is not None:
+        num_outputs = num_outputs or len(class_names)
+    elif task == "classification" and num_outputs is None:
+        targets, class_names = _by_occurrence(np.asarray(targets))
     targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
     if splits_of is None:
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
@@ -105,7 +87,8 @@ def from_arrays(
         if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < number):
             raise UserError(f"zoo {name}: split {split!r} names a row outside 0 to {number - 1}")
     parts = {split: np.asarray(splits_of[split], np.int32) for split in SPLITS}
-    return Zoo(name, spec, weights, targets, parts, task, num_outputs)
+    names = None if class_names is None else tuple(class_names)
+    return Zoo(name, spec, weights, targets, parts, task, num_outputs, class_names=names)
 
 
 def from_folder(
@@ -126,11 +109,9 @@ def from_folder(
     Args:
       targets_csv: with columns `path` (from `folder`) and `target`, maybe `split`.
       options: how their arrays are named.
-      num_outputs: number of classes; one more than the largest target if None.
+      num_outputs: number of classes, which are then counted from 0; if None, classes are the
+        targets that occur, whatever they are called.
       skip_bad: leave bad networks out, and list them, instead of stopping.
-
-    Raises:
-      UserError: anything wrong with the CSV or the networks.
     """
     listing = read_csv(targets_csv, task, num_outputs)
     stats = {}
@@ -154,10 +135,9 @@ def from_folder(
     data_dir = data_dir or user_cache.default_dir()
     arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
     kept = arrays["kept"]
-    if len(arrays["faults"]):
+    if number := len(arrays["faults"]):
         file = data_dir / f"own-{folder.name}.skipped.tsv"
         file.write_text("".join(f"{fault}\n" for fault in arrays["faults"]), encoding="utf-8")
-        number = len(arrays["faults"])
         print(f"{folder.name}: {number} bad networks were left out, listed in {file}")
     splits_of = None
     if listing.splits is not None:
@@ -173,64 +153,19 @@ def from_folder(
         splits_of=splits_of,
         val_share=val_share,
         test_share=test_share,
+        class_names=listing.class_names,
     )
 
 
-def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> Listing:
-    """Reads a CSV of targets.
-
-    Raises:
-      UserError: a column is missing, a network comes twice, or a value is not what it should be.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a CSV of targets") from error
-    for column in ("path", "target"):
-        if column not in columns:
-            raise UserError(f"{path}: has no column {column!r}; it needs path,target[,split]")
-    if not rows:
-        raise UserError(f"{path}: lists no networks; give one a line, as path,target")
-    if task == "classification":
-        parse, low, high = int, 0, (num_outputs or _MOST) - 1
-        kind = f"a class number from 0 to {high}"
-    else:
-        parse, high, kind = float, float(np.finfo(np.float32).max), "a finite number"
-        low = -high
-    seen: dict[str, int] = {}
-    targets = []
-    for line, row in enumerate(rows, 2):
-        name = row["path"]
-        if not name or "\0" in name:
-            raise UserError(f"{path}: line {line}: {name!r} is no path; give a file's")
-        if name in seen:
-            raise UserError(
-                f"{path}: {name} is in line {seen[name]} and in line {line}; list it once"
-            )
-        seen[name] = line
-        try:
-            target = parse(row["target"])
-        except (TypeError, ValueError):
-            target = math.nan  # told below
-        if not low <= target <= high:
-            raise UserError(
-                f"{path}: line {line}: target {row['target']!r} of {name} is not {kind}; correct "
-                "it, or delete the line"
-            )
-        targets.append(target)
-        if "split" in columns and row["split"] not in SPLITS:
-            raise UserError(
-                f"{path}: line {line}: split is {row['split']!r}; use {', '.join(SPLITS)}"
-            )
-    dtype = np.int32 if task == "classification" else np.float32
-    return Listing(
-        list(seen),
-        np.asarray(targets, dtype),
-        [row["split"] for row in rows] if "split" in columns else None,
-    )
+def _by_occurrence(targets: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
+    """Targets as classes from 0, and their names; None where they are counted from 0 already."""
+    integer = np.issubdtype(targets.dtype, np.integer)
+    if targets.ndim != 1 or not (integer or targets.dtype.kind == "U"):
+        return targets, None  # told by `_checked_targets`
+    labels, classes = np.unique(targets, return_inverse=True)
+    if integer and np.array_equal(labels, np.arange(len(labels))):
+        return targets, None
+    return classes.astype(np.int32), [str(label) for label in labels]
 
 
 def _read_networks(
@@ -247,17 +182,15 @@ def _read_networks(
         where = str(folder / path)
         try:
             if not path.endswith(inr_files.SUFFIXES):
-                raise BadNetworkError(
-                    where, "is no network file", f"give {', '.join(inr_files.SUFFIXES)} files"
-                )
+                remedy = f"give {', '.join(inr_files.SUFFIXES)} files"
+                raise BadNetworkError(where, "is no network file", remedy)
             file = inr_files.read(folder / path, where)
             network = spec.read(file.state, None, where, options)
             vectors[len(kept)] = flat_weights.flatten(network)
+            kept.append(index)
         except BadNetworkError as error:
             skipped.add(error)
-            continue
-        kept.append(index)
-    faults = [f"{name}\t{fault}" for name, fault in skipped.faults.items()]
+    faults = [f"{cell(name)}\t{cell(fault)}" for name, fault in skipped.faults.items()]
     return {
         "vectors": vectors[: len(kept)],
         "kept": np.asarray(kept, np.int64),
@@ -269,20 +202,15 @@ def _checked_targets(
     name: str, targets: np.ndarray, task: Task, num_outputs: int | None
 ) -> tuple[np.ndarray, int]:
     if task == "regression":
-        if not np.isfinite(targets).all():
-            raise UserError(
-                f"zoo {name}: target {int(np.flatnonzero(~np.isfinite(targets))[0])} is not finite"
-            )
+        for row in np.flatnonzero(~np.isfinite(targets)):
+            raise UserError(f"zoo {name}: target {row} is not finite")
         return targets.astype(np.float32), 1
     if not np.issubdtype(targets.dtype, np.integer):
         raise UserError(f"zoo {name}: targets are {targets.dtype}; classes are whole numbers")
     classes = num_outputs or int(targets.max(initial=0)) + 1
-    wrong = np.flatnonzero((targets < 0) | (targets >= classes))
-    if len(wrong):
-        raise UserError(
-            f"zoo {name}: target {int(wrong[0])} is class {int(targets[wrong[0]])}, outside 0 to "
-            f"{classes - 1}"
-        )
+    for row in np.flatnonzero((targets < 0) | (targets >= classes)):
+        what = f"target {row} is class {targets[row]}, outside 0 to {classes - 1}"
+        raise UserError(f"zoo {name}: {what}")
     if classes < 2:
         raise UserError(f"zoo {name}: there is one class only; nothing to tell apart")
     return targets.astype(np.int32), classes

@@ -19,28 +19,19 @@ Source = pathlib.Path | Mapping[str, Any]
 def find_files(names: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     """Files as they are named; of a folder all network files in it, n2 before n10.
 
-    Args:
-      names: of files and folders. A file that is not there is kept: it gets a row of its own.
-
-    Raises:
-      UserError: a folder without network files.
+    A file that is not there is kept: it gets a row of its own. A folder needs network files.
     """
-    found: list[pathlib.Path] = []
+    files: list[pathlib.Path] = []
     for path in map(pathlib.Path, names):
         if not path.is_dir():
-            found.append(path)
+            files.append(path)
             continue
-        inside = [
-            each
-            for each in path.rglob("*")
-            if each.suffix in inr_files.SUFFIXES and not each.name.startswith(".")
-        ]
+        inside = [file for file in path.rglob("[!.]*") if file.suffix in inr_files.SUFFIXES]
         if not inside:
-            raise UserError(
-                f"{path}: no network files here; they end in {', '.join(inr_files.SUFFIXES)}"
-            )
-        found += sorted(inside, key=_natural)
-    return found
+            endings = ", ".join(inr_files.SUFFIXES)
+            raise UserError(f"{path}: no network files here; they end in {endings}")
+        files += sorted(inside, key=_natural)
+    return files
 
 
 def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
@@ -54,10 +45,6 @@ def read(spec: NetworkSpec, source: Source, name: str, options: ReadOptions) -> 
     Args:
       source: a file; or a dict of arrays or tensors by name, where `spec.needs_config` under
         `model`, beside `config`.
-
-    Raises:
-      BadNetworkError: it cannot be read, or is no such network.
-      UserError: such networks are not read from files.
     """
     if not isinstance(source, pathlib.Path | Mapping):
         raise BadNetworkError(name, f"is a {type(source).__name__}, not a file or a dict of arrays")
@@ -88,7 +75,7 @@ def _cnn_file(source: Source, name: str) -> torch_files.CnnFile:
         text = (file.metadata() or {}).get("config")
     try:
         config = json.loads(text or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise BadNetworkError(name, "its metadata has no architecture under 'config', as JSON")
@@ -96,13 +83,12 @@ def _cnn_file(source: Source, name: str) -> torch_files.CnnFile:
 
 
 def _arrays(state: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
-    """Arrays or tensors as arrays."""
-    found = {}
+    arrays = {}
     for key, value in state.items():
         if hasattr(value, "detach"):  # a torch tensor, maybe with a gradient or on a GPU
             value = value.detach().cpu()
         array = np.asarray(value)
         if array.dtype != np.float32:
             raise BadNetworkError(name, f"{key} is {array.dtype}, not float32")
-        found[str(key)] = array
-    return found
+        arrays[str(key)] = array
+    return arrays

@@ -11,8 +11,9 @@ from google.protobuf.json_format import ParseError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from probegen_jax.errors import UserError
+from probegen_jax.files import UNREADABLE, read_json
 from probegen_jax.zoo.bad_networks import Skipped
-from probegen_jax.zoo.prepared import builders
+from probegen_jax.zoo.prepared import builders, schema
 from probegen_jax.zoo.zoo import SPLITS
 
 Example = dict[str, Any]
@@ -24,7 +25,6 @@ class Contents:
 
     Attributes:
       family: "inr" or "cnn": which configs can train on it.
-      features: TFDS features of one network.
       splits: of each split, a call that gives its networks in order.
     """
 
@@ -53,14 +53,12 @@ class BuiltZoo(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     DATA_DIR_FLAG = "--out=DIR"
 
     def __init__(self, contents: Contents, **kwargs: Any):
-        """A builder of `contents`; `data_dir` is the folder of the build."""
         self.contents = contents
         self.skipped = Skipped(False)
         super().__init__(**{"file_format": "array_record"} | kwargs)
 
     @property
     def folder(self) -> pathlib.Path:
-        """Of the prepared zoo."""
         return pathlib.Path(self.data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -77,12 +75,10 @@ class BuiltZoo(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return _SameBytes(file_format=self.info.file_format)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {split: self._generate_examples(self.contents.splits[split]) for split in SPLITS}
+        return {split: self._generate_examples(split) for split in SPLITS}
 
-    def _generate_examples(
-        self, examples: Callable[[], Iterator[Example]]
-    ) -> Iterator[tuple[int, Example]]:
-        yield from enumerate(examples())
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
+        yield from enumerate(self.contents.splits[split]())
 
 
 def is_written(out: pathlib.Path) -> bool:
@@ -91,37 +87,29 @@ def is_written(out: pathlib.Path) -> bool:
 
 
 def write(out: pathlib.Path, contents: Contents) -> None:
-    """Writes the data set into the folder of a build: all of it, or nothing that later loads.
-
-    Raises:
-      UserError: no space left.
-    """
+    """Writes the data set into the folder of a build: all of it, or nothing that later loads."""
     builders.prepare(BuiltZoo(contents, data_dir=out))
     shutil.rmtree(out / "downloads", ignore_errors=True)  # which TFDS makes and leaves empty
 
 
 def opened(out: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """The data set in the folder of a build, for `reading.read`.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
+    """The data set in the folder of a build; a `UserError` if there is none, or a damaged one."""
     if not is_written(out):
         if (out / "plan.json").exists():
             raise UserError(
                 f"the zoo in {out} is not finished; run the command that builds it again, it goes "
                 "on where it stopped"
             )
-        raise UserError(
-            f"no zoo in {out}; build one with python -m probegen_jax.build_zoo … --out={out}"
-        )
+        command = f"python -m probegen_jax.build_zoo … --out={out}"
+        raise UserError(f"no zoo in {out}; build one with {command}")
+    place = _place(out)
+    metadata = read_json(place / "metadata.json")
     try:
-        builder = tfds.builder_from_directory(_place(out))
-        if "family" not in (builder.info.metadata or {}):
-            raise ValueError("its metadata.json is incomplete")
-    except (OSError, ValueError, KeyError, ParseError) as error:
-        raise builders.damaged(_place(out), error) from error
-    return builder
+        features = schema.of_built(place, metadata)
+        # Of the files' own words the builder takes over the sizes of splits and no more.
+        return BuiltZoo(Contents(metadata["family"], features, {}, metadata, ""), data_dir=out)
+    except (*UNREADABLE, ParseError) as error:
+        raise builders.damaged(place, error) from error
 
 
 def _place(out: pathlib.Path) -> pathlib.Path:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import fcntl
 import io
+import itertools
 import os
 import pathlib
 import shutil
@@ -66,23 +67,28 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     NEEDS: ClassVar[str]
 
     def __init__(self, *, request: Request | None = None, **kwargs: Any):
-        """A builder for one way to split the zoo.
-
-        Args:
-          **kwargs: of TFDS: `config`, a name in `BUILDER_CONFIGS`, and `data_dir` above all.
-        """
+        """`kwargs` are TFDS's: `config`, a name in `BUILDER_CONFIGS`, and `data_dir` above all."""
         self.request = request or Request()
         self.skipped = Skipped(self.request.skip_bad)
         super().__init__(**{"file_format": "array_record"} | kwargs)
 
     @property
     def folder(self) -> pathlib.Path:
-        """Of the prepared zoo."""
         return pathlib.Path(self.data_dir)
 
     def find_splits_file(self) -> pathlib.Path | None:
-        """The official split, where the user has it."""
-        return find_splits_file(type(self), self.request)
+        """The official split, where the user has it; a `UserError` if it is not where they say."""
+        folder, file = self.request.manual_dir, self.request.splits_file
+        if file is not None:
+            if not file.is_file():
+                raise UserError(f"no splits file at {file}; correct --config.splits_file")
+            return file
+        if folder is None:
+            return None
+        # The parent only where manual_dir is the zoo's own top folder, beside which the file lies.
+        folders = [folder, folder.parent] if folder.name == self.TOP else [folder]
+        places = (splits.find_file(place, self.SPLITS_FILE) for place in folders)
+        return next(filter(None, places), None)
 
     def _new_info(self, features: Mapping[str, Any], homepage: str, cite: str):
         return LocalInfo(
@@ -95,7 +101,6 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _archive(self, downloads: pathlib.Path) -> pathlib.Path:
-        """The archive, downloaded if need be."""
         address = self.ADDRESS
         if self.request.url:
             address = dataclasses.replace(address, url=self.request.url, sha256=None)
@@ -105,25 +110,28 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def find_source(cls, manual_dir: pathlib.Path) -> Any:
-        """The zoo in a folder of the user, with its place as `where`; None if it is not there."""
+        """The zoo in a folder of the user, at its `where`; None if it is not there."""
         return archives.find(manual_dir, cls.TOP, cls.ADDRESS.filename)
 
-    def _source(self, downloads: pathlib.Path) -> archives.Source:
+    @classmethod
+    def opened(cls, archive: pathlib.Path) -> Any:
+        """The zoo in its archive."""
+        return archives.Zip(archive, cls.TOP)
+
+    def _source(self, downloads: pathlib.Path) -> Any:
         """The published files: the user's own, or the downloaded archive."""
         manual_dir = self.request.manual_dir
         if manual_dir is None:
-            return archives.Zip(self._archive(downloads), self.TOP)
-        found = self.find_source(manual_dir)
-        if found is None:
-            raise UserError(self.not_found(manual_dir))
-        return found
-
-    def not_found(self, manual_dir: pathlib.Path) -> str:
-        """The message for a folder that holds no such zoo."""
-        return (
-            f"{manual_dir}: no {self.name} zoo here; it needs {self.NEEDS}, or leave manual_dir "
-            "unset to download them"
-        )
+            source = self.opened(self._archive(downloads))
+        else:
+            source = self.find_source(manual_dir)
+        if source is None:
+            raise UserError(
+                f"{manual_dir}: no {self.name} zoo here; it needs {self.NEEDS}, or leave "
+                "manual_dir unset to download them"
+            )
+        self.info.metadata["source"] = str(source.where)
+        return source
 
     def official_file(self) -> pathlib.Path:
         """The official split; a `UserError` that says what to do if the user has none."""
@@ -140,48 +148,35 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, file: pathlib.Path, target: str, files: archives.Source
     ) -> dict[str, list[tuple[str, Any]]]:
         """(name, target) of each network in an official JSON; all of them are among `files`."""
-
-        def name_of(path: str) -> str:
-            return archives.from_top(path, self.TOP)
-
-        parts: dict[str, list[tuple[str, Any]]] = {}
-        for split, networks in splits.read_json(file, target, name_of).items():
-            parts[split] = []
-            for name, value in networks:
-                if name in files.names:
-                    parts[split].append((name, value))
-                    continue
-                self.skipped.add(
-                    BadNetworkError(
-                        name,
-                        f"is named in {file} but missing from {files.where}",
-                        "fetch the zoo again, or leave it out with --config.skip_bad=True",
-                    )
-                )
-        return parts
+        parts = splits.read_json(file, target, lambda path: archives.from_top(path, self.TOP))
+        fault = f"is named in {file} but missing from {files.where}"
+        remedy = "fetch the zoo again, or leave it out with --config.skip_bad=True"
+        for name, _ in itertools.chain(*parts.values()):
+            if name not in files.names:
+                self.skipped.add(BadNetworkError(name, fault, remedy))
+        return {
+            split: [item for item in items if item[0] in files.names]
+            for split, items in parts.items()
+        }
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         parts = self._plan(pathlib.Path(dl_manager.download_dir))
-        for split in SPLITS:
-            if not parts[split]:
-                raise UserError(
-                    f"{self.name}: no networks for {split!r} in {self.info.metadata['source']}; "
-                    "the folder is incomplete, fetch the zoo again"
-                )
+        for split in (split for split in SPLITS if not parts[split]):
+            lacking = f"no networks for {split!r} in {self.info.metadata['source']}"
+            told = f"{self.name}: {lacking}; the folder is incomplete, fetch the zoo again"
+            raise UserError(told)
         return {split: self._generate_examples(parts[split]) for split in SPLITS}
 
     def _generate_examples(self, items: Iterable[Any]) -> Iterator[tuple[str | int, dict]]:
         for key, item in enumerate(items):
             try:
-                example = self._example(item)
+                yield key, self._example(item)
             except BadNetworkError as error:
                 self.skipped.add(error)
-                continue
-            yield key, example
 
     @abc.abstractmethod
     def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
-        """What goes into each split, and `self.info.metadata['source']` set to where it is from."""
+        """What goes into each split; calls `_source`."""
 
     @abc.abstractmethod
     def _example(self, item: Any) -> dict[str, Any]:
@@ -196,29 +191,6 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self.skipped.write(self.folder / SKIPPED_FILE)
 
 
-def find_splits_file(builder: type[ZooBuilder], request: Request) -> pathlib.Path | None:
-    """The official split, where the user has it.
-
-    Raises:
-      UserError: the user names a file that does not exist.
-    """
-    if request.splits_file is not None:
-        if not request.splits_file.is_file():
-            raise UserError(
-                f"no splits file at {request.splits_file}; correct --config.splits_file"
-            )
-        return request.splits_file
-    if request.manual_dir is None:
-        return None
-    folders = [request.manual_dir, request.manual_dir.parent]
-    # The parent only where manual_dir is the zoo's own top folder, beside which the file lies.
-    for folder in folders if request.manual_dir.name == builder.TOP else folders[:1]:
-        found = splits.find_file(folder, builder.SPLITS_FILE)
-        if found:
-            return found
-    return None
-
-
 def damaged(folder: pathlib.Path, error: Exception) -> UserError:
     """What to tell of a prepared zoo whose files cannot be read."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -230,11 +202,8 @@ def damaged(folder: pathlib.Path, error: Exception) -> UserError:
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
     """Prepares a zoo unless it is prepared: all of it, or nothing that later loads.
 
-    Args:
-      builder: a `ZooBuilder`, or one with the same `folder`, `skipped` and `DATA_DIR_FLAG`.
-
-    Raises:
-      UserError: anything wrong with the files, the connection or the disk.
+    The builder has a `folder`, `skipped` and `DATA_DIR_FLAG` like a `ZooBuilder`. A `UserError` for
+    anything wrong with the files, the connection or the disk.
     """
     if builder.data_path.exists():
         return
@@ -247,7 +216,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
                 shutil.rmtree(abandoned)
             _prepare(builder)
     except OSError as error:
-        raise UserError(_unwritable(builder, error.strerror or str(error))) from error
+        raise _unwritable(builder, error.strerror or str(error)) from error
 
 
 def lock(folder: pathlib.Path) -> io.TextIOBase:
@@ -279,15 +248,14 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
             f"{': '.join(next(iter(builder.skipped.faults.items())))}; fetch the zoo again"
         ) from error
     except RuntimeError as error:  # what array_record's writer raises
-        reason = str(error)
         for known in ("No space left on device", "File too large", "Disk quota exceeded"):
-            if known in reason:
-                raise UserError(_unwritable(builder, known)) from error
+            if known in str(error):
+                raise _unwritable(builder, known) from error
         raise
 
 
-def _unwritable(builder: tfds.core.DatasetBuilder, reason: str) -> str:
-    return (
+def _unwritable(builder: tfds.core.DatasetBuilder, reason: str) -> UserError:
+    return UserError(
         f"cannot write the prepared zoo to {builder.data_dir} ({reason}); free some space, or "
         f"choose another folder with {builder.DATA_DIR_FLAG}"
     )

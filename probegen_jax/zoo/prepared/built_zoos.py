@@ -1,29 +1,27 @@
 """Zoos that `build_zoo` made, from their folder to zoos that can be probed."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import typed
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
+from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.prepared.reading import Columns, read
 from probegen_jax.zoo.zoo import Zoo
 
 
 def load(folder: pathlib.Path, family: str | None, fidelity: str = "faithful") -> Zoo:
-    """A built zoo, with weights on the host.
+    """A built zoo, with weights on the host; a `UserError` without a whole one of the family.
 
     Args:
-      folder: of the build, its `--out`.
       family: "inr" or "cnn", as the config expects; None for any.
       fidelity: of CNN zoos: "faithful" runs networks as they were trained, "official" as ProbeGen's
         published code does.
-
-    Raises:
-      UserError: no zoo there, of another family, or damaged.
     """
     from probegen_jax.zoo.prepared import build_folder
 
@@ -35,32 +33,26 @@ def load(folder: pathlib.Path, family: str | None, fidelity: str = "faithful") -
             f"{family!r}; {_CONFIGS}"
         )
     columns, rows = read(builder)
-    return _FAMILIES[metadata["family"]](columns, rows, metadata, fidelity)
+    try:
+        if metadata["family"] == "inr":
+            return _inr(columns, rows, metadata)
+        from probegen_jax.zoo.prepared import cnn_zoos
+
+        return cnn_zoos.built(columns, rows, metadata, fidelity)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise damaged(builder.folder, error) from error
 
 
-def _inr(
-    columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
-) -> Zoo:
+def _inr(columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any]) -> Zoo:
+    hints = {"name": str, "class_names": tuple[str, ...], "image_shape": tuple[int, int]}
+    facts = {key: typed(hints[key], metadata[key], f"metadata.json: {key}") for key in hints}
     spec = SirenSpec.from_json(metadata["spec"])
-    return Zoo(
-        metadata["name"],
-        spec,
-        flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract()),
-        np.asarray(columns["label"]),
-        rows,
-        "classification",
-        len(metadata["class_names"]),
-        image_shape=tuple(metadata["image_shape"]),
-    )
+    targets, classes = np.asarray(columns["label"]), len(facts["class_names"])
+    if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
+        raise ValueError(f"its labels go from {targets.min()} to {targets.max()} of {classes}")
+    weights = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
+    told = {"task": "classification", "num_outputs": classes, **facts}
+    return Zoo(spec=spec, weights=weights, targets_N=targets, splits=rows, **told)
 
 
-def _cnn(
-    columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any], fidelity: str
-) -> Zoo:
-    from probegen_jax.zoo.prepared import cnn_zoos
-
-    return cnn_zoos.built(columns, rows, metadata, fidelity)
-
-
-_FAMILIES: dict[str, Callable[..., Zoo]] = {"inr": _inr, "cnn": _cnn}
 _CONFIGS = "configs/mnist.py is for INRs, configs/cifar10_wild_park.py for CNNs"

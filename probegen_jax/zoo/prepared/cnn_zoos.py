@@ -11,6 +11,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
+from probegen_jax.networks.contract import NetworkSpec, typed
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS, SHAPES
 from probegen_jax.zoo.prepared.reading import Columns
@@ -18,12 +19,7 @@ from probegen_jax.zoo.zoo import Zoo
 
 
 def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: published.Fidelity) -> Zoo:
-    """The Small CNN Zoo on grayscale CIFAR-10.
-
-    Args:
-      fidelity: "faithful" runs the networks as they were trained, "official" as ProbeGen's
-        published code does, with a pixel of padding.
-    """
+    """The Small CNN Zoo on grayscale CIFAR-10; with the "official" fidelity padded by a pixel."""
     names = np.char.decode(np.asarray(columns["activation"]))
     # The published zoo has relu and tanh; others of its format more.
     present = tuple(name for name in ACTIVATIONS if name in ("relu", "tanh") or name in names)
@@ -37,39 +33,29 @@ def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: publishe
         "head": affine("dense"),
         "activation": np.asarray([present.index(name) for name in names], np.int32),
     }
-    return Zoo(
-        "cifar10_gs",
-        published.small_cnn_zoo(present, fidelity),
-        weights,
-        np.asarray(columns["score"]),
-        rows,
-        "regression",
-        1,
-    )
+    return _zoo("cifar10_gs", published.small_cnn_zoo(present, fidelity), weights, columns, rows)
 
 
 def cifar10_wild_park(
     columns: Columns, rows: dict[str, np.ndarray], fidelity: published.Fidelity
 ) -> Zoo:
-    """The CNN Wild Park, with the training run of each network.
-
-    Args:
-      fidelity: "faithful" keeps residual links, "official" drops them as ProbeGen's published code
-        does.
-    """
+    """The CNN Wild Park, with the run of each network; "official" is without residual links."""
     names = [path.decode() for path in columns["path"]]
     spec, stacked = mixed.build(*_mixture(columns, fidelity, names), names)
     _, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
-    return Zoo(
-        "cifar10_wild_park",
-        spec,
-        stacked,
-        np.asarray(columns["score"]),
-        rows,
-        "regression",
-        1,
-        runs_N.astype(np.int32),
-    )
+    return _zoo("cifar10_wild_park", spec, stacked, columns, rows, runs_N.astype(np.int32))
+
+
+def _zoo(
+    name: str,
+    spec: NetworkSpec,
+    weights: Any,
+    columns: Columns,
+    rows: dict[str, np.ndarray],
+    runs_N: np.ndarray | None = None,
+) -> Zoo:
+    scores_N = np.asarray(columns["score"])
+    return Zoo(name, spec, weights, scores_N, rows, "regression", 1, runs_N)
 
 
 def built(
@@ -81,7 +67,7 @@ def built(
       fidelity: "faithful", or "official": networks of the Small CNN Zoo's architecture padded by a
         pixel and all others without residual links, as ProbeGen's published code runs such zoos.
     """
-    size = tuple(int(side) for side in metadata["image_shape"])
+    size = typed(tuple[int, int, int], metadata["image_shape"], "image_shape in metadata.json")
     names = [f"run {run}" for run in columns["run"]]
     specs, weights = _mixture(columns, fidelity, names, size[:2])
     used = dict.fromkeys(specs)
@@ -95,16 +81,8 @@ def built(
             [spec.activations.index(each.layers[0].activation) for each in specs], np.int32
         )
     runs, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
-    return Zoo(
-        metadata["name"],
-        spec,
-        stacked,
-        np.asarray(columns["score"]),
-        rows,
-        "regression",
-        1,
-        runs_N.astype(np.int32) if len(runs) < len(runs_N) else None,
-    )
+    runs_N = runs_N.astype(np.int32) if len(runs) < len(runs_N) else None
+    return _zoo(str(metadata["name"]), spec, stacked, columns, rows, runs_N)
 
 
 def _mixture(
@@ -114,20 +92,20 @@ def _mixture(
     image_size: tuple[int, int] = (32, 32),
 ) -> tuple[list[cnn.CnnSpec], list[cnn.CnnWeights]]:
     """Architecture and weights of each network; names are for messages."""
-    specs: dict[bytes, cnn.CnnSpec] = {}
+    specs: dict[tuple[bytes, int], cnn.CnnSpec] = {}
     of_network, weights = [], []
     for layers, vector, classes, name in zip(
         columns["layers"], columns["weights"], columns["num_classes"], names, strict=True
     ):
         network = ParkNetwork(layers, vector, int(classes))
-        key = layers.tobytes() + bytes([int(classes)])
+        network.check(name)
+        key = layers.tobytes(), int(classes)
         if key not in specs:
             try:
                 specs[key] = published.wild_park(network.config(), fidelity, name, image_size)
             except UserError as error:
-                raise UserError(
-                    f"{error}; prepare the zoo again with that network removed"
-                ) from error
+                told = f"{error}; prepare the zoo again with that network removed"
+                raise UserError(told) from error
         of_network.append(specs[key])
         weights.append(network.arrays())
     return of_network, weights
@@ -156,9 +134,5 @@ def _but_for_activation(specs: list[cnn.CnnSpec], fidelity: str) -> cnn.CnnSpec 
 
 def _parts(vectors_NxV: np.ndarray) -> list[np.ndarray]:
     ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
-    return [
-        part.reshape(-1, *shape)
-        for part, shape in zip(
-            np.split(vectors_NxV, ends[:-1], axis=1), SHAPES.values(), strict=True
-        )
-    ]
+    parts = zip(np.split(vectors_NxV, ends[:-1], axis=1), SHAPES.values(), strict=True)
+    return [part.reshape(-1, *shape) for part, shape in parts]

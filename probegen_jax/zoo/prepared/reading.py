@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from probegen_jax.errors import UserError
-from probegen_jax.files import replacing
+from probegen_jax.files import UNREADABLE, replacing
+from probegen_jax.zoo.prepared import schema
 from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.zoo import SPLITS
 
@@ -36,33 +37,19 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
       UserError: the prepared files are damaged.
     """
     try:
-        sizes = {split: builder.info.splits[split].num_examples for split in SPLITS}
-        features = builder.info.features
-        ragged = any(None in feature.shape for feature in features.values())
-        bytes_each = sum(
-            int(np.prod(feature.shape, dtype=np.int64)) * np.dtype(feature.np_dtype).itemsize
-            for feature in features.values()
-            if not ragged and np.issubdtype(feature.np_dtype, np.number)
-        )
-        small = bytes_each * sum(sizes.values()) < _LARGE and jax.process_count() == 1
-        if ragged or small:
+        small = schema.check(builder) < _LARGE and jax.process_count() == 1
+        if small or any(None in feature.shape for feature in builder.info.features.values()):
             return _read(builder, np.empty)
-        return _mapped(builder, sizes)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        DecodeError,
-    ) as error:
+        return _mapped(builder)
+    except (*UNREADABLE, DecodeError) as error:
         raise damaged(pathlib.Path(builder.data_dir), error) from error
 
 
-def _mapped(
-    builder: tfds.core.DatasetBuilder, sizes: dict[str, int]
-) -> tuple[Columns, dict[str, np.ndarray]]:
+def _sizes(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
+    return {split: builder.info.splits[split].num_examples for split in SPLITS}
+
+
+def _mapped(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
     folder = pathlib.Path(builder.data_dir) / "columns"
     if not folder.exists():
         try:
@@ -74,12 +61,13 @@ def _mapped(
                 "should are mapped from there; free some space, or choose another folder with "
                 "--config.data_dir=DIR"
             ) from error
-    columns = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in builder.info.features
-    }
+    columns, sizes = {}, _sizes(builder)
     ends = np.cumsum(list(sizes.values()))
-    if any(len(values) != ends[-1] for values in columns.values()):
-        raise ValueError(f"{folder} is not whole")
+    for name, feature in builder.info.features.items():
+        column = columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+        alike = not schema.fixed(feature) or column.dtype == feature.np_dtype
+        if column.shape != (ends[-1], *feature.shape) or not alike:
+            raise ValueError(f"{folder} is not whole")
     rows = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
     return columns, dict(zip(sizes, rows, strict=True))
 
@@ -105,12 +93,12 @@ def _map(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
 def _read(
     builder: tfds.core.DatasetBuilder, empty: Callable[..., np.ndarray]
 ) -> tuple[Columns, dict[str, np.ndarray]]:
-    sizes = {split: builder.info.splits[split].num_examples for split in SPLITS}
+    sizes = _sizes(builder)
     total = sum(sizes.values())
-    columns: Columns = {}
-    for name, feature in builder.info.features.items():
-        fixed = None not in feature.shape and np.issubdtype(feature.np_dtype, np.number)
-        columns[name] = empty((total, *feature.shape), feature.np_dtype) if fixed else []
+    columns: Columns = {
+        name: empty((total, *each.shape), each.np_dtype) if schema.fixed(each) else []
+        for name, each in builder.info.features.items()
+    }
     rows, start = {}, 0
     with tqdm(total=total, desc="loading networks", unit="net", disable=None) as bar:
         for split, size in sizes.items():

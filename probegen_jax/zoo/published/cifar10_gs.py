@@ -51,66 +51,51 @@ class Cifar10Gs(builders.ZooBuilder):
 
     @classmethod
     def find_source(cls, manual_dir: pathlib.Path) -> files.Files | None:
-        """The zoo in a folder of the user, or None."""
         for folder in (manual_dir, manual_dir / cls.TOP):
             if (folder / files.WEIGHTS).is_file():
                 return files.FolderFiles(folder.resolve())
         archive = manual_dir / cls.ADDRESS.filename
         return files.TarFiles(archive.resolve()) if archive.is_file() else None
 
+    @classmethod
+    def opened(cls, archive: pathlib.Path) -> files.Files:
+        return files.TarFiles(archive)
+
     def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
-        manual_dir = self.request.manual_dir
-        source = (
-            files.TarFiles(self._archive(downloads))
-            if manual_dir is None
-            else self.find_source(manual_dir)
-        )
-        if source is None:
-            raise UserError(self.not_found(manual_dir))
-        self._where = source.where
-        self.info.metadata["source"] = str(source.where)
-        self._metrics = files.parse_metrics(
-            source.small(files.METRICS), f"{source.where}/{files.METRICS}"
-        )
-        self._columns = files.parse_layout(
-            source.small(files.LAYOUT), f"{source.where}/{files.LAYOUT}"
-        )
-        parts = self._split(len(self._metrics))
+        source = self._source(downloads)
+        self._where, where = source.where, f"{source.where}/{files.METRICS}"
+        self._runs = files.parse_metrics(source.small(files.METRICS), where)
+        layout = f"{source.where}/{files.LAYOUT}"
+        self._columns = files.parse_layout(source.small(files.LAYOUT), layout)
+        parts = self._split(where)
         wanted = np.concatenate([np.asarray(rows, np.int64) for rows in parts.values()])
-        width = int(self._columns.max()) + 1
-        self._rows = source.rows(wanted, len(self._metrics), width)
+        self._rows = source.rows(wanted, len(self._runs), int(self._columns.max()) + 1)
         return parts
 
-    def _split(self, number: int) -> dict[str, list[int]]:
+    def _split(self, where: str) -> dict[str, list[int]]:
         # A run's last checkpoint; the task takes no others.
-        ends = zip(self._metrics.steps, self._metrics.finals, strict=True)
-        final = {row for row, (step, last) in enumerate(ends) if step == last}
+        final = {row for row, run in enumerate(self._runs) if run.step == run.final}
         if not final:
             raise UserError(
-                f"{self._where}/{files.METRICS}: no row has step {files.PUBLISHED_EPOCHS}, a "
-                "run's last; fetch the zoo again"
+                f"{where}: no row has step {files.PUBLISHED_EPOCHS}, a run's last; fetch the zoo "
+                "again"
             )
         if self.builder_config.name == "seeded":
-            return splits.seeded(sorted(final), 0.1, 0.5, where=f"{self._where}/{files.METRICS}")
-        file = self.official_file()
-        order = splits.read_nfn_order(file, self.builder_config.name == "faithful", number)
+            return splits.seeded(sorted(final), 0.1, 0.5, where=where)
+        faithful = self.builder_config.name == "faithful"
+        order = splits.read_nfn_order(self.official_file(), faithful, len(self._runs))
         return splits.nfn([row for row in order if row in final])
 
     def _example(self, item: int) -> dict[str, Any]:
-        metrics, where = self._metrics, f"{self._where}/{files.WEIGHTS}: row {item}"
-        weights = np.asarray(self._rows[item])[self._columns]
-        remedy = "fetch the zoo again, or leave such networks out with --config.skip_bad=True"
-        if not np.isfinite(weights).all():
-            raise BadNetworkError(where, "holds NaN or infinite weights", remedy)
-        score, activation = metrics.scores[item], metrics.activations[item]
-        if not 0 <= score <= 1:
-            raise BadNetworkError(where, f"its test accuracy is {score}, outside 0 to 1", remedy)
-        if activation not in files.ACTIVATIONS:
-            raise BadNetworkError(where, f"its activation {activation!r} is unknown", remedy)
-        return {
-            "weights": weights,
-            "score": score,
-            "activation": activation,
-            "row": item,
-            "path": metrics.paths[item],
+        run, weights = self._runs[item], np.asarray(self._rows[item])[self._columns]
+        faults = {
+            "holds NaN or infinite weights": not np.isfinite(weights).all(),
+            f"its test accuracy is {run.score}, outside 0 to 1": not 0 <= run.score <= 1,
+            f"its activation {run.activation!r} is unknown": run.activation
+            not in files.ACTIVATIONS,
         }
+        for fault in filter(faults.get, faults):
+            remedy = "fetch the zoo again, or leave such networks out with --config.skip_bad=True"
+            raise BadNetworkError(f"{self._where}/{files.WEIGHTS}: row {item}", fault, remedy)
+        told = {"score": run.score, "activation": run.activation, "path": run.path}
+        return {"weights": weights, "row": item, **told}

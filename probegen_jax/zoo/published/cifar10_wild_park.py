@@ -60,9 +60,12 @@ class Cifar10WildPark(builders.ZooBuilder):
 
     def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
         self._files = self._source(downloads)
-        self.info.metadata["source"] = str(self._files.where)
         if self.builder_config.name == "official":
-            return self._official()
+            file = self.official_file()
+            parts = self.official_names(file, "score", self._files)
+            names = {split: [name for name, _ in items] for split, items in parts.items()}
+            splits.check_runs(file, names, run_of)
+            return parts
         runs: dict[str, list[tuple[str, None]]] = {}
         for name in sorted(filter(_CHECKPOINT.fullmatch, self._files.names)):
             runs.setdefault(run_of(name), []).append((name, None))
@@ -73,13 +76,6 @@ class Cifar10WildPark(builders.ZooBuilder):
         return {
             split: [item for run in part for item in runs[run]] for split, part in parts.items()
         }
-
-    def _official(self) -> dict[str, list[Any]]:
-        file = self.official_file()
-        parts = self.official_names(file, "score", self._files)
-        names = {split: [name for name, _ in items] for split, items in parts.items()}
-        splits.check_runs(file, names, run_of)
-        return parts
 
     def _example(self, item: tuple[str, Any]) -> dict[str, Any]:
         name, score = item

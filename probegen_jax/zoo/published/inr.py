@@ -12,16 +12,11 @@ from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights, splits
 from probegen_jax.zoo.files import inr_files
+from probegen_jax.zoo.files.download import Address
 from probegen_jax.zoo.prepared import builders
 
 NUM_CLASSES = 10
 SPEC = SirenSpec()
-
-_CITATION = """@inproceedings{navon2023equivariant,
-  title={Equivariant Architectures for Learning in Deep Weight Spaces},
-  author={Navon, Aviv and Shamsian, Aviv and Achituve, Idan and Fetaya, Ethan and Chechik, Gal and
-          Maron, Haggai},
-  booktitle={International Conference on Machine Learning}, year={2023}}"""
 
 
 class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
@@ -45,26 +40,24 @@ class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
                 "path": tfds.features.Text(),
             },
             "https://github.com/AvivNavon/DWSNets",
-            _CITATION,
+            """@inproceedings{navon2023equivariant,
+  title={Equivariant Architectures for Learning in Deep Weight Spaces},
+  author={Navon, Aviv and Shamsian, Aviv and Achituve, Idan and Fetaya, Ethan and Chechik, Gal and
+          Maron, Haggai},
+  booktitle={International Conference on Machine Learning}, year={2023}}""",
         )
 
     def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
         self._files = self._source(downloads)
-        self.info.metadata["source"] = str(self._files.where)
         if self.builder_config.name == "official":
             return self.official_names(self.official_file(), "label", self._files)
-        test, others = [], []
-        for name in sorted(self._files.names):
-            match = self.NETWORK.fullmatch(name)
-            if match:
-                label = match.groupdict().get("label")
-                (test if match["test"] else others).append((name, label))
+        where, test, others = self._files.where, [], []
+        for match in filter(None, map(self.NETWORK.fullmatch, sorted(self._files.names))):
+            item = match[0], match.groupdict().get("label")
+            (test if match["test"] else others).append(item)
         if not others or not test:
-            raise UserError(
-                f"{self._files.where}: no networks for {'test' if others else 'training'} found; "
-                f"expected {self.NEEDS}"
-            )
-        where = self._files.where
+            what = "test" if others else "training"
+            raise UserError(f"{where}: no networks for {what} found; expected {self.NEEDS}")
         return splits.seeded(others, splits.INR_VAL_SHARE, 0.0, where=where) | {"test": test}
 
     def _example(self, item: tuple[str, Any]) -> dict[str, Any]:
@@ -86,3 +79,36 @@ def _checked_label(label: Any, network: str) -> int:
     if not str(label).isdecimal() or int(label) >= NUM_CLASSES:
         raise BadNetworkError(network, f"its label is {label!r}, outside 0 to {NUM_CLASSES - 1}")
     return int(label)
+
+
+class MnistInr(InrZooBuilder):
+    """MNIST-INR: a SIREN for each MNIST digit, labelled with the digit."""
+
+    TOP = "mnist-inrs"
+    SPLITS_FILE = "mnist_splits.json"
+    ADDRESS = Address(
+        "https://www.dropbox.com/sh/56pakaxe58z29mq/AABrctdu2U65jGYr2WQRzmMna/mnist-inrs.zip?dl=1",
+        "mnist-inrs.zip",
+    )
+    NEEDS = (
+        "mnist-inrs/mnist_png_{training,testing}_<digit>_<id>/checkpoints/model_final.pth, or "
+        "mnist-inrs.zip"
+    )
+    # The archive also carries CIFAR-10 networks, which are not of this zoo.
+    NETWORK = re.compile(
+        r"mnist-inrs/mnist_png_(?:training|(?P<test>testing))_(?P<label>\d+)_[^/]+/"
+        r"checkpoints/model_final\.pth"
+    )
+
+
+class FmnistInr(InrZooBuilder):
+    """FMNIST-INR: a SIREN for each Fashion-MNIST image, labelled with the image's class."""
+
+    TOP = "fmnist_inrs"
+    SPLITS_FILE = "fmnist_splits.json"
+    ADDRESS = Address(
+        "https://www.dropbox.com/sh/56pakaxe58z29mq/AAAssoHq719OmSHSKKTiKKHGa/fmnist_inrs.zip?dl=1",
+        "fmnist_inrs.zip",
+    )
+    NEEDS = "fmnist_inrs/{train,test}/model_<id>.pth, or fmnist_inrs.zip"
+    NETWORK = re.compile(r"fmnist_inrs/(?:train|(?P<test>test))/model_\d+\.pth")

@@ -9,12 +9,10 @@ from probegen_jax import user_cache
 from probegen_jax.errors import UserError
 from probegen_jax.zoo import cache, flat_weights, splits
 from probegen_jax.zoo.prepared import builders
-from probegen_jax.zoo.prepared.reading import Columns, read
+from probegen_jax.zoo.prepared.reading import read
 from probegen_jax.zoo.published.cifar10_gs import Cifar10Gs
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
-from probegen_jax.zoo.published.fmnist_inr import FmnistInr
-from probegen_jax.zoo.published.inr import NUM_CLASSES, SPEC, InrZooBuilder
-from probegen_jax.zoo.published.mnist_inr import MnistInr
+from probegen_jax.zoo.published.inr import NUM_CLASSES, SPEC, FmnistInr, InrZooBuilder, MnistInr
 from probegen_jax.zoo.zoo import Zoo
 
 BUILDERS: dict[str, type[builders.ZooBuilder]] = {
@@ -41,15 +39,17 @@ def load(
       fidelity: of CNN zoos: "faithful" runs networks as they were trained, "official" as ProbeGen's
         published code does.
       request: where the files are if the zoo is not prepared yet.
-
-    Raises:
-      UserError: anything wrong with the files, the connection, the disk, or what was asked.
     """
     if fidelity not in ("faithful", "official"):
         raise UserError(f"fidelity is {fidelity!r}; choose faithful or official")
-    builder = prepared(dataset, data_dir, split=split, request=request)
-    columns, rows = read(builder)
-    return _zoo(dataset, columns, rows, fidelity)
+    columns, rows = read(prepared(dataset, data_dir, split=split, request=request))
+    if issubclass(BUILDERS[dataset], InrZooBuilder):
+        weights = flat_weights.unflatten(np.asarray(columns["weights"]), SPEC.abstract())
+        targets = np.asarray(columns["label"])
+        return Zoo(dataset, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
+    from probegen_jax.zoo.prepared import cnn_zoos
+
+    return getattr(cnn_zoos, dataset)(columns, rows, fidelity)
 
 
 def prepared(
@@ -59,10 +59,7 @@ def prepared(
     split: str = "auto",
     request: builders.Request | None = None,
 ) -> builders.ZooBuilder:
-    """The builder of a published zoo, prepared; what is worth knowing about it is printed.
-
-    Args and errors are those of `load`.
-    """
+    """The builder of a published zoo, prepared, as for `load`; tells what is worth knowing."""
     request = request or builders.Request()
     folder = data_dir or user_cache.default_dir()
     cache.make_folder(folder)
@@ -70,7 +67,15 @@ def prepared(
     builder = _choose(cls, folder, split, request)
     builders.prepare(builder)
     _check_still_wanted(builder)
-    _tell(builder)
+    skipped = builder.info.metadata["skipped"]
+    if builder.builder_config.name == "seeded":
+        print(
+            f"{builder.name}: no official split ({builder.SPLITS_FILE}) in use; the split is "
+            f"seeded: {builder.builder_config.description} {splits.SEED}"
+        )
+    if skipped:
+        listed = builder.folder / builders.SKIPPED_FILE
+        print(f"{builder.name}: {skipped} bad networks were left out, listed in {listed}")
     return builder
 
 
@@ -90,12 +95,11 @@ def _choose(
                 raise
             raise builders.damaged(path, error) from error
 
-    if split == "auto":
-        official = builder("official")
-        if official.data_path.exists() or official.find_splits_file():
-            return official
-        split = "seeded"
-    return builder(split)
+    if split != "auto":
+        return builder(split)
+    official = builder("official")
+    known = official.data_path.exists() or official.find_splits_file()
+    return official if known else builder("seeded")
 
 
 def _check_still_wanted(builder: builders.ZooBuilder) -> None:
@@ -121,26 +125,3 @@ def _check_still_wanted(builder: builders.ZooBuilder) -> None:
             f"{builder.folder / builders.SKIPPED_FILE}; accept that with --config.skip_bad=True, "
             f"or {remedy}"
         )
-
-
-def _tell(builder: builders.ZooBuilder) -> None:
-    if builder.builder_config.name == "seeded":
-        print(
-            f"{builder.name}: no official split ({builder.SPLITS_FILE}) in use; the split is "
-            f"seeded: {builder.builder_config.description} {splits.SEED}"
-        )
-    if builder.info.metadata["skipped"]:
-        print(
-            f"{builder.name}: {builder.info.metadata['skipped']} bad networks were left out, "
-            f"listed in {builder.folder / builders.SKIPPED_FILE}"
-        )
-
-
-def _zoo(dataset: str, columns: Columns, rows: dict[str, np.ndarray], fidelity: str) -> Zoo:
-    if issubclass(BUILDERS[dataset], InrZooBuilder):
-        weights = flat_weights.unflatten(np.asarray(columns["weights"]), SPEC.abstract())
-        targets = np.asarray(columns["label"])
-        return Zoo(dataset, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
-    from probegen_jax.zoo.prepared import cnn_zoos
-
-    return getattr(cnn_zoos, dataset)(columns, rows, fidelity)

@@ -43,7 +43,7 @@ def tile_of(inputs: int, outputs: int) -> tuple[int, int]:
 
 def convolve(
     x_PxHxWxI: Float[Array, "P H W I"],
-    kernel_KxKxIxO: Float[Array, "K K I O"],
+    kernel_kxkxIxO: Float[Array, "k k I O"],
     stride: int,
     padding: int,
     dtype: Dtype = "float32",
@@ -52,21 +52,21 @@ def convolve(
 
     What is multiplied has the `dtype`; sums are float32 in any case.
     """
-    axes = _forward(x_PxHxWxI.shape[1:3], kernel_KxKxIxO.shape, stride, padding)
-    return _tiled(x_PxHxWxI, kernel_KxKxIxO, axes, dtype)
+    axes = _forward(x_PxHxWxI.shape[1:3], kernel_kxkxIxO.shape, stride, padding)
+    return _tiled(x_PxHxWxI, kernel_kxkxIxO, axes, dtype)
 
 
 def convolve_back(
     g_PxhxwxO: Float[Array, "P h w O"],
-    kernel_KxKxIxO: Float[Array, "K K I O"],
+    kernel_kxkxIxO: Float[Array, "k k I O"],
     stride: int,
     padding: int,
     size: tuple[int, int],
     dtype: Dtype = "float32",
 ) -> Float[Array, "P H W I"]:
     """The gradient of `convolve` with respect to its images, which have H×W = `size`."""
-    axes = _backward(size, g_PxhxwxO.shape[1:3], kernel_KxKxIxO.shape, stride, padding)
-    return _tiled(g_PxhxwxO, kernel_KxKxIxO.swapaxes(2, 3), axes, dtype)
+    axes = _backward(size, g_PxhxwxO.shape[1:3], kernel_kxkxIxO.shape, stride, padding)
+    return _tiled(g_PxhxwxO, kernel_kxkxIxO.swapaxes(2, 3), axes, dtype)
 
 
 def arithmetic(size: Sequence[int], kernel_shape: Shape4, stride: int, padding: int) -> int:

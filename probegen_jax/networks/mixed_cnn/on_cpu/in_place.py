@@ -67,7 +67,6 @@ def map_blocks(
 
     Args:
       functions: from a block of each source to one of the target.
-      chosen: place of one of them.
       blocks: how many, of `block_size` values.
       sources: buffers, and where to begin in each; `target` is one, too.
     """

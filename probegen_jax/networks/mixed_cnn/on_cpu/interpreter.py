@@ -50,9 +50,6 @@ class Interpreter:
 
     Attributes:
       kinds: what a program may use, in the order of the tables.
-      image_shape: (height, width, channels) of a probe.
-      chunk: probes that run together.
-      dtype: what convolutions multiply in.
     """
 
     kinds: tuple[Kind, ...]

@@ -12,7 +12,7 @@ from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def respond(
-    interpreter: Interpreter, tape_size: int, weights: Any, probes: Float[Array, "C K"]
+    interpreter: Interpreter, tape_size: int, weights: Any, probes: Float[Array, "chunks values"]
 ) -> Float[Array, "B C Q R"]:
     """Responses of every network of a batch to every probe; differentiable in the probes only.
 

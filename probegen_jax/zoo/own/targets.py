@@ -1,0 +1,117 @@
+"""The CSV of targets of a zoo of the user's own."""
+
+import csv
+import dataclasses
+import math
+import pathlib
+from typing import Literal
+
+import numpy as np
+
+from probegen_jax.errors import UserError
+from probegen_jax.zoo.zoo import SPLITS
+
+Task = Literal["classification", "regression"]
+
+# More networks than this, all of another class, are of no class.
+_ALL_DIFFERENT = 20
+_LONGEST = 200  # letters in the name of a class
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What the CSV of targets says, a row per network.
+
+    Attributes:
+      paths: of the files, from the folder of networks.
+      targets: class (int32) or value (float32).
+      splits: "train", "val" or "test" of each network; None if the CSV does not say.
+      class_names: what the CSV calls each class; None if classes are just numbered from 0.
+    """
+
+    paths: list[str]
+    targets: np.ndarray
+    splits: list[str] | None
+    class_names: tuple[str, ...] | None = None
+
+
+def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> Listing:
+    """Reads a CSV of targets; classes are counted from 0 if `num_outputs` is given, else named."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a CSV of targets") from error
+    for column in ("path", "target"):
+        if column not in columns:
+            raise UserError(f"{path}: has no column {column!r}; it needs path,target[,split]")
+    if not rows:
+        raise UserError(f"{path}: lists no networks; give one a line, as path,target")
+    named = task == "classification" and num_outputs is None
+    if named:
+        parse, low, high, kind = _class_name, "", "\U0010ffff", "the name of a class"
+    elif task == "classification":
+        parse, low, high = int, 0, num_outputs - 1
+        kind = f"a class number from 0 to {high}"
+    else:
+        parse, high, kind = float, float(np.finfo(np.float32).max), "a finite number"
+        low = -high
+    seen: dict[str, int] = {}
+    targets = []
+    for line, row in enumerate(rows, 2):
+        name, where = row["path"], f"{path}: line {line}"
+        if not name or "\0" in name:
+            raise UserError(f"{where}: {name!r} is no path; give a file's")
+        if seen.setdefault(name, line) != line:
+            raise UserError(
+                f"{path}: {name} is in line {seen[name]} and in line {line}; list it once"
+            )
+        try:
+            target = parse(row["target"])
+        except (TypeError, ValueError, AttributeError):
+            target = None  # told below
+        if target is None or not low <= target <= high:
+            what = f"target {row['target']!r} of {name} is not {kind}"
+            raise UserError(f"{where}: {what}; correct it, or delete the line")
+        targets.append(target)
+        if "split" in columns and row["split"] not in SPLITS:
+            raise UserError(f"{where}: split is {row['split']!r}; use {', '.join(SPLITS)}")
+    of_split = [row["split"] for row in rows] if "split" in columns else None
+    if named:
+        names = _in_order(set(targets), path)
+        if len(names) == len(targets) > _ALL_DIFFERENT:
+            raise UserError(
+                f"{path}: all {len(targets):,} networks have targets of their own, from "
+                f"{names[0]!r} to {names[-1]!r}, so that there are no classes to learn; if they "
+                "are values, give --config.task=regression"
+            )
+        place = {name: n for n, name in enumerate(names)}
+        classes = np.asarray([place[target] for target in targets], np.int32)
+        return Listing(list(seen), classes, of_split, names)
+    dtype = np.int32 if task == "classification" else np.float32
+    return Listing(list(seen), np.asarray(targets, dtype), of_split)
+
+
+def _class_name(text: str) -> str:
+    name = text.strip()
+    if not name or len(name) > _LONGEST or not name.isprintable():
+        raise ValueError(name)
+    return name
+
+
+def _in_order(names: set[str], path: pathlib.Path) -> tuple[str, ...]:
+    """Names of classes in the order of their numbers, if all are numbers, else by name."""
+    try:
+        numbers = {name: float(name) for name in names}
+    except ValueError:
+        numbers = {}
+    if not numbers or not all(map(math.isfinite, numbers.values())):
+        return tuple(sorted(names))
+    twins: dict[float, str] = {}
+    for name in sorted(names):
+        if twins.setdefault(numbers[name], name) != name:
+            both = f"{twins[numbers[name]]!r} and {name!r}"
+            raise UserError(f"{path}: the targets {both} are the same number; write them alike")
+    return tuple(sorted(names, key=numbers.__getitem__))
