@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
             str(values.config.num_probes),
         ]
     )
-    # Imports are here so that a mistake on the command line is told at once.
+    # Imports are here so that a mistake on the command line is reported at once.
     from probegen_jax.training.allocator import keep_freed_memory
     from probegen_jax.training.job import processes
     from probegen_jax.training.job.cluster import find_cluster

@@ -1,4 +1,4 @@
-"""What a run is made with: versions and devices, to be written beside its figures."""
+"""The versions and devices of a run, which are stored with its figures."""
 
 import platform
 from importlib import metadata

@@ -1,6 +1,6 @@
-"""In which order networks are shown, and where they lie so that none ever has to move.
+"""The order in which networks are shown, and their places, from which they never move.
 
-A batch has B *slots*. Each training network belongs to one slot for good, dealt out at random but
+A batch has B *slots*. Each training network belongs to one slot, dealt out at random but
 always in the same way; an epoch shows the networks of every slot in a fresh random order, step t
 taking the t-th of each. So every network is shown once an epoch, a batch is spread over the whole
 zoo, and whoever holds a slot's networks can fill that slot by itself. D devices hold B/D slots

@@ -73,9 +73,9 @@ def with_responses(
     state_S: learning.TrainState,
     keys_S: Any = None,
 ) -> tuple[Programs, Resident]:
-    """Programs and batches in which the responses to fixed probes stand for the networks.
+    """Programs and batches in which responses to fixed probes replace the networks.
 
-    Every network answers once, for good; from then on only the head runs.
+    Every network answers once; from then on only the head runs.
 
     Args:
       keys_S: of each seed, for the order of its batches in training.
@@ -116,7 +116,7 @@ def _ready(
     batch_size: int,
     mode: str,
 ) -> tuple[Programs, Batches, learning.TrainState]:
-    """What runs, on what, with which parameters; on one device, for others may be at work."""
+    """What runs, on what, with which parameters; on one device, since others may be busy."""
     batch_size = min(batch_size, len(rows_N))
     mesh = make_mesh(batch_size, devices=jax.local_devices()[:1])
     seeds = len(jax.tree.leaves(state_S.params)[0])

@@ -71,7 +71,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class _Boundary:
-    """What was computed for a boundary, on the devices, and is yet to be fetched."""
+    """What the devices have computed for a boundary, before it is fetched."""
 
     record: dict[str, Any]
     losses_SxT: Float[Array, "S T"]
@@ -196,11 +196,11 @@ class Training:
         )
 
     def _outputs(self, split: str, params_S: Any) -> list[Array]:
-        """On the devices, and perhaps yet to be computed."""
+        """On the devices, where it may still be running."""
         return self._batches.outputs(self._programs, params_S, self.state.fixed, split)
 
     def _advance(self, most_steps: int) -> tuple[int, _Boundary | None]:
-        """Makes steps up to the next boundary at the most: how many, and what is there."""
+        """Makes steps, at most to the next boundary; returns how many, and what is due there."""
         schedule = self.schedule
         epoch, at = divmod(self.done, schedule.steps_per_epoch)
         stretch = self._batches.stretch(self._programs, epoch, at)
@@ -258,7 +258,7 @@ class Training:
         }
 
     def _save(self, at_boundary: bool) -> None:
-        """A checkpoint of all that a later sitting needs; see the rules above."""
+        """Saves all that is needed to go on later; see the rules above."""
         not_told = slice(0, 0) if at_boundary else self.schedule.since_boundary(self.done)
         facts = {
             "best": self.best,
