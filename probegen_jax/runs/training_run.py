@@ -37,7 +37,7 @@ def look_at(
       zoo: in memory; if None, the one that the config names.
 
     Returns:
-      The result of a finished run, None of one that is yet to be trained or goes on.
+      The result of a finished run; None for a new or unfinished one.
 
     Raises:
       UserError: see `folder.open_run`; or a run on another zoo.

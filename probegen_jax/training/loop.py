@@ -2,14 +2,14 @@
 
 How a run resumes (the same command on the same folder, on any number of devices):
 
-1. A folder with `result.json` is finished: it is shown, nothing is done.
+1. A folder with `result.json` is finished: its result is shown, and nothing else is done.
 2. A folder with another config is refused; one without checkpoints starts at step 0.
 3. A checkpoint holds everything that training changes: parameters, optimiser, step, the best on
-   validation so far, losses not yet averaged, and the metrics so far, so that it is enough to go on
-   where all else is lost. The order of the networks follows from (seed, epoch) alone; see
+   validation so far, losses not yet averaged, and the metrics so far, so it is enough to go on
+   if all else is lost. The order of the networks follows from (seed, epoch) alone; see
    `batch_order`.
-4. Boundaries between stretches of steps lie at fixed steps, and at each the order is: evaluate,
-   log, save, go on. Between boundaries a stretch may be cut anywhere, as SIGTERM does. So a resumed
+4. The boundaries between stretches of steps are fixed. The order at each is: evaluate, log, save,
+   go on. A stretch may be cut anywhere between boundaries, as SIGTERM does. So a resumed
    run makes the same steps with the same values, bit for bit.
 """
 
