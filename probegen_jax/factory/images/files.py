@@ -31,13 +31,9 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a source holds.
+    """What a source holds: all images are `train` where it keeps no others apart.
 
-    Attributes:
-      train: to train on; all images where the source has no test part.
-      test: kept apart by the source, or None.
-      class_names: in the order of the labels; None if the source has no names.
-      val: for validation, likewise.
+    Names of classes are in the order of the labels; None if the source has none.
     """
 
     train: Part
@@ -49,12 +45,8 @@ class Found:
 def part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
     """Checks arrays from elsewhere and brings them into the form of a `Part`.
 
-    Args:
-      images: (N, H, W) or (N, H, W, C); uint8, or floats in [0, 1].
-      labels: whole numbers from 0, (N,) or (N, 1).
-
-    Raises:
-      UserError: anything else.
+    Images are (N, H, W) or (N, H, W, C), uint8 or floats in [0, 1], and labels whole numbers from
+    0, (N,) or (N, 1); a `UserError` for anything else.
     """
     if images.ndim == 3:
         images = images[..., None]

@@ -31,7 +31,8 @@ _WIDEST = 2**20
 
 # Rows of a streamed `weights.npy` that are held at a time: 80 MB.
 _CHUNK = 4096
-# How one network is stored by us: in this order, kernels (k, k, in, out), the head (in, out).
+# How one network is stored by us: in this order, that of names; kernels (k, k, in, out), the head
+# (in, out).
 SHAPES = {
     "sequential/conv2d/bias:0": (16,),
     "sequential/conv2d/kernel:0": (3, 3, 1, 16),

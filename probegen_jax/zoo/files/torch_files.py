@@ -49,9 +49,7 @@ class CnnFile:
 def load_inr(content: Content, network: str) -> InrFile:
     """Reads an INR's state dict, with or without the key `label`.
 
-    Raises:
-      BadNetworkError: the file cannot be read or is something else.
-      UserError: torch is not installed.
+    A `BadNetworkError` if the file cannot be read or is something else.
     """
     state = _state_dict(content, network)
     label = state.pop("label", None)
@@ -62,11 +60,8 @@ def load_cnn(content: Content, network: str) -> CnnFile:
     """Reads a checkpoint `{"model", "config", "last_result", "iteration"}` of the CNN Wild Park.
 
     A network of the Small CNN Zoo in torch form, `{"model", "activation"}`, is read as well; its
-    config is then `{"activation": ...}`.
-
-    Raises:
-      BadNetworkError: the file cannot be read or is something else.
-      UserError: torch or omegaconf is not installed.
+    config is then `{"activation": ...}`. A `BadNetworkError` if the file cannot be read or is
+    something else.
     """
     loaded = _load(content, network, containers=True)
     if not isinstance(loaded, Mapping) or not isinstance(loaded.get("model"), Mapping):
@@ -107,11 +102,7 @@ def save_cnn(path: pathlib.Path, network: CnnFile) -> None:
 def load_state_dict(path: pathlib.Path) -> State:
     """Reads a file of named tensors, such as a predictor that PyTorch code trained.
 
-    Returns:
-      Arrays by name, in the file's order and in torch's layout.
-
-    Raises:
-      UserError: no such file, it cannot be read, is something else, or torch is not installed.
+    Arrays are in the file's order and in torch's layout.
     """
     if not path.is_file():
         raise UserError(f"no file at {path}; give the path of a .pth that torch.save wrote")

@@ -42,10 +42,6 @@ def from_arrays(
       targets: of each network: class, or value.
       num_outputs: number of classes, which are then counted from 0; if None, classes are the
         targets that occur.
-
-    Raises:
-      UserError: shapes that do not fit, weights or targets that are not finite, or classes outside
-        their range.
     """
     shapes, number = spec.abstract(), len(targets)  # without shapes, any weights are taken
     if isinstance(weights, np.ndarray) and shapes is not None:
@@ -169,11 +165,7 @@ def _by_occurrence(targets: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _read_networks(
-    folder: pathlib.Path,
-    paths: list[str],
-    spec: SirenSpec,
-    options: ReadOptions,
-    skip_bad: bool,
+    folder: pathlib.Path, paths: list[str], spec: SirenSpec, options: ReadOptions, skip_bad: bool
 ) -> cache.Arrays:
     skipped = bad_networks.Skipped(skip_bad)
     vectors = np.empty((len(paths), flat_weights.size(spec.abstract())), np.float32)

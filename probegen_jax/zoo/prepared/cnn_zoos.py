@@ -11,8 +11,9 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
-from probegen_jax.networks.contract import NetworkSpec, typed
+from probegen_jax.networks.contract import typed
 from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS, SHAPES
 from probegen_jax.zoo.prepared.reading import Columns
 from probegen_jax.zoo.zoo import Zoo
@@ -23,7 +24,8 @@ def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: publishe
     names = np.char.decode(np.asarray(columns["activation"]))
     # The published zoo has relu and tanh; others of its format more.
     present = tuple(name for name in ACTIVATIONS if name in ("relu", "tanh") or name in names)
-    arrays = dict(zip(SHAPES, _parts(np.asarray(columns["weights"])), strict=True))
+    shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SHAPES.items()}
+    arrays = flat_weights.unflatten(np.asarray(columns["weights"]), shapes)
 
     def affine(name: str) -> dict[str, np.ndarray]:
         return {part: arrays[f"sequential/{name}/{part}:0"] for part in ("kernel", "bias")}
@@ -33,7 +35,8 @@ def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: publishe
         "head": affine("dense"),
         "activation": np.asarray([present.index(name) for name in names], np.int32),
     }
-    return _zoo("cifar10_gs", published.small_cnn_zoo(present, fidelity), weights, columns, rows)
+    spec, scores_N = published.small_cnn_zoo(present, fidelity), np.asarray(columns["score"])
+    return Zoo("cifar10_gs", spec, weights, scores_N, rows, "regression", 1)
 
 
 def cifar10_wild_park(
@@ -43,19 +46,8 @@ def cifar10_wild_park(
     names = [path.decode() for path in columns["path"]]
     spec, stacked = mixed.build(*_mixture(columns, fidelity, names), names)
     _, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
-    return _zoo("cifar10_wild_park", spec, stacked, columns, rows, runs_N.astype(np.int32))
-
-
-def _zoo(
-    name: str,
-    spec: NetworkSpec,
-    weights: Any,
-    columns: Columns,
-    rows: dict[str, np.ndarray],
-    runs_N: np.ndarray | None = None,
-) -> Zoo:
-    scores_N = np.asarray(columns["score"])
-    return Zoo(name, spec, weights, scores_N, rows, "regression", 1, runs_N)
+    scores_N, runs_N = np.asarray(columns["score"]), runs_N.astype(np.int32)
+    return Zoo("cifar10_wild_park", spec, stacked, scores_N, rows, "regression", 1, runs_N)
 
 
 def built(
@@ -82,14 +74,12 @@ def built(
         )
     runs, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
     runs_N = runs_N.astype(np.int32) if len(runs) < len(runs_N) else None
-    return _zoo(str(metadata["name"]), spec, stacked, columns, rows, runs_N)
+    name, scores_N = str(metadata["name"]), np.asarray(columns["score"])
+    return Zoo(name, spec, stacked, scores_N, rows, "regression", 1, runs_N)
 
 
 def _mixture(
-    columns: Columns,
-    fidelity: str,
-    names: Sequence[str],
-    image_size: tuple[int, int] = (32, 32),
+    columns: Columns, fidelity: str, names: Sequence[str], image_size: tuple[int, int] = (32, 32)
 ) -> tuple[list[cnn.CnnSpec], list[cnn.CnnWeights]]:
     """Architecture and weights of each network; names are for messages."""
     specs: dict[tuple[bytes, int], cnn.CnnSpec] = {}
@@ -130,9 +120,3 @@ def _but_for_activation(specs: list[cnn.CnnSpec], fidelity: str) -> cnn.CnnSpec 
         padded = [dataclasses.replace(layer, padding=1) for layer in spec.layers]
         return dataclasses.replace(spec, layers=tuple(padded))
     return spec
-
-
-def _parts(vectors_NxV: np.ndarray) -> list[np.ndarray]:
-    ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
-    parts = zip(np.split(vectors_NxV, ends[:-1], axis=1), SHAPES.values(), strict=True)
-    return [part.reshape(-1, *shape) for part, shape in parts]

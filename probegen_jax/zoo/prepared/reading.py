@@ -39,7 +39,7 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
     try:
         small = schema.check(builder) < _LARGE and jax.process_count() == 1
         if small or any(None in feature.shape for feature in builder.info.features.values()):
-            return _read(builder, np.empty)
+            return _read(builder, lambda _, *kind: np.empty(*kind))
         return _mapped(builder)
     except (*UNREADABLE, DecodeError) as error:
         raise damaged(pathlib.Path(builder.data_dir), error) from error
@@ -75,17 +75,14 @@ def _mapped(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.nd
 def _map(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
     """Makes the folder, with a file for each feature of all networks."""
     folder.mkdir()
-    made: list[pathlib.Path] = []
 
-    def column(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        made.append(folder / f"{len(made)}.npy")
-        return np.lib.format.open_memmap(made[-1], "w+", np.dtype(dtype), shape)
+    def column(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), shape)
 
     columns, _ = _read(builder, column)
     for name, values in columns.items():
         if isinstance(values, np.memmap):
             values.flush()
-            pathlib.Path(values.filename).rename(folder / f"{name}.npy")
         else:
             np.save(folder / f"{name}.npy", np.asarray(values))
 
@@ -96,7 +93,7 @@ def _read(
     sizes = _sizes(builder)
     total = sum(sizes.values())
     columns: Columns = {
-        name: empty((total, *each.shape), each.np_dtype) if schema.fixed(each) else []
+        name: empty(name, (total, *each.shape), each.np_dtype) if schema.fixed(each) else []
         for name, each in builder.info.features.items()
     }
     rows, start = {}, 0
