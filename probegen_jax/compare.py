@@ -1,4 +1,4 @@
-r"""Sets runs of the official PyTorch code beside ours, and writes ours as its checkpoints.
+r"""Compares runs of the official PyTorch code with ours, and writes ours as its checkpoints.
 
   python -m probegen_jax.compare --config=configs/mnist.py --torch_checkpoint=epoch_last.pth
   python -m probegen_jax.compare --config=configs/mnist.py:64 --workdir=runs/mine \
@@ -63,7 +63,7 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
       UserError: anything that does not fit, before anything is written.
     """
     _check(options)
-    # Imports are here so that a mistake on the command line is told at once.
+    # Imports are here so that a mistake on the command line is reported at once.
     from probegen_jax.official import files, parameters
     from probegen_jax.runs.experiment import load_run, set_up
 
@@ -181,7 +181,7 @@ def _check_export(path: pathlib.Path) -> None:
 
 
 def _export(run: Any, path: pathlib.Path) -> list[str]:
-    """Writes every seed's parameters, and the probes beside where they are not trained."""
+    """Writes every seed's parameters, and also the probes if they are not trained."""
     import jax
     import numpy as np
 

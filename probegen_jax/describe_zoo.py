@@ -1,4 +1,4 @@
-"""A look at a zoo, without training: counts, targets, and weights beside published statistics.
+"""Describes a zoo without training: counts, targets, and weights next to published statistics.
 
   python -m probegen_jax.describe_zoo --config=configs/digits.py
   python -m probegen_jax.describe_zoo --config=configs/mnist.py --config.manual_dir=DIR

@@ -11,7 +11,7 @@
 
 OUT holds model.safetensors (probes, heads and generators of all seeds), config.json (settings and
 the networks' architecture) and README.md (a card with the figures). `probegen_jax.load(OUT)` and
-`python -m probegen_jax.predict OUT FILES…` need nothing else: neither the run nor its zoo.
+`python -m probegen_jax.predict OUT FILES…` work without the run and its zoo.
 
 Exit codes: 0 done; 2 a mistake in the command, told in one line; 130 interrupted.
 """
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     if len(names) != 2:
         raise UserError("give the run and the folder to make, as in runs/digits models/digits")
     run_folder, out = map(pathlib.Path, names)
-    # Imports are here so that a mistake on the command line is told at once.
+    # Imports are here so that a mistake on the command line is reported at once.
     from probegen_jax.runs import exported
     from probegen_jax.runs.experiment import load_run
 

@@ -1,4 +1,4 @@
-"""The command line and the config: read, checked, and every mistake told in one line."""
+"""Reads and checks the command line and the config; every mistake is an error of one line."""
 
 import contextlib
 import pathlib
@@ -78,7 +78,7 @@ def config_name(argv: Sequence[str]) -> str:
 def config_path(argv: Sequence[str]) -> pathlib.Path:
     """The config file that a command line names, as it is named there.
 
-    `configs/NAME.py` means the shipped one where no such file lies in the current folder.
+    `configs/NAME.py` means the shipped one if the current folder has no such file.
 
     Raises:
       UserError: no config is named, or there is no such file.
@@ -197,10 +197,10 @@ def defaults(dataset: str) -> ConfigDict:
     # What each key means stands beside or above it; docs/settings.py makes a table of that.
     config.dataset = dataset  # the zoo's name
     config.data_dir = placeholder(str)  # where zoos are kept; None: the user's cache folder
-    # A zoo of the same family that `build_zoo` made, to be used instead.
+    # A zoo of the same family that `build_zoo` made, used instead of the config's own.
     config.zoo_dir = placeholder(str)
 
-    # Train on only so many of the training networks, the same ones for every seed.
+    # Train on at most this many of the training networks, the same ones for every seed.
     config.max_train_networks = placeholder(int)
 
     # `probegen`, `vanilla` (every probe a free parameter), or, not trained, `uniform` (random
@@ -235,19 +235,19 @@ def defaults(dataset: str) -> ConfigDict:
 
     config.eval_every = 500  # steps between evaluations on the validation split
     config.checkpoint_every = 1000  # steps between checkpoints
-    # Where checkpoints go, if not into the run folder: another folder, or a bucket's address.
+    # Where to put checkpoints instead of the run folder: another folder, or a bucket's address.
     config.checkpoint_dir = placeholder(str)
-    config.keep_checkpoints = 2  # how many of the last stay; each also holds the best on validation
+    config.keep_checkpoints = 2  # how many of the latest to keep; each also holds the best
 
     # On several devices networks are split over all of them, and seeds over `seeds` groups of them.
     # `cpu_devices`: how many a CPU counts as, 0 for one per core.
     config.mesh = ConfigDict({"seeds": 1, "cpu_devices": 1})
-    # `resident`: networks lie on the devices; `stream`: they are read as they are needed; `auto`:
+    # `resident`: networks stay on the devices; `stream`: they are read when needed; `auto`:
     # resident if they fit.
     config.data = ConfigDict({"mode": "auto"})
 
-    config.report = True  # whether to draw report.html when training ends
-    config.tensorboard = False  # whether to write for TensorBoard as well
+    config.report = True  # whether to write report.html when training ends
+    config.tensorboard = False  # whether to write logs for TensorBoard
     return config
 
 

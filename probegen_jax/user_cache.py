@@ -22,12 +22,12 @@ def data_folder(data_dir: str | None) -> pathlib.Path:
 
 
 def keep_compiled() -> None:
-    """Has jax keep what takes it long to compile, so that the next run starts at once.
+    """Makes jax keep programs that take long to compile, so that the next run starts at once.
 
     Where `JAX_COMPILATION_CACHE_DIR` says, or in `default_dir()`, in a folder for each kind of CPU:
     programs compiled for one may not run on another, and homes are shared between machines.
-    `JAX_ENABLE_COMPILATION_CACHE=false` turns it off. A folder that cannot be written costs nothing
-    but time, and is told in one line.
+    `JAX_ENABLE_COMPILATION_CACHE=false` turns it off. A folder that cannot be written only costs
+    time, and is reported in one line.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return

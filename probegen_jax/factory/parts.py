@@ -187,13 +187,13 @@ def code_hash(module: types.ModuleType) -> str:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
-    """What to tell of each key, by its dotted name, at which two plans differ."""
+    """A message for each key, by its dotted name, at which two plans differ."""
     there, here = (trees.named(plan, whole=(list, type(None))) for plan in (theirs, ours))
     texts = {}
     for key in sorted(there.keys() | here.keys()):
         values = [repr(plan[key]) if key in plan else "absent" for plan in (there, here)]
         if values[0] != values[1]:
-            # Of a hash its beginning tells enough.
+            # The beginning of a hash is enough.
             short = [value if len(value) < 60 else f"{value[:12]}…" for value in values]
             texts[key] = "{} ({} there, {} here)".format(key, *short)
     return texts

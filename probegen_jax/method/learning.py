@@ -23,7 +23,7 @@ from probegen_jax.networks.contract import NetworkSpec
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training changes, and the fixed state that it needs beside.
+    """All that training changes, and the fixed state that it also needs.
 
     Attributes:
       params: what is trained, as a pure dict; leaves have a leading seed axis S outside `vmap`.
@@ -56,8 +56,8 @@ class Learner:
       loss: per-network loss; None, as the optimizer, if the model is only run.
       data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
         over more than one device.
-      from_responses: whether what stands for the zoo's weights is each seed's `responses`, computed
-        once because the probes are fixed, so that only the head runs.
+      from_responses: whether each seed's `responses` replace the zoo's weights: if probes are
+        fixed, they are computed once, and only the head runs.
     """
 
     make_model: Callable[[Key[Array, ""]], nnx.Module]
@@ -118,9 +118,9 @@ class Learner:
     def sums(
         self, state: TrainState, weights_B: Any, targets_B: Array, valid_B: Bool[Array, " B"]
     ) -> Sums:
-        """What a batch, or a device's part of one, has to say to one seed.
+        """The `Sums` of a batch, or of a device's part of one, for one seed.
 
-        Where `valid_B` is False the batch is padding, which neither counts nor moves anything.
+        Where `valid_B` is False the batch is padding, which is ignored.
         """
 
         def total_loss(params):
@@ -140,10 +140,10 @@ class Learner:
         return state, sums.loss / sums.count
 
     def over_devices(self, sums_S: Sums) -> Sums:
-        """Adds up what the devices' parts of a batch say: the one exchange of a step."""
+        """Adds up the sums of the devices' parts of a batch: the one exchange of a step."""
         if self.data_axis is None:
             return sums_S
-        # As one vector: a sum for each array would be as many exchanges.
+        # As one vector: separate arrays would each need an exchange.
         vectors_SxV = jax.vmap(lambda sums: ravel_pytree(sums)[0])(sums_S)
         split = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], sums_S))[1]
         return jax.vmap(split)(jax.lax.psum(vectors_SxV, self.data_axis))
@@ -224,7 +224,7 @@ def predict(
 ) -> Float[Array, "S TB O"]:
     """Outputs of every seed's model for the networks at `rows_TxB`, batch by batch.
 
-    Rows of -1 are padding; what comes out for them means nothing.
+    Rows of -1 are padding, and their outputs are meaningless.
     """
     return _over_batches(learner, learner.outputs, params_S, fixed_S, zoo_weights, rows_TxB)
 

@@ -31,7 +31,7 @@ FIGURES = {
 
 
 def of(config: Mapping[str, Any]) -> Figure | None:
-    """The published figure for a run's settings; None if there is none, or for another function."""
+    """The published figure for a run's settings; None if there is none for what it computes."""
     if config.get("fidelity", "official") != "official":
         return None
     return FIGURES.get((config["dataset"], config["method"], config["num_probes"]))

@@ -1,4 +1,4 @@
-"""What a kind of target decides: the loss, the metric, and how a report speaks of them.
+"""What depends on the kind of target: the loss, the metric, and their names in reports.
 
 A new kind of target is an entry of `TASKS`, by the name that a zoo's `task` gives it.
 """

@@ -1,1 +1,1 @@
-"""The networks of a zoo: a static spec beside a pytree of weights, never Flax modules."""
+"""The networks of a zoo: a static spec and a pytree of weights, never Flax modules."""

@@ -1,7 +1,7 @@
-"""What is asked of a zoo's networks: a static spec beside a pytree of weights, never Flax modules.
+"""What a family of networks must define: a static spec for a pytree of weights, never Flax modules.
 
 The weights of a zoo are the pytree of one network with a leading network axis on every leaf. The
-rest of the package asks specs for nothing but what `NetworkSpec` names here.
+rest of the package uses only those parts of a spec that `NetworkSpec` names here.
 """
 
 import abc
@@ -61,7 +61,7 @@ class ReadOptions:
                 )
 
     def layer_name(self, index: int, depth: int) -> str:
-        """What the arrays of layer `index` of `depth` are named after."""
+        """The prefix of the names of the arrays of layer `index` of `depth`."""
         last = self.last_layer_key if index == depth - 1 else None
         return (last or self.layer_key).format(index)
 
@@ -113,7 +113,7 @@ class NetworkSpec(abc.ABC):
         if options.compute_dtype != "float32":
             raise UserError(
                 f"compute_dtype is {options.compute_dtype!r}, which is for zoos of mixed CNNs "
-                "alone, and this zoo is none; leave it out"
+                "only; leave it out"
             )
         return self if options.block_size is None else self.with_block_size(options.block_size)
 
@@ -129,7 +129,7 @@ class NetworkSpec(abc.ABC):
         )
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
-        """Choices of `block_size` worth timing for `batch` networks; none where one is known."""
+        """Values of `block_size` worth timing for `batch` networks; empty if the best is known."""
         return ()
 
     def with_probe_shape(self, shape: tuple[int, ...]) -> "NetworkSpec":
@@ -160,7 +160,7 @@ class NetworkSpec(abc.ABC):
         return int(shapes.pop()[0])
 
     def costs(self, weights: Any) -> Int[np.ndarray, " N"] | None:
-        """How much work it is to probe each network; None where it is the same for all."""
+        """The work of probing each network; None if it is the same for all."""
         return None
 
     def shard(

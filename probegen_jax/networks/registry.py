@@ -1,4 +1,4 @@
-"""The families of networks by the names that exported models know them by."""
+"""The families of networks, by the names that exported models use."""
 
 from collections.abc import Mapping
 from typing import Any

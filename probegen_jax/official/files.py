@@ -1,4 +1,4 @@
-"""What the official PyTorch code leaves behind: checkpoints, logs, probes that follow a seed."""
+"""Files of the official PyTorch code: checkpoints, logs; and probes that follow from a seed."""
 
 import csv
 import pathlib

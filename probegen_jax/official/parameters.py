@@ -1,4 +1,4 @@
-"""Our parameters beside the official PyTorch code's `state_dict`.
+"""Our parameters, and the `state_dict` of the official PyTorch code.
 
 Official names: `input` holds the latents, or the free probes where there is no generator;
 `tokens_generator.i.{weight,bias}` the generator's layers, `tokens_generator.main.i` where they
@@ -96,7 +96,7 @@ def _kernels(part: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _inputs(generator: Mapping[str, Any]) -> Any:
-    """Latents, or probes where no layers make them; None where neither is trained."""
+    """Latents, or probes where no layers make them; None if both are fixed."""
     return generator.get("latents", generator.get("probes"))
 
 

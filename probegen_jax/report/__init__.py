@@ -1,1 +1,1 @@
-"""What a run found, as one page that needs no network and as pictures beside it."""
+"""The results of a run, as one page that can be read offline, and as pictures."""

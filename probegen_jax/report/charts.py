@@ -25,7 +25,7 @@ _TOP, _BOTTOM = 30, 40  # margins
 
 
 def svg(body: str, label: str, width: Number = _WIDTH, height: Number = _HEIGHT) -> str:
-    """An SVG element around `body`, told to screen readers as `label`."""
+    """An SVG element around `body`, which screen readers read as `label`."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'class="chart" viewBox="0 0 {width:g} {height:g}" role="img" '

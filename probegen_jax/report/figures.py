@@ -24,7 +24,7 @@ def save(figure: Figure, path: pathlib.Path) -> None:
 
 
 def panels(number: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels in a row, and the panels; sizes in inches, the width of each."""
+    """A figure with panels in a row, and the panels; sizes in inches, the width for each panel."""
     figure = Figure(figsize=(width * number, height))
     return figure, [figure.add_subplot(1, number, n + 1) for n in range(number)]
 

@@ -1,4 +1,4 @@
-"""What there is to tell of a run: computed here as plain arrays and facts, drawn elsewhere."""
+"""The content of a report, as plain arrays and facts; other modules draw it."""
 
 import contextlib
 import dataclasses
@@ -61,7 +61,7 @@ class Wrong:
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """What each probe of the first seed is worth: its responses replaced by their mean.
+    """The worth of each probe of the first seed: the effect of replacing its responses by a mean.
 
     Attributes:
       loss_P: by how much the mean loss grows without each.
@@ -77,7 +77,7 @@ class Importance:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Everything that a report tells of one run; of several seeds, pictures show the first.
+    """The content of one run's report; if there are several seeds, pictures show the first.
 
     Attributes:
       result: content of `result.json`, or `unfinished`.

@@ -116,7 +116,7 @@ def half_sides(image_HxWxC: Float[np.ndarray, "H W C"]) -> tuple[float, float]:
 
 
 def reach_of(*points_Px2: Float[np.ndarray, "P 2"]) -> float:
-    """How far to show the plane: a probe outside the image too, but not at any price."""
+    """How far to show the plane: also probes outside the image, up to a limit."""
     furthest = max(float(np.nanmax(np.abs(points), initial=0)) for points in points_Px2)
     return float(np.clip(furthest * 1.05, 1.2, 1.6))
 

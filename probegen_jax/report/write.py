@@ -1,4 +1,4 @@
-"""A report's files: the page, and pictures beside a run."""
+"""A report's files: the page, and the pictures in the run folder."""
 
 import pathlib
 import sys
@@ -58,7 +58,7 @@ def _unwritable(path: object, error: OSError) -> UserError:
 
 
 def after_training(run: Run) -> None:
-    """Writes the report of a run whose training has ended; if that fails, says so and no more.
+    """Writes the report of a run whose training has ended; if that fails, only prints why.
 
     By then the result is written, and no picture is worth losing it.
     """

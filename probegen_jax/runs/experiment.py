@@ -1,4 +1,4 @@
-"""What the entry points share: from a config, or from a run's folder, to a zoo and a learner."""
+"""What the commands share: a zoo and a learner, made from a config or a run's folder."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ from probegen_jax.training.evaluation import Evaluation
 from probegen_jax.training.loop import Schedule
 from probegen_jax.zoo.zoo import Stored, Zoo
 
-# Of zoos with more weights than that, so many networks tell whether it is the same one.
+# Zoos with more weights than this are recognised by a sample of this many networks.
 _MOST_BYTES, _SPREAD = 2 * 2**30, 1024
 
 
@@ -114,11 +114,11 @@ class Experiment:
 
 
 def facts(zoo: Zoo, config: ConfigDict) -> dict[str, Any]:
-    """What tells a zoo from another one with the same config, in plain values.
+    """Values that differ between two zoos of the same config.
 
     Args:
-      config: of the run. The built-in zoos are made anew on every machine, with other rounding;
-        their weights do not count.
+      config: of the run. Every machine makes its own built-in zoos, with its own rounding, so
+        their weights are left out.
     """
     digest = hashlib.sha256(np.asarray(zoo.targets_N).tobytes())
     for split, rows in sorted(zoo.splits.items()):
@@ -130,7 +130,7 @@ def facts(zoo: Zoo, config: ConfigDict) -> dict[str, Any]:
 
 
 def _weights_digest(zoo: Zoo) -> str:
-    """Of all weights, or where they are many, of networks that are spread evenly over the zoo."""
+    """A digest of all weights or, if they are many, of networks spread evenly over the zoo."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.weights) if not isinstance(leaf, Stored))
     weights = zoo.weights
     if isinstance(weights, Stored) or size > _MOST_BYTES:
@@ -157,7 +157,7 @@ def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
     Raises:
       UserError: the config or the zoo's files are not usable.
     """
-    logging.set_verbosity(logging.ERROR)  # Orbax tells every save
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every save
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     zoo = zoo_of(config, zoo)
     zoo = dataclasses.replace(zoo, spec=_how_it_runs(zoo, config))
@@ -180,7 +180,7 @@ def _how_it_runs(zoo: Zoo, config: ConfigDict) -> NetworkSpec:
 
 
 def with_block_size(experiment: Experiment, block_size: int | None) -> Experiment:
-    """The same experiment, with so many networks side by side; its probes must be trained."""
+    """The same experiment with this `block_size`; its probes must be trained."""
     spec = experiment.zoo.spec.with_block_size(block_size)
     zoo = dataclasses.replace(experiment.zoo, spec=spec)
     learner = make_learner(experiment.config, zoo, None)
@@ -257,7 +257,7 @@ def load_run(
       zoo: that the run was trained on, where that was in memory.
 
     Raises:
-      UserError: no such run, one without a checkpoint, or a zoo that cannot be had.
+      UserError: no such run, one without a checkpoint, or a zoo that cannot be read.
     """
     config = run_config(folder, places)
     saved = folder_of(folder, config.get("checkpoint_dir"))

@@ -35,7 +35,7 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
     leaves a folder that the corrected command can use.
 
     Returns:
-      The result of a finished run, None of one that is yet to be trained or goes on.
+      The result of a finished run; None for a new or unfinished one.
 
     Raises:
       UserError: the folder cannot be written, holds something else, or a run of another config.

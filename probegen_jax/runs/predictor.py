@@ -1,4 +1,4 @@
-"""What is needed of a run to predict for new networks: its probes and its head.
+"""The parts of a run that predict for new networks: its probes and its head.
 
 A predictor comes from a run folder or from an exported model, and needs no zoo in the latter case.
 """
@@ -59,14 +59,14 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The class of each network, -1 where there is none; or its value, nan where none."""
+        """The class of each network, or -1; for values, the value or nan."""
         if not self.classes:
             return self.values[:, 0]
         found = np.array([fault is None for fault in self.faults], bool)
         return np.where(found, np.argmax(np.nan_to_num(self.values), axis=1), -1)
 
     def to_csv(self) -> str:
-        """A line per network: its name, what was predicted, how sure, and what is wrong with it.
+        """A line per network: name, prediction, confidence, and any error.
 
         Classes come with a probability each, values with the standard deviation over seeds if there
         are several. Names that a spreadsheet would take for formulas have a `'` before them.

@@ -35,7 +35,7 @@ def look_at(
     """Opens a run's folder, and makes sure that a finished run is one on this config's zoo.
 
     Returns:
-      The result of a finished run, None of one that is yet to be trained or goes on.
+      The result of a finished run; None for a new or unfinished one.
 
     Raises:
       UserError: see `folder.open_run`; or a run on another zoo.

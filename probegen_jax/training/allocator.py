@@ -1,9 +1,9 @@
 """Memory that training frees every step stays with the process.
 
-glibc hands large blocks back to the system when they are freed and asks for them anew, so that
-every step meets pages that are not there yet, at addresses that differ from run to run. Measured on
-CIFAR10-GS with one CPU device: a step takes 84 ms in some runs and 148 in others, and with the
-blocks kept 80 in all of them.
+glibc returns large blocks to the system when they are freed and then asks for new ones, so every
+step touches pages that do not exist yet, at addresses that differ from run to run. Measured on
+CIFAR10-GS with one CPU device: a step takes 84 ms in some runs and 148 in others; if the blocks are
+kept, 80 in all of them.
 """
 
 import ctypes

@@ -1,19 +1,19 @@
-"""In which order networks are shown, and where they lie so that none ever has to move.
+"""The order in which networks are shown, and their places, from which they never move.
 
-A batch has B *slots*. Each training network belongs to one slot for good, dealt out at random but
+A batch has B *slots*. Each training network belongs to one slot, dealt out at random but
 always in the same way; an epoch shows the networks of every slot in a fresh random order, step t
 taking the t-th of each. So every network is shown once an epoch, a batch is spread over the whole
-zoo, and whoever holds a slot's networks can fill that slot by itself. D devices hold B/D slots
+zoo, and a device that holds a slot's networks can fill the slot by itself. D devices hold B/D slots
 each: batches are the same for every D, and no network is ever sent from one device to another.
 
-Where networks differ in cost, a step takes as long as the device whose networks happen to be the
-most expensive: of the Wild Park's, with 8 devices, half as long again as the mean. Nothing may
-move, so the dealing and the order within slots have to even it out. Networks of about the same cost
+Where networks differ in cost, a step takes as long as the device with the most expensive networks
+needs: on the Wild Park with 8 devices, half as long again as the mean. Networks may not move, so
+the dealing and the order within slots have to balance this. Networks of about the same cost
 are dealt to all slots at once, so that slots cost the same on the whole. A step asks every slot for
 a network of a certain rank by cost, the ranks of eight neighbouring slots being spread evenly over
 cheap and expensive, and the next eight slots are asked for the same ranks. So devices get similar
 sums, and a batch is still a sample of the whole zoo. Which steps ask for which ranks, and which of
-the eight slots for which, is drawn anew in each epoch, and ranks are blurred, so that other
+the eight slots for which, is drawn again in each epoch, and ranks are blurred, so that other
 networks meet.
 """
 

@@ -87,9 +87,9 @@ def with_responses(
     state_S: learning.TrainState,
     keys_S: Any = None,
 ) -> tuple[Programs, Resident]:
-    """Programs and batches in which the responses to fixed probes stand for the networks.
+    """Programs and batches in which responses to fixed probes replace the networks.
 
-    Every network answers once, for good; from then on only the head runs.
+    Every network answers once; from then on only the head runs.
 
     Args:
       keys_S: of each seed, for the order of its batches in training.

@@ -2,14 +2,14 @@
 
 How a run resumes (the same command on the same folder, on any number of devices):
 
-1. A folder with `result.json` is finished: it is shown, nothing is done.
+1. A folder with `result.json` is finished: its result is shown, and nothing else is done.
 2. A folder with another config is refused; one without checkpoints starts at step 0.
 3. A checkpoint holds everything that training changes: parameters, optimiser, step, the best on
-   validation so far, losses not yet averaged, and the metrics so far, so that it is enough to go on
-   where all else is lost. The order of the networks follows from (seed, epoch) alone; see
+   validation so far, losses not yet averaged, and the metrics so far, so it is enough to go on
+   if all else is lost. The order of the networks follows from (seed, epoch) alone; see
    `batch_order`.
-4. Boundaries between stretches of steps lie at fixed steps, and at each the order is: evaluate,
-   log, save, go on. Between boundaries a stretch may be cut anywhere, as SIGTERM does. So a resumed
+4. The boundaries between stretches of steps are fixed. The order at each is: evaluate, log, save,
+   go on. A stretch may be cut anywhere between boundaries, as SIGTERM does. So a resumed
    run makes the same steps with the same values, bit for bit.
 """
 
@@ -71,7 +71,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class _Boundary:
-    """What was computed for a boundary, on the devices, and is yet to be fetched."""
+    """What the devices have computed for a boundary, before it is fetched."""
 
     record: dict[str, Any]
     losses_SxT: Float[Array, "S T"]
@@ -196,11 +196,11 @@ class Training:
         )
 
     def _outputs(self, split: str, params_S: Any) -> list[Array]:
-        """On the devices, and perhaps yet to be computed."""
+        """On the devices, where it may still be running."""
         return self._batches.outputs(self._programs, params_S, self.state.fixed, split)
 
     def _advance(self, most_steps: int) -> tuple[int, _Boundary | None]:
-        """Makes steps up to the next boundary at the most: how many, and what is there."""
+        """Makes steps, at most to the next boundary; returns how many, and what is due there."""
         schedule = self.schedule
         epoch, at = divmod(self.done, schedule.steps_per_epoch)
         stretch = self._batches.stretch(self._programs, epoch, at)
@@ -258,7 +258,7 @@ class Training:
         }
 
     def _save(self, at_boundary: bool) -> None:
-        """A checkpoint of all that a later sitting needs; see the rules above."""
+        """Saves all that is needed to go on later; see the rules above."""
         not_told = slice(0, 0) if at_boundary else self.schedule.since_boundary(self.done)
         facts = {
             "best": self.best,

@@ -71,7 +71,7 @@ class Batches(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends what reads ahead."""
+        """Stops reading ahead."""
         ...
 
 
@@ -128,6 +128,6 @@ def load(zoo: Networks, layout: Layout, mesh: Mesh) -> Any:
 
 
 def _rows(layout: Layout, mesh: Mesh) -> dict[int, np.ndarray]:
-    """Rows of the zoo that this host's devices hold; any where there is none."""
+    """Rows of the zoo that this host's devices hold; an arbitrary row for an empty place."""
     blocks = np.split(np.maximum(layout.rows_BxM, 0), mesh.shape[DATA])
     return {part: blocks[part].ravel() for part in my_parts(mesh)}

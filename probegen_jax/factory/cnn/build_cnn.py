@@ -36,7 +36,7 @@ def build(args: argparse.Namespace) -> None:
     Raises:
       UserError: the images, the space or the folder are not usable.
     """
-    # Imports are here so that a mistake on the command line is told at once.
+    # Imports are here so that a mistake on the command line is reported at once.
     from probegen_jax.factory import parts
     from probegen_jax.factory.cnn import export, records, search_space, train_cnns
     from probegen_jax.factory.images import sources

@@ -1,4 +1,4 @@
-"""Which networks a CNN zoo has: what each is, drawn from a search space, and how it is trained."""
+"""The networks of a CNN zoo: architecture and training of each, drawn from a search space."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence

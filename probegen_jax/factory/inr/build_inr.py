@@ -23,7 +23,7 @@ fifty times as long, and ends with the weights' statistics beside the published 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what only INR zoos have."""
     add = parser.add_argument
-    add("--num", type=whole_from(3), metavar="N", help="so many of the images, by seed (all)")
+    add("--num", type=whole_from(3), metavar="N", help="how many of the images, by seed (all)")
     add("--preset", choices=["fast", "dwsnets"], default="fast", help="see above (fast)")
     add("--steps", type=whole_from(1), metavar="N", help="Adam steps for each network")
     add("--learning_rate", type=positive, metavar="X", help="at the first step")
@@ -41,7 +41,7 @@ def build(args: argparse.Namespace) -> None:
     Raises:
       UserError: the images or the folder are not usable.
     """
-    # Imports are here so that a mistake on the command line is told at once.
+    # Imports are here so that a mistake on the command line is reported at once.
     import dataclasses
 
     import jax

@@ -33,8 +33,8 @@ class Recipe:
       start: initial weights, "dwsnets" as in the published zoos (`SirenSpec.init`), or "siren" as
         Sitzmann et al. (2020) have it: a first layer of U(±1/fan_in) and a last one as small as the
         hidden ones. From there 80 steps get as far as 400 from the other.
-      upsample: the image is enlarged so many times, bilinear, before it is fitted.
-      stop_psnr: a network that reaches so many dB is left as it is; None: never.
+      upsample: factor by which the image is enlarged, bilinear, before it is fitted.
+      stop_psnr: dB at which a network is not trained any further; None: never.
     """
 
     steps: int = 80

@@ -1,4 +1,4 @@
-"""What every generator of probes is."""
+"""The base class of generators of probes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ class Generator(nnx.Module):
 
     A class of generators is called as `Class(num_probes, probe_shape, rngs=rngs, **settings)`,
     with the settings that its entry in `registry.METHODS` names; it draws from `rngs.params`. What
-    training shall change is an `nnx.Param`; what stays as it is, a `Fixed` variable.
+    training changes is an `nnx.Param`, and all else a `Fixed` variable.
     """
 
     @classmethod
@@ -33,7 +33,7 @@ class Generator(nnx.Module):
 
 
 class Given(Generator):
-    """Probes that were made before, by whatever generator."""
+    """Probes that another generator has made."""
 
     def __init__(self, probes: Float[Array, "P ..."]):
         self.probes = Fixed(probes)

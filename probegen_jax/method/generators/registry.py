@@ -1,6 +1,6 @@
 """The methods by name: which class makes the probes, and what it needs of a config.
 
-A new method is a class and an entry; no other file has to know it.
+A new method is a class and an entry, and needs no change elsewhere.
 
 1. Derive a class from `base.Generator`, which says how it is called.
 2. Add it to `METHODS`: what reports call it, and for "coordinates" (networks that read points),
@@ -88,7 +88,7 @@ def kind_of(probe_shape: tuple[int, ...]) -> str:
 
 
 def entry(method: str, probe_shape: tuple[int, ...]) -> Entry:
-    """What makes a method's probes of a shape; a `UserError` if nothing does."""
+    """The entry of a method for probes of a shape; a `UserError` if it has none."""
     kind = kind_of(probe_shape)
     choices = {name: m.entries[kind] for name, m in METHODS.items() if kind in m.entries}
     if method not in choices:
@@ -100,5 +100,5 @@ def entry(method: str, probe_shape: tuple[int, ...]) -> Entry:
 
 
 def title(method: str) -> str:
-    """What reports call a method; its name, of a run whose method is no longer known."""
+    """A method's title in reports; its name, if the method is no longer known."""
     return METHODS[method].title if method in METHODS else method

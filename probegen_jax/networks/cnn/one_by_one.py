@@ -1,8 +1,8 @@
 """CNNs of one architecture, one network after the other on a CPU, forwards and back by hand.
 
-Automatic differentiation would keep, or compute again, every patch and pre-activation. What the way
-back needs is less: the outputs of all layers but the first, which is cheap to run once more, for
-the slopes of the activations; and as the weights are data, gradients of the images alone.
+Automatic differentiation would keep, or compute again, every patch and pre-activation. The way
+back needs less: for the slopes of the activations, the outputs of all layers but the first, which
+is cheap to run again; and, as the weights are data, only the gradients of the images.
 
 XLA's convolutions use all cores while they have few output channels; elsewhere matmuls over patches
 do better. Gradients come in *blocks*: the stride² pixels of a layer's input that lie under one step

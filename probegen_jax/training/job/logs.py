@@ -1,4 +1,4 @@
-"""What the processes of a job say: process 0 on the terminal, each in a file of its own."""
+"""The output of a job's processes: process 0 prints to the terminal, each has a file."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import jax
 
 
 class _Both(io.TextIOBase):
-    """The terminal, and a file besides."""
+    """The terminal and a file."""
 
     def __init__(self, terminal: TextIO, file: TextIO):
         self._terminal, self._file = terminal, file

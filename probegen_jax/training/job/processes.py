@@ -41,8 +41,8 @@ class AgreedError(UserError):
 def job(cluster: Cluster | None, timeout: float = 120.0) -> Iterator[None]:
     """Joins the job before anything touches a device, and leaves it in order.
 
-    If this process fails alone, the others are told, and end too; likewise this one if another
-    fails or dies.
+    If this process fails, the others are told and exit too. If another fails or dies, this one
+    exits.
 
     Args:
       cluster: as `cluster.find_cluster` says; None does nothing.

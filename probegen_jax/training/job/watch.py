@@ -12,8 +12,8 @@ from jax._src.distributed import global_state  # where orbax and flax find the s
 
 from probegen_jax import errors
 
-# A process that gives no sign of life for so many looks of another is taken for dead. Looks are
-# counted and not seconds, so that nobody is blamed when it is the one who looks that was suspended.
+# A process without a sign of life at this many looks of another is taken for dead. Looks are
+# counted, not seconds: the process that looks may itself have been suspended.
 _PERIOD, _LIMIT = 1.0, 25
 
 

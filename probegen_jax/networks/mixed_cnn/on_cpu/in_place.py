@@ -1,7 +1,7 @@
-"""Flat buffers that loops update in place, in ways that only the data decide on.
+"""Flat buffers that loops update in place, in one of several ways that the data choose.
 
-XLA copies a buffer that a conditional updates, but not one that a loop updates. So what may be
-updated in several ways goes through a row of loops that run once or not at all.
+XLA copies a buffer that a conditional updates, but not one that a loop updates. So a
+buffer passes through several loops, one for each way, and each loop runs once or not at all.
 
 What a conditional puts out is an array of its own, here always an image, biases and links added. In
 a flat buffer, XLA would compute the channel of every value: that takes three times as long.
