@@ -37,7 +37,7 @@ class Head(nnx.Module):
 class ProbeGen(nnx.Module):
     """The whole predictor. What is trained is its `nnx.Param`s: generator and head."""
 
-    def __init__(self, spec: NetworkSpec, generator: Generator, head: Head):
+    def __init__(self, spec: NetworkSpec, generator: Generator, head: nnx.Module):
         self.spec = spec
         self.generator = generator
         self.head = head

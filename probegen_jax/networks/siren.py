@@ -54,8 +54,11 @@ class SirenSpec(NetworkSpec):
     block_size: int | None = None
 
     def __post_init__(self):
-        if min(self.sizes) < 1 or not self.hidden:
-            raise UserError(f"the networks' widths are {self.sizes}; each must be at least 1")
+        if min(self.sizes) < 1 or not self.hidden or self.num_weights >= 2**31:
+            raise UserError(
+                f"the networks' widths are {self.sizes}; each must be at least 1, and there must "
+                "be fewer than 2³¹ weights"
+            )
         check_at_least_one(block_size=self.block_size)
 
     @property

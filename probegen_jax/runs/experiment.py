@@ -217,7 +217,6 @@ class Run:
     """A run as its folder holds it.
 
     Attributes:
-      step: of the checkpoint; `experiment.total_steps` once the run is finished.
       best_params: of all seeds, at the best step on validation so far.
       result: the content of `result.json`; None of a run that is not finished.
     """

@@ -24,11 +24,7 @@ from probegen_jax.zoo.zoo import Networks
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Runs models on networks of a zoo, in this process alone and on one of its devices.
-
-    Attributes:
-      mode: "resident", "stream", or "auto": resident if the networks fit on the device.
-    """
+    """Runs models on networks of a zoo, in this process alone and on one of its devices."""
 
     learner: learning.Learner
     zoo: Networks

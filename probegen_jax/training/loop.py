@@ -107,7 +107,6 @@ class Training:
 
         Args:
           keys: of each seed: that of the model, and that of the networks' order.
-          mode: "resident", "stream" or "auto"; see `make_batches`.
           score: the metric of each seed's outputs for the networks of a split.
           identity: what the run is, in plain values; the facts of each checkpoint hold it.
         """

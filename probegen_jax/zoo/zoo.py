@@ -29,8 +29,6 @@ class Networks:
     """Stacked networks.
 
     Attributes:
-      name: what results and errors call them.
-      spec: the static part that all networks share.
       weights: the spec's weights with a leading network axis N on every leaf, or `Stored` ones.
     """
 

@@ -86,6 +86,7 @@ def same_files(one: pathlib.Path, other: pathlib.Path) -> bool:
     return not filecmp.cmpfiles(one, other, names, shallow=False)[1]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_bytes(park, tmp_path):
     arguments = command(tmp_path, PARK, tmp_path / "zoo", "--export=torch")
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}

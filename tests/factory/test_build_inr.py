@@ -274,6 +274,7 @@ def files_of(out):
     }
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_ends_with_the_same_bytes(tmp_path):
     """SIGKILL to a real process, started again until it is done."""
     source = write_images(tmp_path / "discs.npz", 1280)  # five parts with the copies

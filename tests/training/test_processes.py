@@ -119,6 +119,7 @@ def check_against(alone, workdir):
     np.testing.assert_allclose(scores(alone), scores(workdir), atol=0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_go_on_after_a_death(tmp_path, digits_dir, alone):
     workdir, data = tmp_path / "run", f"--config.data_dir={digits_dir}"
     with started(job(2, workdir, data)) as processes:

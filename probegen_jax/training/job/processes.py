@@ -151,9 +151,6 @@ def in_turn(name: str, function: Callable[[], T]) -> T:
 def agree(name: str, facts: Mapping[str, Any]) -> None:
     """Makes sure that all processes have the same facts.
 
-    Args:
-      name: of this call, different for each.
-
     Raises:
       AgreedError: some process differs; which, and in what.
     """
