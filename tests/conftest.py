@@ -33,6 +33,9 @@ for _name, _value in (
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
 
+# Now, before a command that some test runs can split the CPU for all tests after it.
+assert len(jax.devices()) == 1
+
 # Shapes and types of every annotated function of the package are checked as the tests call it.
 jaxtyping.install_import_hook("probegen_jax", "beartype.beartype").__enter__()
 

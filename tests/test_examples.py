@@ -35,6 +35,7 @@ def test_what_to_read_after_it_is_there():
     assert [name for name in files if not (REPO / "probegen_jax" / name).is_file()] == []
 
 
+@pytest.mark.slow
 def test_it_learns():
     # Guessing one of ten digits gets 0.1, with a standard error of 0.02 on 240 networks.
     assert accuracy(seed=0, epochs=20) > 0.8

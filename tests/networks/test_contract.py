@@ -118,7 +118,9 @@ def test_families_take_the_options_that_they_have():
 
 def test_tuning_is_passed_over_where_there_is_nothing_to_choose(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "_fastest", lambda *args: pytest.fail("measured"))
-    assert tuning.of_run(tmp_path, zoo_of(LINE, WEIGHTS), 4, 2, total_steps=10**9) is None
+    assert (
+        tuning.block_size_of_run(tmp_path, zoo_of(LINE, WEIGHTS), 4, 2, total_steps=10**9) is None
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -75,9 +75,8 @@ def test_a_run_keeps_what_it_began_with(tmp_path, digits_dir, monkeypatch):
     monkeypatch.setattr(tuning, "_fastest", lambda *args: 16)
     assert tuning.block_size_of_run(tmp_path, zoo, 32, 16, total_steps=10) == 4
     (tmp_path / "tuning.json").unlink()
-    assert (
-        tuning.block_size_of_run(tmp_path, zoo, 32, 16, total_steps=10) == 4
-    )  # the user's cache has it
+    # The user's cache has it.
+    assert tuning.block_size_of_run(tmp_path, zoo, 32, 16, total_steps=10) == 4
     assert tuning.block_size_of_run(tmp_path / "short", zoo, 32, 16, total_steps=0) is None
     options = ("--config.num_epochs=1", "--config.num_seeds=1", "--config.report=False")
     arguments = [f"--config={REPO}/configs/digits.py:16", f"--config.data_dir={digits_dir}"]
