@@ -131,9 +131,11 @@ def facts(zoo: Zoo, config: ConfigDict) -> dict[str, Any]:
 
 def _weights_digest(zoo: Zoo) -> str:
     """A digest of all weights or, if they are many, of networks spread evenly over the zoo."""
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.weights) if not isinstance(leaf, Stored))
     weights = zoo.weights
-    if isinstance(weights, Stored) or size > _MOST_BYTES:
+    many = isinstance(weights, Stored) or (
+        sum(leaf.nbytes for leaf in jax.tree.leaves(weights)) > _MOST_BYTES
+    )
+    if many:
         rows_N = np.unique(np.linspace(0, len(zoo) - 1, _SPREAD).astype(np.int64))
         weights = zoo.read(rows_N)
     digest = hashlib.sha256()
@@ -267,11 +269,12 @@ def load_run(
     if experiment is None:
         experiment = set_up(config, zoo)
     experiment = dataclasses.replace(experiment, config=config)
-    refuse_other_zoo(folder, zoo_facts(folder), facts(experiment.zoo, config))
+    if known := zoo_facts(folder):  # else there is nothing to compare, and no need to read all
+        refuse_other_zoo(folder, known, facts(experiment.zoo, config))
     checkpoints = Checkpoints(saved)
     at = checkpoints.latest_step()
     fresh = jax.jit(experiment.learner.init)(experiment.keys[0])
-    arrays, known = checkpoints.restore(at, {"state": fresh, "best_params": fresh.params})
+    arrays, saved_facts = checkpoints.restore(at, {"state": fresh, "best_params": fresh.params})
     checkpoints.close()
     result_file = folder / "result.json"
     return Run(
@@ -280,7 +283,7 @@ def load_run(
         at,
         arrays["state"],
         arrays["best_params"],
-        known["best"]["step"],
+        saved_facts["best"]["step"],
         read_json(result_file) if result_file.exists() else None,
     )
 
