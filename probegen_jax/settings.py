@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.generators.registry import METHODS
+from probegen_jax.method.readouts.registry import READOUTS
 
 _AT_LEAST_ONE = (
     "num_probes",
@@ -27,6 +28,7 @@ _AT_LEAST_ONE = (
 )
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES = {
+    "readout": tuple(READOUTS),
     "sine": ("auto", "fast", "exact"),
     "compute_dtype": ("float32", "bfloat16"),
     "data.mode": ("auto", "resident", "stream"),
@@ -214,6 +216,9 @@ def defaults(dataset: str) -> ConfigDict:
     # For `dead_leaves`: `generated`, `published` (a download), or the path of a zip or a folder.
     config.dead_leaves = "generated"
 
+    # What is read of the networks: `outputs`, what they answer, or `hidden`: what every neuron
+    # computes on the way, too (INRs).
+    config.readout = "outputs"
     config.head_width = 256  # of the head's hidden layers
     config.head_depth = 6  # linear layers of the head
 

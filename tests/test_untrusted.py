@@ -24,6 +24,7 @@ from probegen_jax import build_zoo
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.factory.images import sources
 from probegen_jax.method import dead_leaves_files
+from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.networks.cnn.published import small_cnn_zoo
 from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
@@ -268,7 +269,7 @@ def test_hostile_values_in_a_models_config_are_told_in_one_line(shared_zoo):
         with pytest.raises(UserError):
             exported.load_model(folder)
     path.write_text(original)
-    assert exported.load_model(folder).head_shape == (3, 5, 1, 2)
+    assert exported.load_model(folder).head_sizes == Sizes(3, 5, 1, 2)
     header = json.dumps({"probes": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}})
     lying = len(header).to_bytes(8, "little") + header.encode() + bytes(8)
     (folder / "model.safetensors").write_bytes(lying)

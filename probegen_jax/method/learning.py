@@ -246,11 +246,11 @@ def probes_are_fixed(state_S: TrainState) -> bool:
 def responses(
     learner: Learner, state_S: TrainState, zoo_weights: Any, rows_TxB: Int[Array, "T B"]
 ) -> Float[Array, "S TB P R"]:
-    """Every seed's responses of the networks at `rows_TxB`, batch by batch, to its probes now."""
+    """What every seed's head reads of the networks at `rows_TxB`, batch by batch, now."""
 
     def respond(params, fixed, weights_B):
-        generator = nnx.merge(learner.graphdef, params, fixed).generator
-        return learner.spec.respond(weights_B, generator())
+        model = nnx.merge(learner.graphdef, params, fixed)
+        return model.head.answers(learner.spec, weights_B, model.generator())
 
     params_S, fixed_S = state_S.params, state_S.fixed
     return _over_batches(learner, respond, params_S, fixed_S, zoo_weights, rows_TxB)

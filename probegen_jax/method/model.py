@@ -1,6 +1,5 @@
 """ProbeGen: a generator's probes, every network's responses to them, a head that reads those."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,40 +10,22 @@ from jaxtyping import Array, Float
 
 from probegen_jax.method.generators import registry
 from probegen_jax.method.generators.base import Generator
-from probegen_jax.method.layers import dense
+from probegen_jax.method.readouts.base import Readout, Sizes
+from probegen_jax.method.readouts.registry import readout
 from probegen_jax.networks.contract import NetworkSpec
-
-
-class Head(nnx.Module):
-    """An MLP over the flattened responses, P·R values: Linear, then ReLU and Linear.
-
-    It has `depth` Linears in all, at least 1 (6 in the paper); hidden ones are `width` wide (256).
-    """
-
-    def __init__(
-        self, in_features: int, width: int, depth: int, out_features: int, *, rngs: nnx.Rngs
-    ):
-        widths = [in_features] + [width] * (depth - 1) + [out_features]
-        self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
-
-    def __call__(self, responses: Float[Array, "B P R"]) -> Float[Array, "B O"]:
-        x = responses.reshape(responses.shape[0], -1)  # probe-major
-        for layer in self.layers[:-1]:
-            x = jax.nn.relu(layer(x))
-        return self.layers[-1](x)
 
 
 class ProbeGen(nnx.Module):
     """The whole predictor. What is trained is its `nnx.Param`s: generator and head."""
 
-    def __init__(self, spec: NetworkSpec, generator: Generator, head: nnx.Module):
+    def __init__(self, spec: NetworkSpec, generator: Generator, head: Readout):
         self.spec = spec
         self.generator = generator
         self.head = head
 
     def __call__(self, weights: Any) -> Float[Array, "B O"]:
         """Outputs (logits, or values) for the networks with stacked `weights`."""
-        return self.head(self.spec.respond(weights, self.generator()))
+        return self.head(self.head.answers(self.spec, weights, self.generator()))
 
 
 def make_generator(
@@ -69,12 +50,11 @@ def make_generator(
     return generator
 
 
-def head_shape(
-    spec: NetworkSpec, settings: Mapping[str, Any], num_outputs: int
-) -> tuple[int, int, int, int]:
-    """Inputs, width, linear layers and outputs of the head, as `Head` takes them."""
-    inputs = settings["num_probes"] * spec.response_dim
-    return inputs, settings["head_width"], settings["head_depth"], num_outputs
+def head_sizes(settings: Mapping[str, Any], num_outputs: int) -> Sizes:
+    """What the readout of a config is made from."""
+    return Sizes(
+        settings["num_probes"], settings["head_width"], settings["head_depth"], num_outputs
+    )
 
 
 def make_model(
@@ -85,9 +65,11 @@ def make_model(
     images: Float[np.ndarray, "N H W C"] | None = None,
     rngs: nnx.Rngs,
 ) -> ProbeGen:
-    """A fresh ProbeGen, see `make_generator` and `head_shape`.
+    """A fresh ProbeGen, see `make_generator` and `readouts.base.Readout`.
 
     Outputs are classes, or 1 for a value. The stream `params` draws the generator, then the head.
     """
     generator = make_generator(settings, spec.probe_shape, images=images, rngs=rngs)
-    return ProbeGen(spec, generator, Head(*head_shape(spec, settings, num_outputs), rngs=rngs))
+    kind = readout(settings.get("readout", "outputs"))
+    head = kind.make(spec, head_sizes(settings, num_outputs), rngs=rngs)
+    return ProbeGen(spec, generator, head)

@@ -80,6 +80,8 @@ class NetworkSpec(abc.ABC):
       vmap_seeds: whether several seeds run as one more `vmap` axis, or one after another.
       streams: whether networks can be read a few at a time, from a zoo larger than the memory.
       needs_config: whether the file of one network must state its architecture beside its arrays.
+      tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty
+        where the family gives none.
     """
 
     probe_shape: tuple[int, ...]
@@ -89,6 +91,7 @@ class NetworkSpec(abc.ABC):
     vmap_seeds: ClassVar[bool] = True
     streams: ClassVar[bool] = True
     needs_config: ClassVar[bool] = False
+    tap_sizes: tuple[int, ...] = ()
 
     # Running networks.
 
@@ -104,6 +107,18 @@ class NetworkSpec(abc.ABC):
           probes: shared by all networks, so that the first layer becomes one wide matmul.
         """
         return jax.vmap(self.apply, in_axes=(0, None))(weights, probes)
+
+    def apply_with_taps(
+        self, weights: Any, probes: Float[Array, "P ..."]
+    ) -> tuple[Float[Array, "P H"], ...]:
+        """One network on every probe: what it computes in each hidden layer, then its answer."""
+        raise NotImplementedError(f"{type(self).__name__} has no taps; see `tap_sizes`")
+
+    def respond_with_taps(
+        self, weights: Any, probes: Float[Array, "P ..."]
+    ) -> tuple[Float[Array, "B P H"], ...]:
+        """`apply_with_taps` of every network of a batch."""
+        return jax.vmap(self.apply_with_taps, in_axes=(0, None))(weights, probes)
 
     def with_options(self, options: Options, weights: Any = None) -> "NetworkSpec":
         """This spec, run in another way; a `UserError` for an option that it does not have.

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -75,6 +75,10 @@ class SirenSpec(NetworkSpec):
         return (self.in_dim, *self.hidden, self.out_dim)
 
     @property
+    def tap_sizes(self) -> tuple[int, ...]:
+        return self.hidden
+
+    @property
     def num_weights(self) -> int:
         return sum(m * n + n for m, n in itertools.pairwise(self.sizes))
 
@@ -101,22 +105,38 @@ class SirenSpec(NetworkSpec):
 
     def apply(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "P R"]:
         """One network's values at every probe; on the image, coordinates are in [-1, 1]."""
+        return self.apply_with_taps(weights, probes)[-1]
+
+    def apply_with_taps(
+        self, weights: SirenWeights, probes: Float[Array, "P D"]
+    ) -> tuple[Float[Array, "P H"], ...]:
+        """See `NetworkSpec`; a hidden layer's tap is its sines' argument, in radians."""
         # Coordinates are so few that multiply-adds, which fuse with the sine, beat a matmul.
         first = weights[0]
         phases = first["bias"][None]
         for d in range(self.in_dim):
             phases = probes[:, d, None] * first["kernel"][d][None] + phases
         sin = {"fast": sine, "exact": jnp.sin}[self.sine]
-        x = sin(self.w0 * phases)
+        taps = [self.w0 * phases]
         for layer in weights[1:-1]:
-            x = sin(self.w0 * (x @ layer["kernel"] + layer["bias"][None]))
-        return x @ weights[-1]["kernel"] + weights[-1]["bias"][None] + self.output_shift
+            x = sin(taps[-1])
+            taps.append(self.w0 * (x @ layer["kernel"] + layer["bias"][None]))
+        last = sin(taps[-1]) @ weights[-1]["kernel"] + weights[-1]["bias"][None]
+        return *taps, last + self.output_shift
 
     def respond(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "B P R"]:
+        return self._by_blocks(self.apply, weights, probes)
+
+    def respond_with_taps(
+        self, weights: SirenWeights, probes: Float[Array, "P D"]
+    ) -> tuple[Float[Array, "B P H"], ...]:
+        return self._by_blocks(self.apply_with_taps, weights, probes)
+
+    def _by_blocks(self, apply: Callable[..., Any], weights: SirenWeights, probes: Array) -> Any:
         if self.block_size is None:
-            return super().respond(weights, probes)
+            return jax.vmap(apply, in_axes=(0, None))(weights, probes)
         return jax.lax.map(
-            lambda network: self.apply(network, probes), weights, batch_size=self.block_size
+            lambda network: apply(network, probes), weights, batch_size=self.block_size
         )
 
     def phase_bound(self, weights: SirenWeights, reach: float) -> float:

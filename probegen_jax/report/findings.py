@@ -202,7 +202,8 @@ def _facts(run: Run) -> dict[str, str]:
         "networks": ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in SPLITS),
         "probes": f"{config.num_probes} ({config.method}), {kind}",
         "responses": f"{spec.response_dim} for each probe",
-        "head": f"{config.head_depth} linear layers, {config.head_width} wide",
+        "head": f"{config.head_depth} linear layers, {config.head_width} wide, reads "
+        + config.get("readout", "outputs"),
     }
     if zoo.runs_N is not None:
         facts["training runs"] = f"{len(np.unique(zoo.runs_N)):,}"

@@ -4,21 +4,24 @@ import importlib.resources
 import os
 import pathlib
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from probegen_jax import trees
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, replacing, write_json, write_text
-from probegen_jax.method.model import head_shape
+from probegen_jax.method.model import head_sizes
+from probegen_jax.method.readouts.base import Sizes
+from probegen_jax.method.readouts.registry import READOUTS, readout
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import registry
-from probegen_jax.networks.contract import typed
+from probegen_jax.networks.contract import NetworkSpec, typed
 from probegen_jax.runs.experiment import Run, load_run
 from probegen_jax.runs.predictor import Predictor, predictor_of, read_options
 from probegen_jax.zoo.zoo import Zoo
@@ -107,10 +110,14 @@ def load_model(folder: pathlib.Path) -> Predictor:
             raise ValueError(f"{len(names)} names of {outputs} classes")
         if not isinstance(content["result"], dict):
             raise ValueError("the result is no table of figures")
-        shape = head_shape(spec, settings, outputs)
+        head, sizes = settings.get("readout", "outputs"), head_sizes(settings, outputs)
+        if head not in READOUTS:
+            raise ValueError(f"readout {head!r} is unknown")
         named = {name: leaf for name, leaf in tensors.items() if name.startswith("head.")}
+        if not 0 < sizes.depth <= len(named):  # before so many layers are made
+            raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
         # What config.json announces must be there, however much it is.
-        expected = dict(_head_arrays(seeds, *shape, most=len(named)))
+        expected = _head_arrays(head, spec, seeds, sizes)
         expected["probes"] = (seeds, said["num_probes"], *spec.probe_shape)
         for name in expected | named:
             if tensors[name].shape != expected[name] or tensors[name].dtype != np.float32:
@@ -122,7 +129,8 @@ def load_model(folder: pathlib.Path) -> Predictor:
             seeds=list(said["seeds"]),
             probes_SxP=tensors["probes"],
             head_params=trees.nested(named)["head"],
-            head_shape=shape,
+            readout=head,
+            head_sizes=sizes,
             batch_size=max(1, min(said["batch_size"], _MOST_AT_ONCE)),
             result=content["result"],
             class_names=names,
@@ -134,13 +142,12 @@ def load_model(folder: pathlib.Path) -> Predictor:
 
 
 def _head_arrays(
-    seeds: int, inputs: int, width: int, depth: int, outputs: int, most: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each array of the head, and of one more than there can be at most."""
-    for n in range(min(depth, most)):
-        m, k = width if n else inputs, width if n < depth - 1 else outputs
-        yield f"head.layers.{n}.kernel", (seeds, m, k)
-        yield f"head.layers.{n}.bias", (seeds, k)
+    name: str, spec: NetworkSpec, seeds: int, sizes: Sizes
+) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each array of the head; nothing of that size is made."""
+    head = nnx.eval_shape(lambda: readout(name).make(spec, sizes, rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(nnx.state(head, nnx.Param))
+    return {key: (seeds, *leaf.shape) for key, leaf in trees.named({"head": params}).items()}
 
 
 def card(content: Mapping[str, Any], name: str) -> str:

@@ -28,6 +28,10 @@ _PLACES = (
 )
 
 
+# What the lack of a key means, in runs that were made before there was one.
+_WHEN_ABSENT = {"readout": "outputs"}
+
+
 def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """Makes the folder, or looks at the run that is in it.
 
@@ -70,7 +74,8 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
 
 def computed(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what is computed, as JSON gives them back."""
-    return json.loads(json.dumps({k: v for k, v in config.items() if k not in _PLACES}))
+    kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _PLACES}
+    return json.loads(json.dumps(kept))
 
 
 def refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -21,7 +21,9 @@ from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import cell
 from probegen_jax.method import learning
 from probegen_jax.method.generators.base import Given
-from probegen_jax.method.model import Head, ProbeGen, head_shape
+from probegen_jax.method.model import ProbeGen, head_sizes
+from probegen_jax.method.readouts.base import Sizes
+from probegen_jax.method.readouts.registry import readout
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
 from probegen_jax.runs.experiment import Run
@@ -98,7 +100,8 @@ class Predictor:
       reading: how files of such networks are read.
       probes_SxP: of each seed (S, P, *spec.probe_shape).
       head_params: of each seed, as a pure dict with a leading seed axis on every leaf.
-      head_shape: inputs, width, linear layers and outputs of the head.
+      readout: name of the head's class in `READOUTS`.
+      head_sizes: what the head is made from.
       result: the content of the run's `result.json`, where it is known.
       class_names: of each class; None where they are called by their numbers.
     """
@@ -109,7 +112,8 @@ class Predictor:
     seeds: list[int]
     probes_SxP: Float[np.ndarray, "S P ..."]
     head_params: Any
-    head_shape: tuple[int, int, int, int]
+    readout: str
+    head_sizes: Sizes
     batch_size: int
     result: dict[str, Any] | None = None
     class_names: tuple[str, ...] | None = None
@@ -175,7 +179,9 @@ class Predictor:
     def _one_by_one(self, sources: Sequence[Any], names: list[str]) -> Predictions:
         faults: list[str | None] = [None] * len(sources)
         expected = self.spec.expected(self.reading)
-        values = np.full((len(self.seeds), len(sources), self.head_shape[3]), np.nan, np.float32)
+        values = np.full(
+            (len(self.seeds), len(sources), self.head_sizes.outputs), np.nan, np.float32
+        )
         for start in range(0, len(sources), _CHUNK):
             good, networks = [], []
             for n in range(start, min(start + _CHUNK, len(sources))):
@@ -199,20 +205,20 @@ class Predictor:
         state = learning.TrainState(
             {"head": self.head_params}, {"generator": {"probes": self.probes_SxP}}, None, None
         )
-        learner = _learner(networks.spec, self.probes_SxP.shape[1:], self.head_shape)
+        learner = _learner(networks.spec, self.probes_SxP.shape[1:], self.readout, self.head_sizes)
         outputs = Evaluation(learner, networks, self.batch_size).outputs(state, rows_N)
         return np.asarray(jax.nn.softmax(outputs, axis=-1)) if self.classes else outputs
 
 
 @functools.lru_cache(maxsize=8)  # equal learners share what is compiled
 def _learner(
-    spec: NetworkSpec, probes_shape: tuple[int, ...], head_shape: tuple[int, int, int, int]
+    spec: NetworkSpec, probes_shape: tuple[int, ...], head: str, sizes: Sizes
 ) -> learning.Learner:
     """Runs a head on the responses to probes that are part of the state."""
 
     def model_from(key: Key[Array, ""]) -> ProbeGen:
-        head = Head(*head_shape, rngs=nnx.Rngs(params=key))
-        return ProbeGen(spec, Given(jnp.zeros(probes_shape)), head)
+        made = readout(head).make(spec, sizes, rngs=nnx.Rngs(params=key))
+        return ProbeGen(spec, Given(jnp.zeros(probes_shape)), made)
 
     return learning.Learner(model_from, spec)
 
@@ -238,7 +244,8 @@ def predictor_of(run: Run, which: str = "last") -> Predictor:
         seeds=experiment.seeds,
         probes_SxP=np.asarray(experiment.learner.probes(state)),
         head_params=state.params["head"],
-        head_shape=head_shape(zoo.spec, config.to_dict(), zoo.num_outputs),
+        readout=config.get("readout", "outputs"),
+        head_sizes=head_sizes(config.to_dict(), zoo.num_outputs),
         batch_size=config.batch_size,
         result=run.result,
         class_names=zoo.class_names,

@@ -6,7 +6,8 @@ from flax import nnx
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.layers import dense
-from probegen_jax.method.model import Head, make_generator
+from probegen_jax.method.model import make_generator
+from probegen_jax.method.readouts.outputs import Head
 
 
 def generator(method, num_probes=6, key=0, depth=2):

@@ -13,7 +13,8 @@ from flax import nnx
 
 from probegen_jax.method.generators.coordinates import DeepLinear, Vanilla
 from probegen_jax.method.learning import Learner, TrainState, adam_cosine
-from probegen_jax.method.model import Head, ProbeGen
+from probegen_jax.method.model import ProbeGen
+from probegen_jax.method.readouts.outputs import Head
 from probegen_jax.method.tasks import cross_entropy
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.official import parameters

@@ -14,7 +14,8 @@ from flax import nnx
 from test_golden import fresh_state, relative_error, updates
 
 from probegen_jax.method.learning import Learner, adam_cosine
-from probegen_jax.method.model import Head, ProbeGen, make_generator
+from probegen_jax.method.model import ProbeGen, make_generator
+from probegen_jax.method.readouts.outputs import Head
 from probegen_jax.method.tasks import squared_error
 from probegen_jax.networks.cnn import published
 from probegen_jax.networks.cnn.state_dict import from_torch

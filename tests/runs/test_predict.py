@@ -232,14 +232,16 @@ def mixed_predictor():
     """A predictor for CNNs of any architecture: untrained, which changes nothing here."""
     from flax import nnx
 
-    from probegen_jax.method.model import Head
+    from probegen_jax.method.readouts.base import Sizes
+    from probegen_jax.method.readouts.outputs import Head
 
     rng = np.random.default_rng(0)
     probes = rng.uniform(-1, 1, (1, 3, 8, 8, 1)).astype(np.float32)
     _, params = nnx.split(Head(30, 8, 2, 1, rngs=nnx.Rngs(0)))
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], nnx.to_pure_dict(params))
     spec, _ = mixed.build([KNOWN], [jax.device_get(KNOWN.init(jax.random.key(0)))])
-    return predictor.Predictor(spec, ReadOptions(), False, [0], probes, params, (30, 8, 2, 1), 4)
+    sizes = Sizes(3, 8, 2, 1)
+    return predictor.Predictor(spec, ReadOptions(), False, [0], probes, params, "outputs", sizes, 4)
 
 
 def test_cnns_of_architectures_that_the_zoo_has_not(mixed_predictor, tmp_path):

@@ -1,0 +1,50 @@
+"""The base class of readouts, and the sizes that one is made from."""
+
+import abc
+import dataclasses
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from probegen_jax.networks.contract import NetworkSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What a readout is made from, beside the networks that it reads.
+
+    Attributes:
+      width: of the hidden layers of its MLP.
+      depth: linear layers of its MLP, at least 1.
+      outputs: classes, or 1 for a value.
+    """
+
+    num_probes: int
+    width: int
+    depth: int
+    outputs: int
+
+
+class Readout(nnx.Module):
+    """Predicts from what networks answer; what is trained of it are its `nnx.Param`s."""
+
+    @classmethod
+    @abc.abstractmethod
+    def make(cls, spec: NetworkSpec, sizes: Sizes, *, rngs: nnx.Rngs) -> "Readout":
+        """A fresh one for such networks, drawn from `rngs.params`.
+
+        Raises:
+          UserError: it cannot read such networks.
+        """
+
+    @staticmethod
+    def answers(
+        spec: NetworkSpec, weights: Any, probes: Float[Array, "P ..."]
+    ) -> Float[Array, "B P A"]:
+        """What it reads of each network of a batch: A values a probe; here, the responses."""
+        return spec.respond(weights, probes)
+
+    @abc.abstractmethod
+    def __call__(self, answers: Float[Array, "B P A"]) -> Float[Array, "B O"]:
+        """Logits, or a value, for each network."""

@@ -1,0 +1,62 @@
+"""A readout of hidden responses: what neurons compute on the way, beside what networks answer.
+
+The idea and the sizes are those of HiddenProbe (yonatansverdlov/HiddenProbe, 2026).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from probegen_jax.errors import UserError
+from probegen_jax.method.layers import dense
+from probegen_jax.method.readouts.base import Readout, Sizes
+from probegen_jax.method.readouts.outputs import Head
+from probegen_jax.method.readouts.scalar import FEATURES, ScalarEncoder
+from probegen_jax.networks.contract import NetworkSpec
+
+_TOKEN_WIDTH, _TOKEN = 256, 4
+
+
+class Hidden(Readout):
+    """Reads hidden responses and outputs of networks with taps.
+
+    Of each probe and hidden layer, an encoder of that layer turns every neuron's response into 2
+    values, which are averaged over neurons. With the outputs they go through an MLP to a token of 4
+    values, the same MLP for all probes; the tokens of all probes go through a `Head`.
+    """
+
+    def __init__(self, tap_sizes: tuple[int, ...], outputs: int, sizes: Sizes, *, rngs: nnx.Rngs):
+        self.tap_sizes = tap_sizes
+        self.encoders = nnx.List(ScalarEncoder(rngs=rngs) for _ in tap_sizes)
+        values = len(tap_sizes) * FEATURES + outputs
+        self.token = nnx.List(
+            [dense(values, _TOKEN_WIDTH, rngs=rngs), dense(_TOKEN_WIDTH, _TOKEN, rngs=rngs)]
+        )
+        self.head = Head(
+            sizes.num_probes * _TOKEN, sizes.width, sizes.depth, sizes.outputs, rngs=rngs
+        )
+
+    @classmethod
+    def make(cls, spec: NetworkSpec, sizes: Sizes, *, rngs: nnx.Rngs) -> "Hidden":
+        if not spec.tap_sizes:
+            raise UserError(
+                f"readout is 'hidden', but networks like {type(spec).__name__} give no hidden "
+                "responses; use --config.readout=outputs"
+            )
+        return cls(spec.tap_sizes, spec.response_dim, sizes, rngs=rngs)
+
+    @staticmethod
+    def answers(
+        spec: NetworkSpec, weights: object, probes: Float[Array, "P D"]
+    ) -> Float[Array, "B P A"]:
+        """Hidden responses of each layer in turn, then the outputs."""
+        return jnp.concatenate(spec.respond_with_taps(weights, probes), axis=-1)
+
+    def __call__(self, answers: Float[Array, "B P A"]) -> Float[Array, "B O"]:
+        ends = [sum(self.tap_sizes[: n + 1]) for n in range(len(self.tap_sizes))]
+        *taps, outputs = jnp.split(answers, ends, axis=-1)
+        encoded = [encode(tap) for encode, tap in zip(self.encoders, taps, strict=True)]
+        widen, narrow = self.token
+        token = narrow(jax.nn.relu(widen(jnp.concatenate([*encoded, outputs], axis=-1))))
+        return self.head(token)

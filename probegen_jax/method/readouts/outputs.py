@@ -1,0 +1,35 @@
+"""The paper's readout: an MLP on the networks' responses."""
+
+import itertools
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from probegen_jax.method.layers import dense
+from probegen_jax.method.readouts.base import Readout, Sizes
+from probegen_jax.networks.contract import NetworkSpec
+
+
+class Head(Readout):
+    """An MLP over the flattened responses, P·R values: Linear, then ReLU and Linear.
+
+    It has `depth` Linears in all, at least 1 (6 in the paper); hidden ones are `width` wide (256).
+    """
+
+    def __init__(
+        self, in_features: int, width: int, depth: int, out_features: int, *, rngs: nnx.Rngs
+    ):
+        widths = [in_features] + [width] * (depth - 1) + [out_features]
+        self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
+
+    @classmethod
+    def make(cls, spec: NetworkSpec, sizes: Sizes, *, rngs: nnx.Rngs) -> "Head":
+        inputs = sizes.num_probes * spec.response_dim
+        return cls(inputs, sizes.width, sizes.depth, sizes.outputs, rngs=rngs)
+
+    def __call__(self, answers: Float[Array, "B P R"]) -> Float[Array, "B O"]:
+        x = answers.reshape(answers.shape[0], -1)  # probe-major
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)

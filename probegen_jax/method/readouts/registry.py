@@ -1,0 +1,18 @@
+"""The readouts by name. A new one is a class derived from `base.Readout` and a line here.
+
+A command line is checked against `READOUTS` before jax is imported: classes are named here, and
+imported when they are used.
+"""
+
+import pkgutil
+from typing import Any
+
+READOUTS = {
+    "outputs": f"{__package__}.outputs:Head",
+    "hidden": f"{__package__}.hidden:Hidden",
+}
+
+
+def readout(name: str) -> Any:
+    """The class of a readout; see `base.Readout`."""
+    return pkgutil.resolve_name(READOUTS[name])
