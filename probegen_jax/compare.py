@@ -74,9 +74,7 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
             f"{', '.join(parameters.METHODS)}"
         )
     if theirs and config.get("readout", "outputs") != "outputs":
-        raise UserError(
-            f"readout is {config.readout!r}, which the official code does not have; it reads outputs"
-        )
+        raise UserError(f"readout is {config.readout!r}, which the official code does not have")
     workdir = None if options.workdir is None else pathlib.Path(options.workdir)
     ours = None if workdir is None else _our_run(workdir, config)
     if options.export:

@@ -28,7 +28,6 @@ _AT_LEAST_ONE = (
 )
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES = {
-    "readout": tuple(READOUTS),
     "sine": ("auto", "fast", "exact"),
     "compute_dtype": ("float32", "bfloat16"),
     "data.mode": ("auto", "resident", "stream"),
@@ -187,7 +186,8 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
             raise UserError(f"{key} is {value}; give at least {least} with --config.{key}=N")
     if config.get("block_size") is not None and config.block_size < 1:
         raise UserError(f"block_size is {config.block_size}; it must be at least 1, or left out")
-    for key, choices in _CHOICES.items():
+    # Readouts may have been added meanwhile.
+    for key, choices in ({"readout": tuple(READOUTS)} | _CHOICES).items():
         value = nested(config, key, choices[0])
         if value not in choices:
             raise UserError(f"{key} is {value!r}; choose from {', '.join(choices)}")

@@ -61,12 +61,12 @@ def test_zoos(empty, capsys):
 
 def test_extending(empty, capsys, monkeypatch):
     from probegen_jax.method.generators.registry import METHODS
+    from probegen_jax.method.readouts.registry import READOUTS
     from probegen_jax.networks.registry import FAMILIES
 
-    for known in (METHODS, FAMILIES):
-        for name in ("sphere", "shallow"):
-            monkeypatch.setitem(known, name, None)  # what the page adds is gone afterwards
-            del known[name]
+    for known, name in ((METHODS, "sphere"), (FAMILIES, "shallow"), (READOUTS, "mean")):
+        monkeypatch.setitem(known, name, None)  # what the page adds is gone afterwards
+        del known[name]
     found = blocks(DOCS / "extending.md")
     assert len(found) == 5
     assert max(code.count("\n") for _, code in found) <= 40
