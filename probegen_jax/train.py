@@ -8,7 +8,8 @@
                                    dead_leaves
   --config.KEY=VALUE               changes one setting
   --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given, with the
-                                   name of zoo_dir or networks_dir after CONFIG where there is one
+                                   name of zoo_dir, networks_dir, manual_dir or download_url after
+                                   CONFIG where there is one
   --distributed=auto|on|off        whether this is one of several processes; auto: if Slurm, Open
                                    MPI or a TPU pod says so, or the flags below do
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -24,6 +25,7 @@ import os
 import pathlib
 import sys
 import types
+import urllib.parse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +41,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = settings.parse(argv, __doc__, _define)
-    given = values.config.get("zoo_dir") or values.config.get("networks_dir")
-    zoo = f"-{os.path.basename(os.path.abspath(given))}" if given else ""
-    name = f"{settings.config_name(argv)}{zoo}-{values.config.method}-{values.config.num_probes}"
+    zoo = settings.config_name(argv) + _zoo_name(values.config)
+    name = f"{zoo}-{values.config.method}-{values.config.num_probes}"
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax.training.allocator import keep_freed_memory
     from probegen_jax.training.job import processes
@@ -59,6 +60,15 @@ def main(argv: Sequence[str]) -> None:
     interrupt = Interrupt()
     with interrupt.listen(), processes.job(cluster, values.connect_timeout):
         train(values.config, values.workdir or f"runs/{name}", interrupt=interrupt)
+
+
+def _zoo_name(config: Any) -> str:
+    """What the run folder is called after, besides the config: where a zoo is the user's."""
+    for key in ("zoo_dir", "networks_dir", "manual_dir"):
+        if given := config.get(key):
+            return f"-{os.path.basename(os.path.abspath(given))}"
+    file = urllib.parse.urlsplit(config.get("download_url") or "").path.rpartition("/")[2]
+    return f"-{file.partition('.')[0]}" if file else ""
 
 
 def _define(values: flags.FlagValues) -> None:

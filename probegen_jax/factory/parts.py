@@ -23,12 +23,14 @@ from tqdm import tqdm
 from probegen_jax import trees
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
-from probegen_jax.zoo import cache
+from probegen_jax.zoo import cache, waiting
 from probegen_jax.zoo.cache import Arrays
 
 _PLAN = "plan.json"
 # Of the plan: what made the bytes besides the settings. A finished zoo is not refused for it.
 _MADE_WITH = "made_with"
+# What plans of earlier versions do not say.
+_NEW = ("images.class_names",)
 _LINE_EVERY = 60.0  # seconds, where there is no terminal for a bar
 # Where the code lies that decides what a network becomes.
 CODE = ("probegen_jax.factory", "probegen_jax.networks", "probegen_jax.zoo.flat_weights")
@@ -52,28 +54,25 @@ class Build:
 
     def __enter__(self) -> "Build":
         """Raises a `UserError` if the folder cannot be written or holds something else."""
-        from probegen_jax.zoo.prepared import builders
-
-        with writing(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(path.name for path in self.out.iterdir() if path.name[0] != ".")
-            if strangers and not (self.out / _PLAN).exists():
-                raise UserError(
-                    f"{self.out} holds {strangers[0]!r} and no {_PLAN}, so it is not the folder of "
-                    "a build; choose another with --out=DIR"
-                )
-            self._lock = builders.lock(self.out)
-        try:
+        with contextlib.ExitStack() as held:
+            with writing(self.out):
+                self.out.mkdir(parents=True, exist_ok=True)
+                strangers = sorted(path.name for path in self.out.iterdir() if path.name[0] != ".")
+                if strangers and not (self.out / _PLAN).exists():
+                    raise UserError(
+                        f"{self.out} holds {strangers[0]!r} and no {_PLAN}, so it is not the "
+                        "folder of a build; choose another with --out=DIR"
+                    )
+                lock = waiting.lock(self.out / ".lock", f"builds in {self.out}", keep=True)
+                held.enter_context(lock)
             self._refuse_another()
-            for leftover in self._parts.glob(".*"):  # of a killed process
-                leftover.unlink()
-        except BaseException:
-            self._lock.close()
-            raise
+            for leftover in (*self.out.glob(f".{_PLAN}.*"), *self._parts.glob(".*")):
+                leftover.unlink()  # of a killed process
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._held.close()
 
     def _refuse_another(self) -> None:
         if not (self.out / _PLAN).exists():
@@ -153,6 +152,9 @@ class Build:
 
     def clean(self) -> None:
         """Removes the parts, once what was assembled from them is written."""
+        from probegen_jax.zoo.prepared import build_folder
+
+        build_folder.clean(self.out)
         # The rename makes it one step: a folder half removed would look unfinished.
         shutil.rmtree(self._rubbish, ignore_errors=True)
         if self._parts.exists():
@@ -191,6 +193,8 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str
     there, here = (trees.named(plan, whole=(list, type(None))) for plan in (theirs, ours))
     texts = {}
     for key in sorted(there.keys() | here.keys()):
+        if key in _NEW and key not in there:
+            continue
         values = [repr(plan[key]) if key in plan else "absent" for plan in (there, here)]
         if values[0] != values[1]:
             # The beginning of a hash is enough.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,15 +33,22 @@ from probegen_jax.zoo.zoo import Stored, Zoo
 
 # Zoos with more weights than this are recognised by a sample of this many networks.
 _MOST_BYTES, _SPREAD = 2 * 2**30, 1024
+# Fields of specs that `Options` sets.
+_HOW_IT_RUNS = ("block_size", "sine", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a config asks for, ready to be trained or run."""
+    """What a config asks for, ready to be trained or run.
+
+    Attributes:
+      given: the networks' spec before the config had its say on how they run.
+    """
 
     config: ConfigDict
     zoo: Zoo
     learner: learning.Learner
+    given: NetworkSpec
 
     @property
     def seeds(self) -> list[int]:
@@ -53,6 +61,11 @@ class Experiment:
         keys_S = jax.vmap(jax.random.key)(jnp.asarray(self.seeds))
         keys_Sx2 = jax.vmap(jax.random.split)(keys_S)
         return keys_Sx2[:, 0], keys_Sx2[:, 1]
+
+    @property
+    def zoo_facts(self) -> dict[str, Any]:
+        """See `facts`."""
+        return facts(dataclasses.replace(self.zoo, spec=self.given), self.config)
 
     @property
     def schedule(self) -> Schedule:
@@ -123,10 +136,23 @@ def facts(zoo: Zoo, config: ConfigDict) -> dict[str, Any]:
     digest = hashlib.sha256(np.asarray(zoo.targets_N).tobytes())
     for split, rows in sorted(zoo.splits.items()):
         digest.update(f"{split} {len(rows)}".encode() + np.asarray(rows).tobytes())
-    found = {"networks": len(zoo), "targets and splits": digest.hexdigest()[:16]}
+    found = {
+        "networks": len(zoo),
+        "targets and splits": digest.hexdigest()[:16],
+        "spec": _spec_digest(zoo.spec),
+    }
     if config.get("zoo_dir") or config.dataset not in BUILT_IN:
         found["weights"] = _weights_digest(zoo)
     return found
+
+
+def _spec_digest(spec: NetworkSpec) -> str:
+    """A digest of what the networks compute, whatever their weights are."""
+    values = {name: value for name, value in spec.to_json().items() if name not in _HOW_IT_RUNS}
+    family = type(spec).__qualname__
+    # Fields of a family that is not ours may be anything; what they are called is told.
+    text = json.dumps([family, values], sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _weights_digest(zoo: Zoo) -> str:
@@ -162,12 +188,13 @@ def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
     logging.set_verbosity(logging.ERROR)  # Orbax logs every save
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     zoo = zoo_of(config, zoo)
+    given = zoo.spec
     zoo = dataclasses.replace(zoo, spec=_how_it_runs(zoo, config))
     images = probe_images(config, zoo.spec)
     if images is not None and images.shape[1:] != zoo.spec.probe_shape:
         # The official code shows grayscale networks larger images than they were trained on.
         zoo = dataclasses.replace(zoo, spec=zoo.spec.with_probe_shape(images.shape[1:]))
-    return Experiment(config, zoo, make_learner(config, zoo, images))
+    return Experiment(config, zoo, make_learner(config, zoo, images), given)
 
 
 def _how_it_runs(zoo: Zoo, config: ConfigDict) -> NetworkSpec:
@@ -270,7 +297,7 @@ def load_run(
         experiment = set_up(config, zoo)
     experiment = dataclasses.replace(experiment, config=config)
     if known := zoo_facts(folder):  # else there is nothing to compare, and no need to read all
-        refuse_other_zoo(folder, known, facts(experiment.zoo, config))
+        refuse_other_zoo(folder, known, experiment.zoo_facts)
     checkpoints = Checkpoints(saved)
     at = checkpoints.latest_step()
     fresh = jax.jit(experiment.learner.init)(experiment.keys[0])

@@ -64,7 +64,7 @@ def train_run(
     mesh = make_mesh(config.batch_size, config.num_seeds, groups, devices)
     experiment = processes.in_turn("zoo", lambda: experiments.set_up(config, zoo))
     zoo = experiment.zoo
-    zoo_facts = experiments.facts(zoo, config)
+    zoo_facts = experiment.zoo_facts
     processes.agree("zoo", zoo_facts)
     refuse_other_zoo(folder, folders.zoo_facts(folder), zoo_facts)
     trained = registry.entry(config.method, zoo.spec.probe_shape).trained

@@ -1,6 +1,7 @@
 """A file cache for arrays that are long to compute and fully determined by a key."""
 
 import ast
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE, replacing
+from probegen_jax.zoo import waiting
 
 Arrays = dict[str, np.ndarray]
 
@@ -72,20 +74,24 @@ def cached_arrays(
 ) -> Arrays:
     """The arrays of `build()`, read from `folder` where an earlier run left them.
 
-    The key is everything that decides the arrays: a change of it means another file. A `UserError`
-    if the folder cannot be written; a file that cannot be read is rebuilt with a warning.
+    The key is everything that decides the arrays: a change of it means another file. Of several
+    processes one builds, and the others wait. A `UserError` if the folder cannot be written; a file
+    that cannot be read is rebuilt with a warning.
     """
     path = folder / f"{name}-{digest(key)}.npz"
     make_folder(folder)
-    if path.exists():
-        try:
-            return read_arrays(path)
-        except UNREADABLE as error:
-            told = f"cache file {path} is corrupt ({error}); building it again"
-            warnings.warn(told, stacklevel=2)
-    arrays = build()
+    with contextlib.suppress(*UNREADABLE):
+        return read_arrays(path)
     try:
-        write_arrays(path, arrays)
+        with waiting.lock(path.with_name(f".{path.name}.lock"), f"makes {path}"):
+            if path.exists():  # by another process meanwhile
+                try:
+                    return read_arrays(path)
+                except UNREADABLE as error:
+                    told = f"cache file {path} is corrupt ({error}); building it again"
+                    warnings.warn(told, stacklevel=2)
+            arrays = build()
+            write_arrays(path, arrays)
     except OSError as error:
         raise UserError(
             f"cannot write the cache file {path} ({error.strerror}); free some space, or choose "
@@ -97,6 +103,9 @@ def cached_arrays(
 def read_arrays(path: pathlib.Path) -> Arrays:
     """The arrays of an .npz by name; raises one of `UNREADABLE` if it is damaged."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        # NumPy reads no further than a header says, and so may not meet the checksum at the end.
+        if (damaged := arrays.zip.testzip()) is not None:
+            raise ValueError(f"{damaged} is not as it was written")
         return dict(arrays)
 
 

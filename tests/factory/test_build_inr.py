@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import REPO
+from PIL import Image
 
 from probegen_jax import build_zoo
 from probegen_jax.errors import UserError
@@ -152,6 +153,43 @@ def test_a_finished_zoo_is_shown_and_another_is_refused(source, exported, capsys
     with pytest.raises(UserError, match=r"another zoo: recipe\.steps \(20 there, 21 here\), seed"):
         build(source, exported, "--steps=21", "--seed=1")
     assert times() == before
+
+
+def other_pixels(source):
+    arrays = dict(np.load(source))
+    arrays["x_train"] = arrays["x_train"][::-1]
+    np.savez(source, **arrays)
+
+
+def other_labels(source):
+    arrays = dict(np.load(source))
+    np.savez(source, **arrays | {"y_test": arrays["y_test"][::-1]})
+
+
+@pytest.mark.parametrize("change", [other_pixels, other_labels])
+def test_images_that_changed_between_two_sittings_are_refused(change, exported, tmp_path):
+    source = write_images(tmp_path / "discs.npz")
+    change(source)
+    with pytest.raises(UserError, match=r"holds another zoo: images\.digest \("):
+        build(source, exported, "--steps=20")
+
+
+def test_classes_that_got_other_names_are_refused(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((4, 4), 20 * i + len(name), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    build(tmp_path / "photos", tmp_path / "zoo", "--steps=2", "--hidden=4")
+    (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / "wolf")
+    with pytest.raises(
+        UserError, match=r"images\.class_names \(\['cat', 'dog'\] there, \['cat', 'w"
+    ):
+        build(tmp_path / "photos", tmp_path / "zoo", "--steps=2", "--hidden=4")
+    plan = json.loads((tmp_path / "zoo" / "plan.json").read_text())
+    del plan["images"]["class_names"]  # as of an earlier version
+    (tmp_path / "zoo" / "plan.json").write_text(json.dumps(plan))
+    build(tmp_path / "photos", tmp_path / "zoo", "--steps=2", "--hidden=4")
 
 
 def test_what_falls_short_is_fitted_again_from_other_starts(source, exported, tmp_path, capsys):
@@ -297,7 +335,7 @@ def test_killed_three_times_it_ends_with_the_same_bytes(tmp_path):
         kills += 1
     assert kills == 3
     assert files_of(out) == files_of(tmp_path / "whole")
-    assert len(files_of(out)) == 9  # a plan, two locks, three infos, a file for each split
+    assert len(files_of(out)) == 9  # a plan, a lock, four infos, a file for each split
 
 
 @pytest.mark.parametrize("limit", [100_000, 2_700_000])

@@ -5,6 +5,7 @@ import textwrap
 
 import published_files
 import pytest
+import together
 from conftest import REPO
 
 from probegen_jax.errors import UserError
@@ -116,29 +117,46 @@ def test_what_a_killed_preparation_leaves_does_not_load(tmp_path):
 
 def test_two_processes_prepare_once(tmp_path):
     published_files.cifar10_gs(tmp_path, 900)
-    code = textwrap.dedent(
-        """
-        import pathlib, sys
+    code = """
         from probegen_jax.zoo.prepared import builders
         from probegen_jax.zoo.published import cifar10_gs, loading
-        manual, data = map(pathlib.Path, sys.argv[1:])
+        manual = pathlib.Path(sys.argv[1])
         example = cifar10_gs.Cifar10Gs._example
         def counting(self, item):
+            hold()
             with (manual / "read").open("a") as file:
                 file.write(f"{item}\\n")
             return example(self, item)
         cifar10_gs.Cifar10Gs._example = counting
         request = builders.Request(manual_dir=manual)
-        builder = loading.prepared("cifar10_gs", data, request=request)
+        builder = loading.prepared("cifar10_gs", manual / "data", request=request)
         print(sum(split.num_examples for split in builder.info.splits.values()))
+    """
+    first, second = together.run(code, tmp_path)
+    assert (first[-1], second[-1]) == ("100", "100")
+    assert f"that prepares cifar10_gs in {tmp_path / 'data'}" in second[0]
+    assert len((tmp_path / "read").read_text().splitlines()) == 100
+
+
+def test_two_processes_prepare_two_zoos_of_one_name(tmp_path):
+    code = textwrap.dedent(
+        """
+        import pathlib, sys
+        from probegen_jax.zoo.prepared import builders
+        from probegen_jax.zoo.published import loading
+        manual, data = map(pathlib.Path, sys.argv[1:])
+        request = builders.Request(manual_dir=manual)
+        print(len(loading.load("cifar10_gs", data, request=request)))
         """
     )
-    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "data")]
-    both = [subprocess.Popen(command, cwd=REPO, stdout=-1, text=True) for _ in range(2)]
-    for process in both:
-        assert process.communicate()[0].splitlines()[-1] == "100"
-        assert process.returncode == 0
-    assert len((tmp_path / "read").read_text().splitlines()) == 100
+    both = []
+    for number in (900, 1800):
+        published_files.cifar10_gs(tmp_path / str(number), number)
+        command = [sys.executable, "-c", code, tmp_path / str(number), tmp_path / "data"]
+        both.append(subprocess.Popen(command, cwd=REPO, stdout=-1, text=True))
+    told = [process.communicate()[0].splitlines()[-1] for process in both]
+    assert told == ["100", "200"]
+    assert len(list((tmp_path / "data").rglob("dataset_info.json"))) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):

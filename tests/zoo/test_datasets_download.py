@@ -1,10 +1,12 @@
 import hashlib
 import http.server
+import shutil
 import socket
 import threading
 
 import published_files
 import pytest
+import together
 
 from probegen_jax.errors import UserError
 from probegen_jax.zoo.files.download import Address, fetch
@@ -149,3 +151,67 @@ def test_a_damaged_download_is_found_by_the_archives_own_checksums(server, tmp_p
     request = Request(url=f"{server.url}/zoo.zip")
     with pytest.raises(UserError, match=r"cannot be unpacked \(.*\); delete the archive and"):
         loading.load("mnist_inr", tmp_path / "data", request=request)
+
+
+def test_another_address_is_another_zoo_whatever_its_file_is_called(server, tmp_path, capsys):
+    pytest.importorskip("torch")
+    data, found = tmp_path / "data", {}
+    for name, number in (("one", 40), ("two", 50)):
+        published_files.mnist_inr(tmp_path / name, number)
+        archive = published_files.zipped(tmp_path / name, "mnist-inrs", tmp_path / f"{name}.zip")
+        server.content = archive.read_bytes()
+        request = Request(url=f"{server.url}/{name}/mnist-inrs.zip")
+        found[request] = hashlib.sha256(server.content).hexdigest()
+        assert len(loading.load("mnist_inr", data, request=request)) == number
+    served, server.content = server.requests, b""
+    for request, number in zip(found, (40, 50), strict=True):
+        assert len(loading.load("mnist_inr", data, request=request)) == number
+        by_checksum = Request(sha256=found[request])
+        assert len(loading.load("mnist_inr", data, request=by_checksum)) == number
+    with pytest.raises(UserError, match=r"zoos of http.*, http.* are prepared; say which is meant"):
+        loading.load("mnist_inr", data)
+    assert server.requests == served
+    # The archives are kept by their address, too: from them it is prepared once more.
+    shutil.rmtree(data / "mnist_inr")
+    shutil.rmtree(data / "beside")
+    for request, number in zip(found, (40, 50), strict=True):
+        assert len(loading.load("mnist_inr", data, request=request)) == number
+    assert server.requests == served
+
+
+@pytest.mark.parametrize("requested", [{}, {"url": "http://localhost:1/x.zip"}])
+def test_what_was_downloaded_needs_its_archive_no_more(requested, server, tmp_path, capsys):
+    """A user's address that is prepared stays prepared; another one is not passed over."""
+    pytest.importorskip("torch")
+    published_files.mnist_inr(tmp_path, 40)
+    archive = published_files.zipped(tmp_path, "mnist-inrs", tmp_path / "made.zip")
+    server.content = archive.read_bytes()
+    data, request = tmp_path / "data", Request(url=f"{server.url}/zoo.zip")
+    loading.prepared("mnist_inr", data, request=request)
+    shutil.rmtree(data / "downloads")
+    capsys.readouterr()
+    if requested:
+        with pytest.raises(UserError, match=r"localhost:1/x\.zip: the download failed"):
+            loading.prepared("mnist_inr", data, request=Request(**requested))
+        assert f"was made of other files, from {request.url}" in capsys.readouterr().out
+    else:
+        loading.prepared("mnist_inr", data)
+        told = f"no manual_dir or download_url is given; using what was prepared from {request.url}"
+        assert told in capsys.readouterr().out
+
+
+def test_of_two_processes_one_downloads_and_the_other_waits(server, tmp_path):
+    code = """
+        from probegen_jax.zoo.files import download
+        knock = download._knock
+        download._knock = lambda address: (hold(), knock(address))
+        folder = pathlib.Path(sys.argv[1]) / "downloads"
+        path = download.fetch(download.Address(sys.argv[2], "zoo.zip"), folder)
+        print(path.stat().st_size)
+    """
+    first, second = together.run(code, tmp_path, f"{server.url}/zoo.zip")
+    folder, size = tmp_path / "downloads", str(len(server.content))
+    waits = f"waiting for another process that downloads {folder / 'zoo.zip'}"
+    assert (first, second) == ([size], [waits, size])
+    assert server.requests == 2
+    assert leftovers(folder) == ["zoo.zip", "zoo.zip.sha256"]

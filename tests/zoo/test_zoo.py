@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import together
 from conftest import REPO
 
 from probegen_jax.errors import UserError
@@ -100,7 +101,7 @@ def test_cache_builds_once_and_again_for_another_key(tmp_path):
     assert len(list((tmp_path / "deep" / "er").iterdir())) == 2  # and nothing temporary
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "a shorter array"])
 def test_a_corrupt_cache_file_is_built_again_with_a_warning(tmp_path, damage):
     calls, build = build_counter()
     cache.cached_arrays(tmp_path, "n", {}, build)
@@ -108,6 +109,8 @@ def test_a_corrupt_cache_file_is_built_again_with_a_warning(tmp_path, damage):
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 0xFF
+    elif damage == "a shorter array":  # which NumPy would read without meeting a checksum
+        content = content.replace(b"(5,)", b"(4,)")
     else:
         content = content[: len(content) // 2] if damage == "cut" else b""
     path.write_bytes(content)
@@ -117,6 +120,24 @@ def test_a_corrupt_cache_file_is_built_again_with_a_warning(tmp_path, damage):
     assert len(calls) == 2
     cache.cached_arrays(tmp_path, "n", {}, build)
     assert len(calls) == 2
+
+
+def test_of_two_processes_one_fits_the_digits_and_the_other_waits(tmp_path):
+    code = """
+        from probegen_jax.factory.builtin import digits
+        from probegen_jax.factory.inr import fit
+        def quickly(self, images, indices):  # in place of seconds of fitting
+            hold()
+            print("fits")
+            return np.ones((len(images), 1185), np.float32), np.ones(len(images), np.float32)
+        import numpy as np
+        fit.Fitter.__call__ = quickly
+        print(len(digits.load(pathlib.Path(sys.argv[1]) / "data")))
+    """
+    first, second = together.run(code, tmp_path)
+    (kept,) = (tmp_path / "data").iterdir()
+    assert first == ["fits", "1797"]
+    assert second == [f"waiting for another process that makes {kept}", "1797"]
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path):

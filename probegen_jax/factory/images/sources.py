@@ -45,7 +45,8 @@ class ImageSet:
     def identity(self) -> dict[str, Any]:
         """What tells these images from others, for a build's plan."""
         own = {"num_val": self.num_val} if self.num_val else {}
-        return {"name": self.name, "digest": self.digest, **own}
+        names = {"class_names": list(self.class_names)}
+        return {"name": self.name, "digest": self.digest, **names, **own}
 
     def summary(self) -> str:
         """What was understood of the source, in a line."""

@@ -1,10 +1,14 @@
 """Where the files of a published zoo are: a folder, or the zip archive as it was downloaded."""
 
+import contextlib
 import functools
+import hashlib
 import io
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import UNREADABLE
@@ -12,6 +16,45 @@ from probegen_jax.files import UNREADABLE
 # Of a file inside an archive that is unpacked into memory as a whole.
 MOST_BYTES = 2**30
 _FREE = 2**26  # what a file may unpack to whatever its size
+
+
+class Listing(NamedTuple):
+    """What some files are, told from their names, sizes and times; none is read.
+
+    Attributes:
+      digest: another one where a file was added, removed or written to. It stays where their folder
+        is moved.
+      newest: when the last of them changed, in seconds of the system's clock.
+    """
+
+    digest: str
+    newest: float
+
+
+def listing(files: Iterable[tuple[str, os.stat_result]]) -> Listing:
+    """The listing of files by name."""
+    # The time of the last change to a file, which, unlike that of its content, nobody can set.
+    found = [(name, stat.st_size, stat.st_ctime_ns) for name, stat in files]
+    digest = hashlib.sha256(repr(sorted(found)).encode()).hexdigest()
+    return Listing(digest, max((time for *_, time in found), default=0) / 1e9)
+
+
+def _below(top: str) -> Iterator[tuple[str, os.DirEntry]]:
+    """Files below a folder, by their path from there; links are followed, but not in circles."""
+    waiting, seen = [("", top)], set()
+    while waiting:
+        prefix, folder = waiting.pop()
+        with contextlib.suppress(OSError):  # a folder that cannot be read has no files
+            stat = os.stat(folder)
+            if (stat.st_dev, stat.st_ino) in seen:  # a link back to it
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        waiting.append((f"{prefix}{entry.name}/", entry.path))
+                    else:
+                        yield f"{prefix}{entry.name}", entry
 
 
 class Folder:
@@ -24,15 +67,12 @@ class Folder:
     @functools.cached_property
     def names(self) -> frozenset[str]:
         """Of all files, as `top/...`."""
-        names, seen = [], set()
-        for folder, below, files in os.walk(self.where / self._top, followlinks=True):
-            if (real := os.path.realpath(folder)) in seen:  # a link back to it
-                below.clear()
-                continue
-            seen.add(real)
-            prefix = pathlib.Path(folder).relative_to(self.where).as_posix()
-            names += [f"{prefix}/{file}" for file in files]
-        return frozenset(names)
+        return frozenset(f"{self._top}/{name}" for name, _ in _below(str(self.where / self._top)))
+
+    def listing(self) -> Listing:
+        """Of all files; a broken link counts as a file that is not there."""
+        there = ((name, _stat(entry)) for name, entry in _below(str(self.where / self._top)))
+        return listing((name, stat) for name, stat in there if stat is not None)
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
@@ -64,6 +104,10 @@ class Zip:
     def names(self) -> frozenset[str]:
         return frozenset(self._members)
 
+    def listing(self) -> Listing:
+        """Of the archive itself."""
+        return listing([("", self.where.stat())])
+
     def read(self, name: str) -> bytes:
         """The content of a file; the archive's own checksum is checked."""
         member, where = self._archive.getinfo(self._members[name]), f"{self.where}: {name}"
@@ -74,6 +118,13 @@ class Zip:
         except UNREADABLE as error:
             remedy = "delete the archive and fetch it again"
             raise BadNetworkError(where, f"cannot be unpacked ({error})", remedy) from error
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:
+        return None
 
 
 Source = Folder | Zip

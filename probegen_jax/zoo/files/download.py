@@ -10,6 +10,7 @@ import requests
 import tensorflow_datasets as tfds
 
 from probegen_jax.errors import UserError
+from probegen_jax.zoo import waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Address:
 def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     """Downloads an archive with TFDS's download manager, unless it is in `folder` already.
 
-    No other process may fetch the same archive at the same time; `builders.prepare` sees to that.
+    Of several processes one downloads, and the others wait.
 
     Returns:
       The archive's path. Its SHA-256 lies beside it, in `<name>.sha256`.
@@ -44,15 +45,41 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
         left behind then.
     """
     target = folder / address.filename
-    noted = target.with_name(f"{target.name}.sha256")
-    if target.is_file():
-        _check_kept(target, noted, address.sha256)
-        return target
+    try:
+        if not target.is_file():
+            lock = target.with_name(f".{target.name}.lock")
+            with waiting.lock(lock, f"downloads {target}"):
+                if not target.is_file():
+                    _download(address, target)
+                    return target
+    except (requests.RequestException, tfds.download.DownloadError) as error:
+        raise _broken(address, _reason(error)) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror or error}); free some space, or choose "
+            f"another folder with {address.data_dir}"
+        ) from error
+    _check_kept(target, address.sha256)
+    return target
+
+
+def noted_checksum(archive: pathlib.Path) -> str:
+    """The SHA-256 of an archive that was fetched, as it was noted then."""
+    noted = _beside(archive)
+    words = noted.read_text(encoding="utf-8", errors="replace").split() if noted.is_file() else []
+    return words[0] if words else _sha256(archive)
+
+
+def _beside(archive: pathlib.Path) -> pathlib.Path:
+    return archive.with_name(f"{archive.name}.sha256")
+
+
+def _download(address: Address, target: pathlib.Path) -> None:
     # A folder of its own, so that what a broken connection leaves can be removed as a whole.
-    partial = folder / f"partial.{address.filename}"
+    partial = target.with_name(f"partial.{target.name}")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-        partial.mkdir(parents=True)
+        partial.mkdir()
         _knock(address)
         manager = tfds.download.DownloadManager(download_dir=partial)
         path = pathlib.Path(manager.download(address.url))
@@ -62,18 +89,10 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
             raise UserError(f"{address.url}: the download has {found}; {_again(address)}")
         if address.zipped and not zipfile.is_zipfile(path):
             raise UserError(f"what {address.url} sent is not a zip; {_again(address)}")
-        noted.write_text(f"{checksum}  {target.name}\n")
+        _beside(target).write_text(f"{checksum}  {target.name}\n")
         path.replace(target)
-    except (requests.RequestException, tfds.download.DownloadError) as error:
-        raise _broken(address, _reason(error)) from error
-    except OSError as error:
-        raise UserError(
-            f"cannot write {target} ({error.strerror or error}); free some space, or choose "
-            f"another folder with {address.data_dir}"
-        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def _knock(address: Address) -> None:
@@ -84,12 +103,9 @@ def _knock(address: Address) -> None:
             raise _broken(address, f"the server answers {answer}")
 
 
-def _check_kept(target: pathlib.Path, noted: pathlib.Path, sha256: str | None) -> None:
+def _check_kept(target: pathlib.Path, sha256: str | None) -> None:
     """Refuses an archive of an earlier download whose noted checksum is not the one asked for."""
-    if sha256 is None:
-        return
-    checksum = noted.read_text().split()[0] if noted.is_file() else _sha256(target)
-    if checksum != sha256.lower():
+    if sha256 is not None and (checksum := noted_checksum(target)) != sha256.lower():
         raise UserError(
             f"{target}: has SHA-256 {checksum}, expected {sha256}; delete it and run again"
         )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE
-from probegen_jax.zoo.files.archives import MOST_BYTES
+from probegen_jax.zoo.files.archives import MOST_BYTES, Listing, listing
 
 # Epochs of every published run; zoos that were built here say theirs in `config.epochs`.
 PUBLISHED_EPOCHS = 86
@@ -121,6 +121,11 @@ class FolderFiles:
     def __init__(self, folder: pathlib.Path):
         self.where = folder
 
+    def listing(self) -> Listing:
+        """Of the three files."""
+        paths = (self.where / name for name in (WEIGHTS, METRICS, LAYOUT))
+        return listing((path.name, path.stat()) for path in paths if path.exists())
+
     def small(self, name: str) -> bytes:
         """The content of `metrics.csv.gz` or `layout.csv`."""
         path = self.where / name
@@ -148,6 +153,10 @@ class TarFiles:
 
     def __init__(self, path: pathlib.Path):
         self.where = path
+
+    def listing(self) -> Listing:
+        """Of the archive itself."""
+        return listing([("", self.where.stat())])
 
     def small(self, name: str) -> bytes:
         return self._member(name, _at_most)

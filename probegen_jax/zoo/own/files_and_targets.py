@@ -1,5 +1,6 @@
 """A zoo of the user's own: INR files with a CSV of targets, or stacked arrays."""
 
+import contextlib
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,11 @@ from tqdm import tqdm
 
 from probegen_jax import trees, user_cache
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.files import cell
+from probegen_jax.files import cell, write_text
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
-from probegen_jax.zoo.files import inr_files
+from probegen_jax.zoo.files import archives, inr_files
 from probegen_jax.zoo.own.targets import Task, read_csv
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
@@ -112,13 +113,11 @@ def from_folder(
     listing = read_csv(targets_csv, task, num_outputs)
     stats = {}
     for path in listing.paths:
-        try:
-            stat = (folder / path).stat()
-        except OSError:
-            stat = None  # told below, network by network
-        stats[path] = stat and (stat.st_size, stat.st_mtime_ns)
+        with contextlib.suppress(OSError):  # told below, network by network
+            stats[path] = (folder / path).stat()
     key = {
-        "files": hashlib.sha256(repr((str(folder.resolve()), stats)).encode()).hexdigest(),
+        "files": archives.listing(stats.items()).digest,
+        "listed": hashlib.sha256(repr((str(folder.resolve()), listing.paths)).encode()).hexdigest(),
         "spec": repr(spec),
         "options": repr(options),
         "skip_bad": skip_bad,
@@ -133,7 +132,7 @@ def from_folder(
     kept = arrays["kept"]
     if number := len(arrays["faults"]):
         file = data_dir / f"own-{folder.name}.skipped.tsv"
-        file.write_text("".join(f"{fault}\n" for fault in arrays["faults"]), encoding="utf-8")
+        write_text(file, "".join(f"{fault}\n" for fault in arrays["faults"]))
         print(f"{folder.name}: {number} bad networks were left out, listed in {file}")
     splits_of = None
     if listing.splits is not None:

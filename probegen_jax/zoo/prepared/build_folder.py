@@ -87,9 +87,21 @@ def is_written(out: pathlib.Path) -> bool:
 
 
 def write(out: pathlib.Path, contents: Contents) -> None:
-    """Writes the data set into the folder of a build: all of it, or nothing that later loads."""
-    builders.prepare(BuiltZoo(contents, data_dir=out))
-    shutil.rmtree(out / "downloads", ignore_errors=True)  # which TFDS makes and leaves empty
+    """Writes the data set into the folder of a build: all of it, or nothing that later loads.
+
+    Only the process that holds the folder's lock may do so.
+    """
+    builder = BuiltZoo(contents, data_dir=out)
+    clean(out)
+    # TFDS makes a folder for downloads and leaves it empty.
+    builders.prepare(builder, _place(out).with_name("incomplete.downloads"))
+    clean(out)
+
+
+def clean(out: pathlib.Path) -> None:
+    """Removes what a killed process left of the data set; only for who holds the folder's lock."""
+    for leftover in _place(out).parent.glob("incomplete.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def opened(out: pathlib.Path) -> tfds.core.DatasetBuilder:

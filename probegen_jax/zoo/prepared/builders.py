@@ -3,12 +3,11 @@
 import abc
 import contextlib
 import dataclasses
-import fcntl
+import hashlib
 import io
 import itertools
 import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -20,7 +19,8 @@ from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.zoo import splits
 from probegen_jax.zoo.bad_networks import Skipped
 from probegen_jax.zoo.files import archives
-from probegen_jax.zoo.files.download import Address, fetch
+from probegen_jax.zoo.files.download import Address, fetch, noted_checksum
+from probegen_jax.zoo.prepared import checksums
 from probegen_jax.zoo.zoo import SPLITS
 
 SKIPPED_FILE = "skipped.tsv"
@@ -44,7 +44,12 @@ class Request:
 
 
 class LocalInfo(tfds.core.DatasetInfo):
-    """Of a data set that TFDS's own bucket does not have."""
+    """Of a data set that TFDS's own bucket does not have; its files' checksums are noted."""
+
+    def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
+        """What TFDS does last, in the folder that is to become the data set's."""
+        super().write_to_directory(dataset_info_dir, all_metadata)
+        checksums.write(pathlib.Path(dataset_info_dir))
 
     def initialize_from_bucket(self) -> None:
         """Looks nowhere; TFDS would leave an empty temporary folder behind each time."""
@@ -77,18 +82,8 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return pathlib.Path(self.data_dir)
 
     def find_splits_file(self) -> pathlib.Path | None:
-        """The official split, where the user has it; a `UserError` if it is not where they say."""
-        folder, file = self.request.manual_dir, self.request.splits_file
-        if file is not None:
-            if not file.is_file():
-                raise UserError(f"no splits file at {file}; correct --config.splits_file")
-            return file
-        if folder is None:
-            return None
-        # The parent only where manual_dir is the zoo's own top folder, beside which the file lies.
-        folders = [folder, folder.parent] if folder.name == self.TOP else [folder]
-        places = (splits.find_file(place, self.SPLITS_FILE) for place in folders)
-        return next(filter(None, places), None)
+        """See the function."""
+        return find_splits_file(type(self), self.request)
 
     def _new_info(self, features: Mapping[str, Any], homepage: str, cite: str):
         return LocalInfo(
@@ -102,11 +97,15 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _archive(self, downloads: pathlib.Path) -> pathlib.Path:
         address = self.ADDRESS
-        if self.request.url:
-            address = dataclasses.replace(address, url=self.request.url, sha256=None)
         if self.request.sha256:
             address = dataclasses.replace(address, sha256=self.request.sha256)
-        return fetch(address, downloads)
+        if self.request.url not in (None, address.url):
+            # A folder for each other address: archives of several zoos have the same name.
+            address = dataclasses.replace(address, url=self.request.url)
+            downloads /= hashlib.sha256(address.url.encode()).hexdigest()[:12]
+        archive = fetch(address, downloads)
+        self.info.metadata["made_of"] = {"url": address.url, "sha256": noted_checksum(archive)}
+        return archive
 
     @classmethod
     def find_source(cls, manual_dir: pathlib.Path) -> Any:
@@ -130,6 +129,8 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"{manual_dir}: no {self.name} zoo here; it needs {self.NEEDS}, or leave "
                 "manual_dir unset to download them"
             )
+        if manual_dir is not None:
+            self.info.metadata["made_of"] = {"files": source.listing().digest}
         self.info.metadata["source"] = str(source.where)
         return source
 
@@ -191,6 +192,21 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self.skipped.write(self.folder / SKIPPED_FILE)
 
 
+def find_splits_file(cls: type[ZooBuilder], request: Request) -> pathlib.Path | None:
+    """The official split, where the user has it; a `UserError` if it is not where they say."""
+    folder, file = request.manual_dir, request.splits_file
+    if file is not None:
+        if not file.is_file():
+            raise UserError(f"no splits file at {file}; correct --config.splits_file")
+        return file
+    if folder is None:
+        return None
+    # The parent only where manual_dir is the zoo's own top folder, beside which the file lies.
+    folders = [folder, folder.parent] if folder.name == cls.TOP else [folder]
+    places = (splits.find_file(place, cls.SPLITS_FILE) for place in folders)
+    return next(filter(None, places), None)
+
+
 def damaged(folder: pathlib.Path, error: Exception) -> UserError:
     """What to tell of a prepared zoo whose files cannot be read."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -199,43 +215,19 @@ def damaged(folder: pathlib.Path, error: Exception) -> UserError:
     )
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Prepares a zoo unless it is prepared: all of it, or nothing that later loads.
+def prepare(builder: tfds.core.DatasetBuilder, downloads: pathlib.Path) -> None:
+    """Prepares a zoo: all of it, or nothing that later loads.
 
-    The builder has a `folder`, `skipped` and `DATA_DIR_FLAG` like a `ZooBuilder`. A `UserError` for
-    anything wrong with the files, the connection or the disk.
+    No other process may do so meanwhile. The builder has a `folder`, `skipped` and `DATA_DIR_FLAG`
+    like a `ZooBuilder`. A `UserError` for anything wrong with the files, the connection or the
+    disk.
+
+    Args:
+      downloads: where archives are kept.
     """
-    if builder.data_path.exists():
-        return
-    try:
-        with lock(pathlib.Path(builder.data_dir_root) / builder.name):
-            if builder.data_path.exists():  # another process has done it meanwhile
-                builder.info.read_from_directory(builder.data_dir)
-                return
-            for abandoned in builder.folder.parent.glob("incomplete.*"):
-                shutil.rmtree(abandoned)
-            _prepare(builder)
-    except OSError as error:
-        raise _unwritable(builder, error.strerror or str(error)) from error
-
-
-def lock(folder: pathlib.Path) -> io.TextIOBase:
-    """A file in `folder` that one process at a time has, until it closes it or is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"waiting for another process that works in {folder}", flush=True)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    downloads = builder.data_dir_root / "downloads"
     try:
         print(f"preparing {builder.name} in {builder.data_dir}")
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS says there that it knows no sizes
@@ -250,12 +242,16 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     except RuntimeError as error:  # what array_record's writer raises
         for known in ("No space left on device", "File too large", "Disk quota exceeded"):
             if known in str(error):
-                raise _unwritable(builder, known) from error
+                raise unwritable(builder.data_dir, builder.DATA_DIR_FLAG, known) from error
         raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise unwritable(builder.data_dir, builder.DATA_DIR_FLAG, reason) from error
 
 
-def _unwritable(builder: tfds.core.DatasetBuilder, reason: str) -> UserError:
+def unwritable(place: Any, flag: str, reason: str) -> UserError:
+    """What to tell where a zoo cannot be prepared for want of room or rights."""
     return UserError(
-        f"cannot write the prepared zoo to {builder.data_dir} ({reason}); free some space, or "
-        f"choose another folder with {builder.DATA_DIR_FLAG}"
+        f"cannot write the prepared zoo to {place} ({reason}); free some space, or choose another "
+        f"folder with {flag}"
     )

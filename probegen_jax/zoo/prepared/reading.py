@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE, replacing
-from probegen_jax.zoo.prepared import schema
+from probegen_jax.zoo.prepared import checksums, schema
 from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.zoo import SPLITS
 
@@ -38,6 +38,7 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
     """
     try:
         small = schema.check(builder) < _LARGE and jax.process_count() == 1
+        checksums.check(pathlib.Path(builder.data_dir), data=False)
         if small or any(None in feature.shape for feature in builder.info.features.values()):
             return _read(builder, lambda _, *kind: np.empty(*kind))
         return _mapped(builder)
@@ -97,6 +98,7 @@ def _read(
         for name, each in builder.info.features.items()
     }
     rows, start = {}, 0
+    checksums.check(pathlib.Path(builder.data_dir), data=True)
     with tqdm(total=total, desc="loading networks", unit="net", disable=None) as bar:
         for split, size in sizes.items():
             rows[split] = np.arange(start, start + size, dtype=np.int32)

@@ -1,15 +1,18 @@
 """The published zoos, prepared on first use and loaded from there ever after."""
 
 import pathlib
+import shutil
 
 import numpy as np
 from google.protobuf.json_format import ParseError
 
 from probegen_jax import user_cache
 from probegen_jax.errors import UserError
-from probegen_jax.zoo import cache, flat_weights, splits
+from probegen_jax.files import UNREADABLE
+from probegen_jax.zoo import cache, flat_weights, splits, waiting
 from probegen_jax.zoo.prepared import builders
 from probegen_jax.zoo.prepared.reading import read
+from probegen_jax.zoo.published import choice
 from probegen_jax.zoo.published.cifar10_gs import Cifar10Gs
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
 from probegen_jax.zoo.published.inr import NUM_CLASSES, SPEC, FmnistInr, InrZooBuilder, MnistInr
@@ -64,64 +67,72 @@ def prepared(
     folder = data_dir or user_cache.default_dir()
     cache.make_folder(folder)
     cls = BUILDERS[dataset]
-    builder = _choose(cls, folder, split, request)
-    builders.prepare(builder)
-    _check_still_wanted(builder)
-    skipped = builder.info.metadata["skipped"]
+    asked = choice.Asked(cls, request)
+    builder = _opened(cls, folder, split, asked, request)
+    if builder is None:
+        lock = folder / cls.name / ".lock"
+        try:
+            with waiting.lock(lock, f"prepares {cls.name} in {folder}", keep=True):
+                # Another process may have done it meanwhile.
+                builder = _opened(cls, folder, split, asked, request)
+                builder = builder or _prepare(cls, folder, split, asked, request)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise builders.unwritable(lock.parent, cls.DATA_DIR_FLAG, reason) from error
+    made = builder.info.metadata
+    skipped, listed = made["skipped"], builder.folder / builders.SKIPPED_FILE
+    if skipped and not request.skip_bad:
+        raise UserError(
+            f"{builder.name} was prepared without {skipped} bad networks, listed in {listed}; "
+            f"accept that with --config.skip_bad=True, or delete {builder.folder} to prepare it "
+            "again, or choose another data_dir"
+        )
     if builder.builder_config.name == "seeded":
         print(
             f"{builder.name}: no official split ({builder.SPLITS_FILE}) in use; the split is "
             f"seeded: {builder.builder_config.description} {splits.SEED}"
         )
     if skipped:
-        listed = builder.folder / builders.SKIPPED_FILE
         print(f"{builder.name}: {skipped} bad networks were left out, listed in {listed}")
     return builder
 
 
-def _choose(
-    cls: type[builders.ZooBuilder], folder: pathlib.Path, split: str, request: builders.Request
+def _opened(
+    cls: type[builders.ZooBuilder],
+    folder: pathlib.Path,
+    split: str,
+    asked: choice.Asked,
+    request: builders.Request,
+) -> builders.ZooBuilder | None:
+    """The builder of the zoo that is asked for, if it is prepared."""
+    if split not in ("auto", *cls.builder_configs):
+        raise UserError(f"split is {split!r}; choose auto, {', '.join(cls.builder_configs)}")
+    for name in ("official", "seeded") if split == "auto" else (split,):
+        zoo = asked.choose(list(choice.prepared(cls, folder, name)), name)
+        if zoo is not None:
+            try:
+                return cls(config=name, data_dir=zoo.data_dir, request=request)
+            except (*UNREADABLE, ParseError) as error:
+                raise builders.damaged(zoo.folder, error) from error
+        if asked.has_official_split:
+            break
+    return None
+
+
+def _prepare(
+    cls: type[builders.ZooBuilder],
+    folder: pathlib.Path,
+    split: str,
+    asked: choice.Asked,
+    request: builders.Request,
 ) -> builders.ZooBuilder:
-    names = list(cls.builder_configs)
-    if split not in ("auto", *names):
-        raise UserError(f"split is {split!r}; choose auto, {', '.join(names)}")
-
-    def builder(name: str) -> builders.ZooBuilder:
-        try:
-            return cls(config=name, data_dir=folder, request=request)
-        except (OSError, ValueError, KeyError, ParseError) as error:  # from what is prepared
-            path = folder / cls.name / name / str(cls.VERSION)
-            if not path.exists():
-                raise
-            raise builders.damaged(path, error) from error
-
-    if split != "auto":
-        return builder(split)
-    official = builder("official")
-    known = official.data_path.exists() or official.find_splits_file()
-    return official if known else builder("seeded")
-
-
-def _check_still_wanted(builder: builders.ZooBuilder) -> None:
-    """Refuses a prepared zoo that was made of other files than those now given."""
-    made, request = builder.info.metadata, builder.request
-    if made is None or not {"source", "splits_sha256", "skipped"} <= made.keys():
-        raise builders.damaged(builder.folder, ValueError("its metadata.json is incomplete"))
-    remedy = f"delete {builder.folder} to prepare it again, or choose another data_dir"
-    if request.manual_dir is not None:
-        found = builder.find_source(request.manual_dir)
-        if found is not None and str(found.where) != made["source"]:
-            raise UserError(
-                f"{builder.name} was prepared from {made['source']}, but manual_dir has it in "
-                f"{found.where}; leave manual_dir unset to use what is prepared, or {remedy}"
-            )
-    file = builder.find_splits_file()
-    official = builder.builder_config.name != "seeded"
-    if official and file is not None and splits.fingerprint(file) != made["splits_sha256"]:
-        raise UserError(f"{builder.name} was prepared with another split than {file}; {remedy}")
-    if made["skipped"] and not request.skip_bad:
-        raise UserError(
-            f"{builder.name} was prepared without {made['skipped']} bad networks, listed in "
-            f"{builder.folder / builders.SKIPPED_FILE}; accept that with --config.skip_bad=True, "
-            f"or {remedy}"
-        )
+    """Prepares the zoo; the caller has the lock of all zoos of that name in the folder."""
+    for pattern in (".", f"{choice.BESIDE}/*"):  # of preparations that were killed
+        for abandoned in folder.glob(f"{pattern}/{cls.name}/*/incomplete.*"):
+            shutil.rmtree(abandoned)
+    if split == "auto":
+        split = "official" if asked.has_official_split else "seeded"
+    place = asked.place(folder, list(choice.prepared(cls, folder, split)))
+    builder = cls(config=split, data_dir=place, request=request)
+    builders.prepare(builder, folder / "downloads")
+    return builder
