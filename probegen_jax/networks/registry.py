@@ -6,11 +6,13 @@ from typing import Any
 from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.siren import SirenSpec
 
 FAMILIES: dict[str, type[NetworkSpec]] = {
     "siren": SirenSpec,
+    "field": FieldSpec,
     "cnn": CnnSpec,
     "mixed_cnn": MixedCnnSpec,
 }

@@ -5,10 +5,9 @@ The zoos of Navon et al. (2023) use 2→32→32→1 with sin(30·(Wx + b)) twice
 """
 
 import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -18,13 +17,13 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.contract import (
-    NetworkSpec,
     Options,
     ReadOptions,
     affine,
     check_at_least_one,
     check_finite,
 )
+from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.sine import EXACT_TO, sine
 
 # A layer is {"kernel": (in, out), "bias": (out,)}; stacked, with a leading network axis on both.
@@ -32,7 +31,7 @@ SirenWeights = tuple[dict[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class SirenSpec(NetworkSpec):
+class SirenSpec(PointSpec):
     """The static part of a SIREN: everything but its weights.
 
     Attributes:
@@ -60,14 +59,6 @@ class SirenSpec(NetworkSpec):
                 "be fewer than 2³¹ weights"
             )
         check_at_least_one(block_size=self.block_size)
-
-    @property
-    def probe_shape(self) -> tuple[int, ...]:
-        return (self.in_dim,)
-
-    @property
-    def response_dim(self) -> int:
-        return self.out_dim
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -124,21 +115,6 @@ class SirenSpec(NetworkSpec):
         last = sin(taps[-1]) @ weights[-1]["kernel"] + weights[-1]["bias"][None]
         return *taps, last + self.output_shift
 
-    def respond(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "B P R"]:
-        return self._by_blocks(self.apply, weights, probes)
-
-    def respond_with_taps(
-        self, weights: SirenWeights, probes: Float[Array, "P D"]
-    ) -> tuple[Float[Array, "B P H"], ...]:
-        return self._by_blocks(self.apply_with_taps, weights, probes)
-
-    def _by_blocks(self, apply: Callable[..., Any], weights: SirenWeights, probes: Array) -> Any:
-        if self.block_size is None:
-            return jax.vmap(apply, in_axes=(0, None))(weights, probes)
-        return jax.lax.map(
-            lambda network: apply(network, probes), weights, batch_size=self.block_size
-        )
-
     def phase_bound(self, weights: SirenWeights, reach: float) -> float:
         """What no sine's argument exceeds, in radians, if no probe's coordinate exceeds `reach`."""
         bound, most = 0.0, reach
@@ -160,9 +136,6 @@ class SirenSpec(NetworkSpec):
             far = weights is not None and self.phase_bound(weights, reach=10.0) > EXACT_TO
             sine = "exact" if far else "fast"
         return dataclasses.replace(super().with_options(options, weights), sine=sine)
-
-    def block_sizes(self, batch: int) -> Sequence[int | None]:
-        return (None, *(size for size in (1, 4, 16) if size < batch))
 
     def expected(self, options: ReadOptions) -> str:
         depth = len(self.sizes) - 1
@@ -208,30 +181,3 @@ class SirenSpec(NetworkSpec):
         several = isinstance(networks, Sequence) and len(networks) > 0
         first = networks[0] if several else networks
         return not isinstance(first, Mapping) or "kernel" in first
-
-    @property
-    def plane(self) -> Literal["xy", "ij"] | None:
-        return self.grid if self.in_dim == 2 else None
-
-    def render(
-        self, weights: SirenWeights, height: int, width: int
-    ) -> Float[np.ndarray, "N H W R"] | None:
-        if self.plane is None:
-            return None
-        weights = jax.tree.map(jnp.asarray, weights)
-        images = np.asarray(_draw(self, weights, self.pixel_coordinates(height, width)))
-        if self.output_shift == 0:  # such networks were fitted to targets in [-1, 1]
-            images = (images + 1) / 2
-        return np.clip(images, 0, 1).reshape(len(images), height, width, -1)
-
-    def pixel_coordinates(self, height: int, width: int) -> Float[np.ndarray, "HW 2"]:
-        """Coordinates of the pixels of an image, row by row, in this spec's order."""
-        sides = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
-        y, x = np.meshgrid(*sides, indexing="ij")
-        first, second = (x, y) if self.grid == "xy" else (y, x)
-        return np.stack([first.ravel(), second.ravel()], axis=-1)
-
-
-@functools.partial(jax.jit, static_argnames="spec")
-def _draw(spec: SirenSpec, weights: Any, coordinates: Any) -> jax.Array:
-    return jax.vmap(spec.apply, in_axes=(0, None))(weights, coordinates)

@@ -1,0 +1,165 @@
+"""Fields: implicit neural representations of other kinds than SIRENs.
+
+An MLP on points, which may first be encoded: as sines and cosines of their coordinates (Mildenhall
+et al., 2020: positional encoding) or of random projections of them (Tancik et al., 2020: Fourier
+features). Its activation is a ReLU, GELU, tanh or sine, a Gaussian (Ramasinghe & Lucey, 2022), or
+WIRE's real Gabor wavelet (Saragadam et al., 2023).
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import (
+    affine,
+    check_at_least_one,
+)
+from probegen_jax.networks.points import PointSpec
+from probegen_jax.networks.sine import sine
+
+# {"layers": tuple of {"kernel": (in, out), "bias": (out,)}, "projection": (D, F) if Fourier}; a
+# Gabor layer also has "scale_kernel" and "scale_bias".
+FieldWeights = dict[str, Any]
+Activation = Literal["relu", "gelu", "tanh", "sine", "gaussian", "gabor"]
+Encoding = Literal["none", "positional", "fourier"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec(PointSpec):
+    """The static part of a field: everything but its weights.
+
+    Attributes:
+      frequencies: of the encoding, F: octaves of each coordinate (positional), or random
+        projections (Fourier).
+      w0: factor inside a sine or a Gabor wavelet's cosine.
+      width: of a Gaussian, exp(-x²/(2 width²)); of a Gabor wavelet, the factor before its scale.
+      block_size: networks of a batch that run side by side; all, if None.
+    """
+
+    hidden: tuple[int, ...] = (32, 32)
+    in_dim: int = 2
+    out_dim: int = 1
+    activation: Activation = "relu"
+    encoding: Encoding = "none"
+    frequencies: int = 0
+    w0: float = 30.0
+    width: float = 0.1
+    output_shift: float = 0.5
+    grid: Literal["xy", "ij"] = "xy"
+    block_size: int | None = None
+
+    def __post_init__(self):
+        if (self.encoding == "none") != (self.frequencies == 0) or self.frequencies < 0:
+            raise UserError(
+                f"encoding is {self.encoding!r} with {self.frequencies} frequencies; give at least "
+                "1 to an encoding, and 0 to none"
+            )
+        if not self.hidden or min(self.sizes) < 1 or self.num_weights >= 2**31:
+            raise UserError(
+                f"the networks' widths are {self.sizes}; each must be at least 1, and there must "
+                "be fewer than 2³¹ weights"
+            )
+        check_at_least_one(block_size=self.block_size)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Widths from the encoded point to the output."""
+        first = {
+            "none": self.in_dim,
+            "positional": self.in_dim * (1 + 2 * self.frequencies),
+            "fourier": 2 * self.frequencies,
+        }[self.encoding]
+        return (first, *self.hidden, self.out_dim)
+
+    @property
+    def tap_sizes(self) -> tuple[int, ...]:
+        return self.hidden
+
+    @property
+    def num_weights(self) -> int:
+        numbers = sum(m * n + n for m, n in itertools.pairwise(self.sizes))
+        if self.activation == "gabor":
+            numbers += sum(m * n + n for m, n in itertools.pairwise(self.sizes[:-1]))
+        return numbers + self.in_dim * self.frequencies * (self.encoding == "fourier")
+
+    def abstract(self) -> FieldWeights:
+        layers = [affine(m, n) for m, n in itertools.pairwise(self.sizes)]
+        if self.activation == "gabor":
+            for layer in layers[:-1]:
+                layer |= {f"scale_{name}": leaf for name, leaf in layer.items()}
+        weights: FieldWeights = {"layers": tuple(layers)}
+        if self.encoding == "fourier":
+            shape = (self.in_dim, self.frequencies)
+            weights["projection"] = jax.ShapeDtypeStruct(shape, np.float32)
+        return weights
+
+    def init(self, key: Key[Array, ""]) -> FieldWeights:
+        """One network at its start: PyTorch's U(±1/√fan_in), projections N(0, 1).
+
+        Kernels behind a sine are U(±√(6/fan_in)/w0), as in a SIREN.
+        """
+        layers = []
+        for index, shapes in enumerate(self.abstract()["layers"]):
+            fan_in = shapes["kernel"].shape[0]
+            drawn = {}
+            for name, leaf in shapes.items():
+                key, own = jax.random.split(key)
+                bound = 1 / math.sqrt(fan_in)
+                if self.activation == "sine" and name == "kernel" and index < len(self.hidden):
+                    bound = math.sqrt(6 / fan_in) / self.w0 if index else bound**2
+                drawn[name] = jax.random.uniform(own, leaf.shape, jnp.float32, -bound, bound)
+            layers.append(drawn)
+        weights: FieldWeights = {"layers": tuple(layers)}
+        if self.encoding == "fourier":
+            shape = (self.in_dim, self.frequencies)
+            weights["projection"] = jax.random.normal(jax.random.fold_in(key, 1), shape)
+        return weights
+
+    def apply(self, weights: FieldWeights, probes: Float[Array, "P D"]) -> Float[Array, "P R"]:
+        return self.apply_with_taps(weights, probes)[-1]
+
+    def apply_with_taps(
+        self, weights: FieldWeights, probes: Float[Array, "P D"]
+    ) -> tuple[Float[Array, "P H"], ...]:
+        """See `NetworkSpec`; a hidden layer's tap is its activation's argument."""
+        x, taps = self._encoded(weights, probes), []
+        *hidden, last = weights["layers"]
+        for layer in hidden:
+            taps.append(x @ layer["kernel"] + layer["bias"][None])
+            x = self._activated(taps[-1], x, layer)
+        return *taps, x @ last["kernel"] + last["bias"][None] + self.output_shift
+
+    def _encoded(
+        self, weights: FieldWeights, probes: Float[Array, "P D"]
+    ) -> Float[Array, "P first"]:
+        if self.encoding == "none":
+            return probes
+        if self.encoding == "fourier":
+            phases = 2 * math.pi * (probes @ weights["projection"])
+            return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1)
+        octaves = [2.0**n * math.pi * probes for n in range(self.frequencies)]
+        waves = [wave(octave) for octave in octaves for wave in (jnp.sin, jnp.cos)]
+        return jnp.concatenate([probes, *waves], axis=-1)
+
+    def _activated(
+        self, x: Float[Array, "P H"], before: Float[Array, "P M"], layer: Mapping[str, Array]
+    ) -> Float[Array, "P H"]:
+        if self.activation == "gabor":
+            scale = before @ layer["scale_kernel"] + layer["scale_bias"][None]
+            return sine(self.w0 * x + math.pi / 2) * jnp.exp(-jnp.square(self.width * scale))
+        functions = {
+            "relu": jax.nn.relu,
+            "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+            "tanh": jnp.tanh,
+            "sine": lambda x: sine(self.w0 * x),
+            "gaussian": lambda x: jnp.exp(-jnp.square(x) / (2 * self.width**2)),
+        }
+        return functions[self.activation](x)
