@@ -11,6 +11,7 @@ import pytest
 from conftest import REPO
 
 from probegen_jax.errors import UserError
+from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.networks import registry
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
@@ -171,7 +172,9 @@ def test_weights_that_are_not_stacked_are_not_counted(weights, found):
 
 
 def test_a_family_that_reads_no_files_says_so(tmp_path):
-    predictor = Predictor(LINE, ReadOptions(), False, [0], np.zeros((1, 2, 3)), {}, (2, 4, 1, 1), 4)
+    sizes = Sizes(2, 4, 1, 1)
+    probes = np.zeros((1, 2, 3))
+    predictor = Predictor(LINE, ReadOptions(), False, [0], probes, {}, "outputs", sizes, 4)
     with pytest.raises(UserError, match=r"^cannot read files of networks like Line; give their"):
         predictor.predict(tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"^cannot read files of networks like CnnSpec"):
