@@ -12,9 +12,9 @@ from probegen_jax.networks.siren import SirenSpec
 
 FAMILIES: dict[str, type[NetworkSpec]] = {
     "siren": SirenSpec,
-    "field": FieldSpec,
     "cnn": CnnSpec,
     "mixed_cnn": MixedCnnSpec,
+    "field": FieldSpec,
 }
 
 

@@ -17,6 +17,7 @@ from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.published import small_cnn_zoo
 from probegen_jax.networks.contract import NetworkSpec, Options, ReadOptions
+from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.siren import SirenSpec
@@ -204,7 +205,9 @@ def families():
         activations=("relu", "sine"),
     )
     keys = jax.random.split(jax.random.key(0), 3)
-    found = {"siren": (siren, jax.vmap(siren.init)(keys)), "cnn": (cnn, jax.vmap(cnn.init)(keys))}
+    field = FieldSpec(hidden=(4,), encoding="fourier", frequencies=3, activation="gabor")
+    specs = {"siren": siren, "field": field, "cnn": cnn}
+    found = {kind: (spec, jax.vmap(spec.init)(keys)) for kind, spec in specs.items()}
     return found | {"mixed_cnn": mixture()[:2]}
 
 
