@@ -1,5 +1,7 @@
 """CIFAR10 Wild Park: CNNs of mixed architectures; how accurate is each? The paper's settings."""
 
+from ml_collections.config_dict import placeholder
+
 from configs import common
 
 
@@ -11,4 +13,5 @@ def get_config(arg: str = ""):
     config.fidelity = "official"
     # XLA runs a wide convolution on one core of a device. With one device per core, all cores work.
     config.mesh.cpu_devices = 0
+    config.standardize = placeholder(bool)  # of values. None: only of a zoo_dir's
     return config

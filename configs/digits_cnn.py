@@ -1,5 +1,7 @@
 """The built-in CNN zoo: classifiers of scikit-learn's digits; how accurate is each? No download."""
 
+from ml_collections.config_dict import placeholder
+
 from configs import common
 
 
@@ -12,4 +14,5 @@ def get_config(arg: str = ""):
     config.eval_every = 100
     config.checkpoint_every = 500
     config.mesh.cpu_devices = 0  # small convolutions use a single core each
+    config.standardize = placeholder(bool)  # of values. None: yes
     return config

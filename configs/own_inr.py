@@ -11,6 +11,7 @@ def get_config(arg: str = ""):
     # CSV with the columns path (from that folder), target, and maybe split.
     config.targets_csv = placeholder(str)
     config.task = "classification"  # or `regression`
+    config.standardize = placeholder(bool)  # of values: their scale does not matter. None: yes
     config.num_classes = 0  # 0: the classes that the CSV names; N: they are counted from 0 to N - 1
     # Share of validation, drawn by our seed, where the CSV has no column split.
     config.val_share = 0.1

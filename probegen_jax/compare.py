@@ -193,7 +193,7 @@ def _export(run: Any, path: pathlib.Path) -> list[str]:
     seeds, written = run.experiment.seeds, []
     for i, seed in enumerate(seeds):
         params, fixed = jax.tree.map(
-            lambda leaf, i=i: np.asarray(leaf[i]), (run.state.params, run.state.fixed)
+            lambda leaf, i=i: np.asarray(leaf[i]), (run.params(), run.state.fixed)
         )
         name = path if len(seeds) == 1 else path.with_name(f"{path.stem}-seed{seed}.pth")
         torch_files.save_state_dict(name, parameters.to_official(params))

@@ -34,6 +34,9 @@ _CHOICES = {
     "matmul_precision": ("default", "high", "highest"),
 }
 
+# Published zoos of values, which the published figures learn as they are.
+_AS_PUBLISHED = ("cifar10_gs", "cifar10_wild_park")
+
 
 def parse(
     argv: Sequence[str], doc: str, define: Callable[[flags.FlagValues], None] = lambda values: None
@@ -254,6 +257,17 @@ def defaults(dataset: str) -> ConfigDict:
     config.report = True  # whether to write report.html when training ends
     config.tensorboard = False  # whether to write logs for TensorBoard
     return config
+
+
+def standardizes(config: Any) -> bool:
+    """Whether a config, or a dict of it, asks for values to be learnt in units of their spread.
+
+    Configs of before there was the setting learn them as they are.
+    """
+    asked = config.get("standardize", False)
+    if asked is None:
+        asked = config["dataset"] not in _AS_PUBLISHED or bool(config.get("zoo_dir"))
+    return asked and config.get("task") != "classification"
 
 
 def change(config: ConfigDict, values: Mapping[str, Any]) -> None:

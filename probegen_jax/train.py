@@ -126,6 +126,8 @@ def train_zoo(
     """
     config = settings.defaults(zoo.name)
     config.in_memory = True
+    if zoo.task == "regression":
+        config.standardize = settings.placeholder(bool)
     settings.change(config, {"method": method, "num_probes": num_probes, **changes})
     settings.check(config, pathlib.Path("probegen_jax.train"))
     workdir = workdir or f"runs/{zoo.name}-{method}-{num_probes}"

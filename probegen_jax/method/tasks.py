@@ -82,6 +82,31 @@ def mean_over_runs(
 
 
 @dataclasses.dataclass(frozen=True)
+class Scale:
+    """How values are learnt: less their mean, in units of their standard deviation.
+
+    Kendall's τ knows no unit, and with this training knows none either.
+    """
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, targets_N: np.ndarray) -> "Scale":
+        """That of training targets."""
+        exact_N = np.asarray(targets_N, np.float64)
+        return cls(float(exact_N.mean()), float(exact_N.std()))
+
+    def learnt(self, targets_N: np.ndarray) -> Float[np.ndarray, " N"]:
+        """Targets as the loss compares outputs with them, float32."""
+        return ((np.asarray(targets_N, np.float64) - self.mean) / self.std).astype(np.float32)
+
+    def values(self, outputs: np.ndarray) -> np.ndarray:
+        """What outputs stand for; float64, so that no two of them become one."""
+        return np.asarray(outputs, np.float64) * self.std + self.mean
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """One kind of target.
 

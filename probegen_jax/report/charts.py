@@ -196,7 +196,7 @@ def scatter(
         ends = {"x1": axes.x(low), "y1": axes.y(low), "x2": axes.x(high), "y2": axes.y(high)}
         parts.append(mark("line", class_="diagonal", **ends))
     for t, p in zip(true, predicted, strict=True):
-        tooltip = f"true {t:.3f}, predicted {p:.3f}"
+        tooltip = f"true {t:.4g}, predicted {p:.4g}"
         parts.append(mark("circle", tooltip, class_="dot", cx=axes.x(t), cy=axes.y(p), r=3.2))
     return svg("".join(parts), f"{title}, {len(chosen)} networks", _WIDTH, height)
 

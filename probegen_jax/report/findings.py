@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 from scipy.special import softmax
 
+from probegen_jax import settings
 from probegen_jax.method.tasks import TASKS, Task, of_metric
 from probegen_jax.runs.experiment import Run
 from probegen_jax.zoo.zoo import SPLITS, Zoo
@@ -110,6 +111,12 @@ class Findings:
         """What is predicted, and how it is scored."""
         return of_metric(self.result["metric"])
 
+    @property
+    def loss(self) -> str:
+        """What is minimised."""
+        scaled = not self.task.classes and settings.standardizes(self.config)
+        return "loss of standardized targets" if scaled else "loss"
+
     def series(self, key: str) -> list[Series]:
         """What the records say under `key`, of every seed."""
         records = [record for record in self.records if key in record]
@@ -122,7 +129,7 @@ class Findings:
         """The learning curves by name, each with a title."""
         validation = self.series(f"val_{self.task.metric_name}")
         return {
-            "loss": ("training loss", self.series("train_loss")),
+            "loss": (f"training {self.loss}", self.series("train_loss")),
             "validation": (f"validation {self.task.metric_title}", validation),
         }
 
@@ -233,7 +240,9 @@ def _different(zoo: Zoo) -> list[int]:
 def shown(value: Any) -> str:
     """A target or a prediction in few characters."""
     number = float(value)
-    return f"{number:.0f}" if number.is_integer() else f"{number:.3f}"
+    if number.is_integer() and abs(number) < 1e9:
+        return f"{number:.0f}"
+    return f"{number:.3f}" if 0.01 <= abs(number) < 1e6 else f"{number:.4g}"
 
 
 def _wrong(
@@ -262,7 +271,7 @@ def _importance(run: Run) -> Importance:
     rows = zoo.splits["val"]
     chosen = np.linspace(0, len(rows) - 1, min(_MOST_NETWORKS, len(rows))).astype(int)
     rows = rows[np.unique(chosen)]
-    targets_N = zoo.targets_N[rows]
+    targets_N, learnt_N = zoo.targets_N[rows], experiment.learnt_zoo.targets_N[rows]
     first = jax.tree.map(lambda leaf: leaf[:1], run.state)
     params, fixed = jax.tree.map(lambda leaf: leaf[0], (first.params, first.fixed))
     responses_NxPxR = jnp.asarray(experiment.evaluation.responses(first, rows)[0])
@@ -275,7 +284,7 @@ def _importance(run: Run) -> Importance:
         def without(probe: Array) -> tuple[Array, Array]:
             left_out = jnp.arange(mean_PxR.shape[0]) == probe  # none where probe is -1
             outputs_NxO = head(jnp.where(left_out[None, :, None], mean_PxR[None], responses_NxPxR))
-            return jnp.mean(task.loss(outputs_NxO, jnp.asarray(targets_N))), outputs_NxO
+            return jnp.mean(task.loss(outputs_NxO, jnp.asarray(learnt_N))), outputs_NxO
 
         return jax.lax.map(without, jnp.arange(-1, mean_PxR.shape[0]))
 

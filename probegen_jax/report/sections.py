@@ -9,7 +9,7 @@ import numpy as np
 from probegen_jax.method import published_figures
 from probegen_jax.method.tasks import of_metric
 from probegen_jax.report import charts, pictures
-from probegen_jax.report.findings import Findings
+from probegen_jax.report.findings import Findings, shown
 from probegen_jax.report.text import figure, group, percent, plural, score, table
 
 _MISSING = "–"
@@ -198,7 +198,7 @@ def wrong(run: Findings) -> str:
         )
         return group("planes", map(figure, drawn.values(), captions))
     rows = [
-        [str(network.row), target, predicted, f"{network.error:.3f}"]
+        [str(network.row), target, predicted, shown(network.error)]
         for network, (target, predicted) in zip(run.wrong, called, strict=True)
     ]
     head = ["row in the zoo", "true", "predicted", "error"]
@@ -208,7 +208,7 @@ def wrong(run: Findings) -> str:
 def importance_charts(run: Findings) -> dict[str, str]:
     """What each probe is worth, and the probes with their worth, by name."""
     loss_P, probes = run.importance.loss_P, run.probes_after
-    drawn = {"bars": charts.bars("rise of the validation loss", loss_P, "left-out probe")}
+    drawn = {"bars": charts.bars(f"rise of the validation {run.loss}", loss_P, "left-out probe")}
     if probes.ndim == 4:
         top = probes[np.argsort(-loss_P, kind="stable")[:_TOP]]
         title = f"the {len(top)} probes that matter most"
@@ -226,7 +226,7 @@ def importance(run: Findings) -> str:
     largest = int(np.argmax(measured.loss_P))
     without = measured.metric - float(measured.metric_P[largest])
     words = (
-        f"On {measured.networks:,} validation networks the mean loss is {measured.loss:.4f}. "
+        f"On {measured.networks:,} validation networks the mean {run.loss} is {measured.loss:.4f}. "
         f"Without probe {largest} it rises by {measured.loss_P[largest]:.4f}, and "
         f"{run.task.metric_title} goes from {score(run, measured.metric)} to "
         f"{score(run, without)}."

@@ -21,8 +21,8 @@ from probegen_jax.files import read_json
 from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
 from probegen_jax.method.learning import adam_cosine
-from probegen_jax.method.model import make_model
-from probegen_jax.method.tasks import TASKS, mean_over_runs
+from probegen_jax.method.model import make_model, predicting_values
+from probegen_jax.method.tasks import TASKS, Scale, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs.folder import refuse_other_zoo, zoo_facts
 from probegen_jax.runs.zoo_from_config import BUILT_IN, from_config
@@ -68,6 +68,20 @@ class Experiment:
         return facts(dataclasses.replace(self.zoo, spec=self.given), self.config)
 
     @property
+    def scale(self) -> Scale | None:
+        """In which values are learnt; None where targets are learnt as they are."""
+        if TASKS[self.zoo.task].classes or not settings.standardizes(self.config):
+            return None
+        return Scale.of(self.zoo.targets_N[self.zoo.splits["train"]])
+
+    @property
+    def learnt_zoo(self) -> Zoo:
+        """The zoo with targets as the loss compares outputs with them."""
+        if self.scale is None:
+            return self.zoo
+        return dataclasses.replace(self.zoo, targets_N=self.scale.learnt(self.zoo.targets_N))
+
+    @property
     def schedule(self) -> Schedule:
         """What happens at which step of the training."""
         return _schedule(self.config, self.zoo)
@@ -85,7 +99,7 @@ class Experiment:
     def outputs(
         self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
     ) -> Float[np.ndarray, "S N O"]:
-        """Every seed's outputs for networks of the zoo.
+        """Every seed's outputs for networks of the zoo, in the unit that was learnt.
 
         Args:
           state_S: what is used of it is `params` and `fixed`.
@@ -246,7 +260,8 @@ class Run:
     """A run as its folder holds it.
 
     Attributes:
-      best_params: of all seeds, at the best step on validation so far.
+      state: at the last step, as it was trained; `params` has values in the targets' own unit.
+      best_params: of all seeds, at the best step on validation so far, likewise.
       result: the content of `result.json`; None of a run that is not finished.
     """
 
@@ -260,14 +275,20 @@ class Run:
 
     def params(self, which: str = "last") -> Any:
         """Parameters of all seeds at the "last" step, or at the "best" on validation."""
-        return {"last": self.state.params, "best": self.best_params}[which]
+        params, scale = self._trained(which), self.experiment.scale
+        return params | {"head": predicting_values(params["head"], scale)} if scale else params
 
     def outputs(
         self, rows_N: Int[np.ndarray, " N"], which: str = "last"
     ) -> Float[np.ndarray, "S N O"]:
-        """Every seed's outputs for networks of the run's zoo."""
-        state = dataclasses.replace(self.state, params=self.params(which))
-        return self.experiment.outputs(state, rows_N)
+        """Every seed's outputs for networks of the run's zoo: logits, or values."""
+        state = dataclasses.replace(self.state, params=self._trained(which))
+        scale = self.experiment.scale
+        outputs = self.experiment.outputs(state, rows_N)
+        return scale.values(outputs) if scale else outputs
+
+    def _trained(self, which: str) -> Any:
+        return {"last": self.state.params, "best": self.best_params}[which]
 
 
 def load_run(

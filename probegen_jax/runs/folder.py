@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
 
@@ -75,6 +76,7 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
 def computed(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what is computed, as JSON gives them back."""
     kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _PLACES}
+    kept["standardize"] = settings.standardizes(config)  # not so in runs from before it was a key
     return json.loads(json.dumps(kept))
 
 

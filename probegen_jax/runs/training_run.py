@@ -79,7 +79,7 @@ def train_run(
         experiment = experiments.with_block_size(experiment, block_size)
     keep = settings.nested(config, "keep_checkpoints", 2)
     training = Training(
-        experiment.zoo,
+        experiment.learnt_zoo,
         experiment.learner,
         mesh,
         experiment.schedule,

@@ -41,7 +41,9 @@ def histogram(values: Num[np.ndarray, " N"], digits: int = 3) -> list[str]:
     """A histogram of finite values as lines of text, with so many digits after the point."""
     counts, edges = np.histogram(values, _BINS)
     pairs = itertools.pairwise(edges)
-    return _bars([f"{low:.{digits}f} to {high:.{digits}f}" for low, high in pairs], counts)
+    plain = 10.0**-digits <= edges[1] - edges[0] < 1e6
+    form = f".{digits}f" if plain else ".5g"  # of values so small or large as to need an exponent
+    return _bars([f"{low:{form}} to {high:{form}}" for low, high in pairs], counts)
 
 
 def _bars(names: list[str], counts: np.ndarray) -> list[str]:
