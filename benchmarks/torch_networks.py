@@ -42,8 +42,8 @@ class Siren(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(m, n) for m, n in itertools.pairwise(sizes))
 
     def forward(self, x):
-        for layer in self.layers[:-1]:
-            x = torch.sin(self.plan.w0 * layer(x))
+        for w0, layer in zip(self.plan.w0s, self.layers[:-1], strict=True):
+            x = torch.sin(w0 * layer(x))
         return self.layers[-1](x) + self.plan.output_shift
 
 

@@ -25,9 +25,13 @@ def get_config(arg: str = ""):
     config.in_dim = 2  # coordinates
     config.channels = 1  # values at a coordinate
     config.w0 = 30.0  # factor inside every sine
+    config.w0_first = placeholder(float)  # of the first layer, if it differs. siren-pytorch: 30
     config.output_shift = 0.5  # added to the output
     config.grid = "xy"  # order of coordinates; `ij`: the row comes first
     # Key before .weight and .bias; {} is the layer's number. NFN: `net.{}.linear`
     config.layer_key = "seq.{}"
-    config.last_layer_key = placeholder(str)  # of the last layer, if it differs. NFN: `net.{}`
+    # Of the last layer, if it differs. NFN: `net.{}`. siren-pytorch: `last_layer`
+    config.last_layer_key = placeholder(str)
+    # Of the network to read, where files hold several, such as an average: `ema`
+    config.state_key = placeholder(str)
     return config

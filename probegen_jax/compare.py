@@ -75,6 +75,11 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
         )
     if theirs and config.get("readout", "outputs") != "outputs":
         raise UserError(f"readout is {config.readout!r}, which the official code does not have")
+    if theirs and config.get("w0_first") is not None:
+        raise UserError(
+            f"w0_first is {config.w0_first}, but the official code has one w0 for all layers of a "
+            "network; it cannot run such a zoo, so leave out --torch_checkpoint and --export"
+        )
     workdir = None if options.workdir is None else pathlib.Path(options.workdir)
     ours = None if workdir is None else _our_run(workdir, config)
     if options.export:

@@ -43,21 +43,24 @@ class ReadOptions:
     Attributes:
       layer_key: name of each layer's arrays before `.weight` and `.bias`; `{}` stands for the
         layer's number, from 0.
-      last_layer_key: of the last layer, where it differs. NFN's INRs have "net.{}.linear" and
-        "net.{}".
+      last_layer_key: of the last layer, where it differs, with or without a number. NFN's INRs have
+        "net.{}.linear" and "net.{}", siren-pytorch's "net.{}" and "last_layer".
+      state_key: of the network to read, where a file holds several, such as an average of it.
       fidelity: "faithful" runs CNNs as they were trained, "official" as ProbeGen's published code.
     """
 
     layer_key: str = "seq.{}"
     last_layer_key: str | None = None
     fidelity: Literal["faithful", "official"] = "faithful"
+    state_key: str | None = None
 
     def __post_init__(self):
-        for pattern in filter(None, (self.layer_key, self.last_layer_key)):
-            if pattern.count("{}") != 1 or "{" in pattern.replace("{}", ""):
+        for pattern, least in ((self.layer_key, 1), (self.last_layer_key or "", 0)):
+            numbers, rest = pattern.count("{}"), pattern.replace("{}", "")
+            if not least <= numbers <= 1 or "{" in rest or "}" in rest:
                 raise UserError(
-                    f"layer key {pattern!r} must hold one {{}} for the layer's number, "
-                    "as in seq.{}"
+                    f"layer key {pattern!r} must hold one {{}} for the layer's number, as in "
+                    "seq.{}; only that of the last layer can do without"
                 )
 
     def layer_name(self, index: int, depth: int) -> str:
@@ -197,6 +200,16 @@ class NetworkSpec(abc.ABC):
     def expected(self, options: ReadOptions) -> str:
         """What a single network must be for `read`, in a few words."""
         self._reads_no_files()
+
+    def file_shapes(
+        self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
+    ) -> Mapping[str, tuple[int, ...]] | None:
+        """Names and shapes of all arrays of a network, in torch's layout; see `read`.
+
+        By the first of them, a weight, the network is found in a file that holds more, and under
+        longer names. None leaves names as they are.
+        """
+        return None
 
     def read(
         self,

@@ -37,10 +37,12 @@ class SirenSpec(PointSpec):
     Attributes:
       in_dim: coordinates of a probe, D.
       out_dim: values of a response, R (1 for grayscale, 3 for RGB).
+      w0: factor inside every sine.
       output_shift: added to the last layer's output; 0.5 centres it on targets in [0, 1].
       grid: order of the coordinates of a pixel: "xy" is x (column) first, "ij" is row first.
       sine: how sines are computed: "fast", see `sine.sine`, or "exact", XLA's own.
       block_size: networks of a batch that run side by side; all, if None.
+      w0_first: factor inside the first layer's sines, if it is not `w0`, as in siren-pytorch.
     """
 
     hidden: tuple[int, ...] = (32, 32)
@@ -51,6 +53,7 @@ class SirenSpec(PointSpec):
     grid: Literal["xy", "ij"] = "xy"
     sine: Literal["fast", "exact"] = "fast"
     block_size: int | None = None
+    w0_first: float | None = None
 
     def __post_init__(self):
         if min(self.sizes) < 1 or not self.hidden or self.num_weights >= 2**31:
@@ -70,6 +73,12 @@ class SirenSpec(PointSpec):
         return self.hidden
 
     @property
+    def w0s(self) -> tuple[float, ...]:
+        """The factor inside the sines of each hidden layer."""
+        first = self.w0 if self.w0_first is None else self.w0_first
+        return (first, *[self.w0] * (len(self.hidden) - 1))
+
+    @property
     def num_weights(self) -> int:
         return sum(m * n + n for m, n in itertools.pairwise(self.sizes))
 
@@ -86,7 +95,7 @@ class SirenSpec(PointSpec):
         for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
             key, kernel_key, bias_key = jax.random.split(key, 3)
             last = index == len(self.hidden)
-            bound = 1 / math.sqrt(m) if last else math.sqrt(6 / m) / self.w0
+            bound = 1 / math.sqrt(m) if last else math.sqrt(6 / m) / self.w0s[index]
             kernel = jax.random.uniform(kernel_key, (m, n), jnp.float32, -bound, bound)
             bias = jnp.zeros((n,), jnp.float32)
             if last:
@@ -108,22 +117,23 @@ class SirenSpec(PointSpec):
         for d in range(self.in_dim):
             phases = probes[:, d, None] * first["kernel"][d][None] + phases
         sin = {"fast": sine, "exact": jnp.sin}[self.sine]
-        taps = [self.w0 * phases]
-        for layer in weights[1:-1]:
+        w0, *w0s = self.w0s
+        taps = [w0 * phases]
+        for w0, layer in zip(w0s, weights[1:-1], strict=True):
             x = sin(taps[-1])
-            taps.append(self.w0 * (x @ layer["kernel"] + layer["bias"][None]))
+            taps.append(w0 * (x @ layer["kernel"] + layer["bias"][None]))
         last = sin(taps[-1]) @ weights[-1]["kernel"] + weights[-1]["bias"][None]
         return *taps, last + self.output_shift
 
     def phase_bound(self, weights: SirenWeights, reach: float) -> float:
         """What no sine's argument exceeds, in radians, if no probe's coordinate exceeds `reach`."""
         bound, most = 0.0, reach
-        for layer in weights[:-1]:
+        for w0, layer in zip(self.w0s, weights[:-1], strict=True):
             kernel, bias = (np.asarray(layer[name]) for name in ("kernel", "bias"))
             for start in range(0, len(bias), 4096):  # |kernel| is as large as the kernel
                 block = slice(start, start + 4096)
                 phases = most * np.abs(kernel[block]).sum(axis=1) + np.abs(bias[block])
-                bound = max(bound, self.w0 * float(phases.max()))
+                bound = max(bound, abs(w0) * float(phases.max()))
             most = 1.0  # a sine is no more
         return bound
 
@@ -145,6 +155,22 @@ class SirenSpec(PointSpec):
             f"{last}.bias"
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """See `NetworkSpec`; as earlier versions wrote it where `w0_first` is not set."""
+        values = super().to_json()
+        if self.w0_first is None:
+            del values["w0_first"]
+        return values
+
+    def file_shapes(
+        self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
+    ) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
+            layer = options.layer_name(index, len(self.sizes) - 1)
+            shapes |= {f"{layer}.weight": (n, m), f"{layer}.bias": (n,)}
+        return shapes
+
     def read(
         self,
         state: Mapping[str, np.ndarray],
@@ -153,28 +179,27 @@ class SirenSpec(PointSpec):
         options: ReadOptions,
     ) -> SirenWeights:
         """See `NetworkSpec`; weights in `state` are (out, in)."""
-        depth = len(self.sizes) - 1
         fix = "set {} to the zoo's, or use --config.skip_bad=True"
-        layers, rest = [], dict(state)
-        for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
-            layer, arrays = options.layer_name(index, depth), []
-            for key, shape in ((f"{layer}.weight", (n, m)), (f"{layer}.bias", (n,))):
-                array = rest.pop(key, None)
-                if array is None:
-                    fault = f"has no {key} (it has {', '.join(sorted(state)) or 'nothing'})"
-                    raise BadNetworkError(name, fault, fix.format("key names, width and depth"))
-                if array.shape != shape:
-                    fault = f"{key} has shape {array.shape}, expected {shape}"
-                    raise BadNetworkError(name, fault, fix.format("width and depth"))
-                if array.dtype != np.float32:
-                    raise BadNetworkError(name, f"{key} is {array.dtype}, not float32")
-                arrays.append(array)
-            layers.append({"kernel": arrays[0].T, "bias": arrays[1]})
-        if rest:
-            fault = f"has {min(rest)}, which a network of {depth} layers has not"
+        shapes = self.file_shapes(config, name, options)
+        for key, shape in shapes.items():
+            array = state.get(key)
+            if array is None:
+                fault = f"has no {key} (it has {', '.join(sorted(state)) or 'nothing'})"
+                raise BadNetworkError(name, fault, fix.format("key names, width and depth"))
+            if array.shape != shape:
+                fault = f"{key} has shape {array.shape}, expected {shape}"
+                raise BadNetworkError(name, fault, fix.format("width and depth"))
+            if array.dtype != np.float32:
+                raise BadNetworkError(name, f"{key} is {array.dtype}, not float32")
+        if rest := state.keys() - shapes.keys():
+            fault = f"has {min(rest)}, which a network of {len(self.sizes) - 1} layers has not"
             raise BadNetworkError(name, fault, fix.format("the key names and depth"))
         check_finite(name, state)
-        return tuple(layers)
+        arrays = [state[key] for key in shapes]
+        return tuple(
+            {"kernel": weight.T, "bias": bias}
+            for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)
+        )
 
     def is_stacked(self, networks: Any) -> bool:
         """See `NetworkSpec`: layers are dicts with a kernel, single networks are not."""

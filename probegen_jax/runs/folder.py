@@ -74,8 +74,11 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
 
 
 def computed(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what is computed, as JSON gives them back."""
-    kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _PLACES}
+    """The settings that decide what is computed, as JSON gives them back.
+
+    Those that are None are left out, for earlier versions did not have them all.
+    """
+    kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _PLACES and v is not None}
     kept["standardize"] = settings.standardizes(config)  # not so in runs from before it was a key
     return json.loads(json.dumps(kept))
 

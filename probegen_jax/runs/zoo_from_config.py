@@ -97,12 +97,15 @@ def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
         w0=config["w0"],
         output_shift=config["output_shift"],
         grid=config["grid"],
+        w0_first=config.get("w0_first"),
     )
     return files_and_targets.from_folder(
         folder,
         targets,
         spec,
-        ReadOptions(config["layer_key"], config["last_layer_key"]),
+        ReadOptions(
+            config["layer_key"], config["last_layer_key"], state_key=config.get("state_key")
+        ),
         task=config["task"],
         num_outputs=config["num_classes"] or None,
         val_share=config["val_share"],

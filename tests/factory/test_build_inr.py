@@ -182,9 +182,7 @@ def test_classes_that_got_other_names_are_refused(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
     build(tmp_path / "photos", tmp_path / "zoo", "--steps=2", "--hidden=4")
     (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / "wolf")
-    with pytest.raises(
-        UserError, match=r"images\.class_names \(\['cat', 'dog'\] there, \['c"
-    ):
+    with pytest.raises(UserError, match=r"images\.class_names \(\['cat', 'dog'\] there, \['c"):
         build(tmp_path / "photos", tmp_path / "zoo", "--steps=2", "--hidden=4")
     plan = json.loads((tmp_path / "zoo" / "plan.json").read_text())
     del plan["images"]["class_names"]  # as of an earlier version

@@ -260,6 +260,7 @@ HOSTILE = [
     (SIREN | {"in_dim": True}, "network: in_dim is True"),
     (SIREN | {"w0": float("nan")}, "network: w0 is nan"),
     (SIREN | {"w0": "30"}, "network: w0 is '30'"),
+    (SIREN | {"w0_first": []}, "network: w0_first is \\[\\]"),
     (SIREN | {"grid": "yx"}, "network: grid is 'yx'"),
     (SIREN | {"sine": ["fast"]}, "network: sine is \\['fast'\\]"),
     (SIREN | {"block_size": 0}, "block_size is 0; it must be at least 1"),

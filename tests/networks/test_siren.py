@@ -70,6 +70,38 @@ def test_no_sine_goes_beyond_the_bound_and_the_exact_one_agrees():
     )
 
 
+@pytest.mark.parametrize("hidden", [(16,), (8, 12, 5)])
+def test_the_first_layer_may_have_a_factor_of_its_own(hidden):
+    spec = SirenSpec(hidden=hidden, output_shift=0.0, w0=2.0, w0_first=30.0)
+    weights = zoo_weights(spec, 3)
+    probes = jax.random.uniform(jax.random.key(1), (7, 2), minval=-1.0)
+    responses = spec.respond(weights, probes)
+    for n in range(3):
+        network = jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n], np.float64), weights)
+        # sin(30·(Wx + b)) is sin(2·(15·Wx + 15·b)).
+        network = ({name: 15 * leaf for name, leaf in network[0].items()}, *network[1:])
+        np.testing.assert_allclose(responses[n], plain_siren(spec, network, probes), atol=1e-5)
+    scaled = jax.tree.map(np.asarray, weights)
+    as_one = ({name: 15 * leaf for name, leaf in scaled[0].items()}, *scaled[1:])
+    bounds = (
+        spec.phase_bound(scaled, 3.0),
+        SirenSpec(hidden=hidden, w0=2.0).phase_bound(as_one, 3.0),
+    )
+    np.testing.assert_allclose(*bounds, rtol=1e-6)
+    assert jnp.abs(spec.init(jax.random.key(0))[0]["kernel"]).max() <= 3**0.5 / 30
+
+
+def test_without_it_nothing_is_computed_or_written_otherwise():
+    plain, same = SirenSpec(), SirenSpec(w0_first=30.0)
+    weights, probes = plain.init(jax.random.key(0)), jnp.zeros((3, 2))
+    assert str(jax.make_jaxpr(plain.apply)(weights, probes)) == str(
+        jax.make_jaxpr(same.apply)(weights, probes)
+    )
+    assert "w0_first" not in plain.to_json()
+    assert SirenSpec.from_json(plain.to_json()) == plain
+    assert SirenSpec.from_json(same.to_json()) == same
+
+
 class SpecWithExactSine:
     def apply(self, weights, probes):
         x = probes

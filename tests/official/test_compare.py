@@ -117,6 +117,13 @@ def test_a_method_that_the_official_code_does_not_have_is_refused(place, tmp_pat
         run(tmp_path, place, f"--torch_checkpoint={tmp_path}/theirs.pth", arg="mine,16")
 
 
+def test_a_first_frequency_that_the_official_code_does_not_have_is_refused(tmp_path):
+    (tmp_path / "theirs.pth").touch()
+    flags = ["--config.w0_first=30", f"--torch_checkpoint={tmp_path}/theirs.pth"]
+    with pytest.raises(UserError, match=r"w0_first is 30\.0, but the official code has one w0"):
+        compare.main(["compare", "--config=configs/own_inr.py", *flags, f"--out={tmp_path}/out"])
+
+
 @pytest.mark.parametrize("arg", ("probegen,16", "uniform,16"))
 def test_what_pytorch_trained_scores_here_as_there(arg, place, tmp_path, capsys):
     options = ["--config.num_seeds=1", "--config.seed=3", f"--save={tmp_path}", "--lean"]

@@ -51,6 +51,14 @@ def test_a_zoo_of_ones_own(tmp_path):
     assert (len(zoo), zoo.num_outputs) == (20, 2)
 
 
+@pytest.mark.parametrize(
+    ("flag", "first"), [("--config.w0_first=30", 30), ("--config.w0_first=7.5", 7.5)]
+)
+def test_the_first_layers_frequency(flag, first, tmp_path):
+    zoo = from_config(config("own_inr", *own_flags(tmp_path), flag))
+    assert zoo.spec.w0s == (first, 20)
+
+
 OWN_BAD = {
     "--config.grid=yx": "grid is 'yx'; choose xy or ij",
     "--config.task=guess": "task is 'guess'; choose classification or regression",
@@ -59,6 +67,8 @@ OWN_BAD = {
     "--config.val_share=-0.5": "val_share is -0.5 and test_share 0.2; give shares of at least 0",
     "--config.test_share=0.9": "val_share is 0.1 and test_share 0.9",
     "--config.networks_dir=": "needs --config.networks_dir=DIR",
+    "--config.w0_first=high": "w0_first",
+    "--config.last_layer_key=net.{}.{}": "must hold one {}",
     "--config.w0=30.0": None,
 }
 

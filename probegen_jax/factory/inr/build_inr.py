@@ -70,7 +70,7 @@ def build(args: argparse.Namespace) -> None:
         "networks": len(networks),
         "copies": args.copies,
         "seed": args.seed,
-        "spec": dataclasses.asdict(spec) | {"hidden": list(spec.hidden)},
+        "spec": spec.to_json() | {"hidden": list(spec.hidden)},
         "recipe": dataclasses.asdict(recipe),
         "min_psnr": args.min_psnr,
     }

@@ -219,7 +219,7 @@ def _start(spec: SirenSpec, recipe: Recipe, key: Key[Array, ""]) -> SirenWeights
     if recipe.start == "dwsnets":
         return weights
     first, *hidden, last = weights
-    scale = spec.w0 / math.sqrt(6 * spec.in_dim)  # from ±√(6/fan_in)/w0 to ±1/fan_in
+    scale = spec.w0s[0] / math.sqrt(6 * spec.in_dim)  # from ±√(6/fan_in)/w0 to ±1/fan_in
     first = {"kernel": first["kernel"] * scale, "bias": first["bias"]}
     # From ±1/√fan_in to ±√(6/fan_in)/w0.
     last = {name: leaf * (math.sqrt(6) / spec.w0) for name, leaf in last.items()}
