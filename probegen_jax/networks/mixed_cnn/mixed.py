@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import layer_table, published
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights, check_images
 from probegen_jax.networks.contract import (
@@ -25,9 +26,11 @@ from probegen_jax.networks.contract import (
     typed,
 )
 from probegen_jax.networks.mixed_cnn import tables
+from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
+from probegen_jax.networks.mixed_cnn.on_accelerator import batch
+from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Uniform
 from probegen_jax.networks.mixed_cnn.on_cpu import convolution, tape
-from probegen_jax.networks.mixed_cnn.on_cpu.convolution import Dtype
-from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter, Kind, Shape
+from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
 
 MixedWeights = dict[str, Any]
 CPU_CHUNK = 16
@@ -47,6 +50,8 @@ class MixedCnnSpec(NetworkSpec):
       tape_size: pre-activations (floats per probe and network) that training may keep on average.
         Networks of a batch for which that is not enough are run once more on the way back.
       block_size: probes that run together; if None, 16 on a CPU, else all.
+      platform: see `Options`.
+      activations: those that networks of the zoo may have.
     """
 
     kinds: tuple[Kind, ...]
@@ -56,6 +61,8 @@ class MixedCnnSpec(NetworkSpec):
     tape_size: int
     block_size: int | None = None
     dtype: Dtype = "float32"
+    platform: str = dataclasses.field(default="cpu", repr=False)  # as in `CnnSpec`
+    activations: tuple[str, ...] = dataclasses.field(default=tuple(ACTIVATIONS), repr=False)
 
     vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
     streams: ClassVar[bool] = False  # all networks lie in the same tables
@@ -90,16 +97,21 @@ class MixedCnnSpec(NetworkSpec):
         check_images(probes, self.image_shape)
         block_size = self.block_size
         if block_size is None:
-            block_size = CPU_CHUNK if jax.default_backend() == "cpu" else probes.shape[0]
+            block_size = CPU_CHUNK if self.platform == "cpu" else probes.shape[0]
         chunks = -(-probes.shape[0] // block_size)
         chunk = -(-probes.shape[0] // chunks)  # evenly: 17 probes are 9 and 8, not 16 and 1
         stored = tables.stored(self.image_shape)
-        interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk, self.dtype)
         padding = [(0, chunks * chunk - probes.shape[0]), *[(0, 0)] * 3]
         padding[3] = (0, stored[2] - self.image_shape[2])
-        padded = jnp.pad(probes, padding)
-        padded = padded.reshape(chunks, -1)
-        responses_BxCxQxR = tape.respond(interpreter, self.tape_size, weights, padded)
+        padded = jnp.pad(probes, padding).reshape(chunks, chunk, *stored)
+        if self.platform == "cpu":
+            interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk, self.dtype)
+            flat = padded.reshape(chunks, -1)
+            responses_BxCxQxR = tape.respond(interpreter, self.tape_size, weights, flat)
+        else:
+            one_width = self.platform == "tpu"
+            form = Uniform(self.kinds, self.max_layers, self.activations, one_width, self.dtype)
+            responses_BxCxQxR = batch.respond(form, weights, padded)
         responses = responses_BxCxQxR.reshape(responses_BxCxQxR.shape[0], chunks * chunk, -1)
         return responses[:, : probes.shape[0]]
 
@@ -213,5 +225,6 @@ def build(
         num_classes=specs[0].num_classes,
         # Batches differ from the zoo's mean; a batch of 32 seldom by more than a quarter.
         tape_size=min(max(volumes), math.ceil(1.25 * sum(volumes) / len(volumes))),
+        activations=tables.activations_of(specs),
     )
     return mixed, tables.pack(kinds, mixed.max_layers, specs, networks, names)

@@ -12,7 +12,7 @@ from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.contract import Counts
-from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Kind, Shape
+from probegen_jax.networks.mixed_cnn.kinds import Kind, Shape
 
 
 def pack(
@@ -74,6 +74,13 @@ def kinds_of(spec: CnnSpec) -> list[Kind]:
     return kinds
 
 
+def activations_of(specs: Sequence[CnnSpec]) -> tuple[str, ...]:
+    """What the networks may have, in the order of `ACTIVATIONS`."""
+    found = {name for spec in specs for name in spec.activations}
+    found |= {layer.activation for spec in specs for layer in spec.layers}
+    return tuple(name for name in ACTIVATIONS if name in found)
+
+
 def stored(shape: Shape) -> Shape:
     """The shape that images of `shape` are kept in: three channels get a fourth, of zeros.
 
@@ -121,12 +128,16 @@ def _used(programs: Any, kind: int) -> Int[np.ndarray, " n"]:
 def _compact(
     tables: Any, programs: Any, used: Sequence[Int[np.ndarray, " _"]], lengths: Counts
 ) -> Any:
-    """Weights with only the rows `used` of each table, filled up to `lengths`."""
+    """Weights with only the rows `used` of each table, filled up to `lengths`.
+
+    Kernels are flat there, (rows, k·k·in·out): accelerators store small last axes badly, and would
+    turn a whole table round for the sake of one convolution.
+    """
     kinds, rows = programs["kind"], programs["row"]
     new_rows, parts = np.zeros_like(rows), []
     for kind, (table, old, length) in enumerate(zip(tables, used, lengths, strict=True)):
         chosen = np.pad(old, (0, length - len(old)))
-        parts.append(jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], table))
+        parts.append({name: leaf[chosen].reshape(length, -1) for name, leaf in table.items()})
         here = kinds == kind
         # Beyond a program's depth there may be rows that are not in use; they stay 0.
         new_rows[here] = np.searchsorted(old, rows[here]).clip(0, length - 1)

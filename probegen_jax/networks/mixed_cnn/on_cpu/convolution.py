@@ -11,7 +11,6 @@ The gradient with respect to the images is a convolution of the same form, for a
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.cnn.taps import back, forth, spread
+from probegen_jax.networks.mixed_cnn.kinds import Dtype
 
-Dtype = Literal["float32", "bfloat16"]
 Shape4 = tuple[int, int, int, int]
 
 # From so many channels on, XLA's convolution runs near the machine's peak.

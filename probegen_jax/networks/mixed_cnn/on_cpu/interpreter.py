@@ -20,28 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.mixed_cnn.on_cpu.convolution import Dtype, convolve, convolve_back
+from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
+from probegen_jax.networks.mixed_cnn.on_cpu.convolution import convolve, convolve_back
 from probegen_jax.networks.mixed_cnn.on_cpu.in_place import map_blocks, update_if, write_images
 
 # Values that one step of an activation works on: small enough for the first caches.
 _BLOCK = 32768
 
-Shape = tuple[int, int, int]
 Program = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Kind:
-    """What decides a layer's code: everything about it but its numbers.
-
-    Kernel, stride and padding are in pixels; inputs and outputs (height, width, channels).
-    """
-
-    kernel: int
-    stride: int
-    padding: int
-    inputs: Shape
-    outputs: Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +98,7 @@ class Interpreter:
         """One network on one chunk of probes.
 
         Args:
-          tables: of each kind, kernels (rows, k, k, in, out) and biases (rows, out).
+          tables: of each kind, kernels (rows, k·k·in·out) and biases (rows, out).
           program: of the network.
           probes: flat, chunk·H·W·C values.
           at: for each layer, where on the tape.
@@ -133,7 +119,7 @@ class Interpreter:
             def run(number, x):
                 code, table = self.kinds[number], tables[number]
                 image = self._read(x, index * self.slot, code.inputs)
-                kernel = table["kernel"][row]
+                kernel = table["kernel"][row].reshape(code.kernel_shape)
                 z = convolve(image, kernel, code.stride, code.padding, self.dtype)
                 return z + table["bias"][row].reshape(1, 1, 1, -1)
 
@@ -234,7 +220,8 @@ class Interpreter:
             )
 
             def run(number, gz):
-                code, kernel = self.kinds[number], tables[number]["kernel"][row]
+                code = self.kinds[number]
+                kernel = tables[number]["kernel"][row].reshape(code.kernel_shape)
                 g, size = self._read(gz, index * self.slot, code.outputs), code.inputs[:2]
                 return convolve_back(g, kernel, code.stride, code.padding, size, self.dtype)
 

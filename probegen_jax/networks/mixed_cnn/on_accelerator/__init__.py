@@ -1,0 +1,1 @@
+"""Mixed CNNs as an accelerator wants them: loops of known length, few and large operations."""
