@@ -4,6 +4,7 @@ The cases lie beside the repo: their generators are megabytes. They were measure
 code, so CIFAR10-GS networks run with padding 1 here, and the Wild Park's have no residual links.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -31,13 +32,15 @@ CASES = (
     "cifar10_wild_park_deep_linear_5",
     "cifar10_wild_park_vanilla",
 )
+# Run in the forms that are for accelerators, but here.
+ON_ACCELERATORS = tuple(f"cifar10_wild_park_vanilla on a {platform}" for platform in ("gpu", "tpu"))
 LATENT_DIM, WIDTH = 32, 16
 
 
 class Case:
     """One golden case: what was measured, its zoo, and a learner of the same shape."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, platform="cpu"):
         torch = pytest.importorskip("torch")
         self.meta = json.loads((folder / "meta.json").read_text())
         self.expected = dict(np.load(folder / "expected.npz"))
@@ -63,6 +66,7 @@ class Case:
         else:
             specs = [published.wild_park(file.config, "official") for file in files]
             self.spec, weights = mixed.build(specs, networks)
+            self.spec = dataclasses.replace(self.spec, platform=platform)
         self.weights = jax.tree.map(jnp.asarray, weights)
         self.learner = Learner(
             self.make_model,
@@ -94,9 +98,10 @@ class Case:
         return jnp.asarray(self.expected["target"].ravel(), jnp.float32)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=CASES + ON_ACCELERATORS)
 def case(request, shared):
-    return Case(shared / "golden" / request.param)
+    name, _, platform = request.param.partition(" on a ")
+    return Case(shared / "golden" / name, platform or "cpu")
 
 
 def test_forward_and_gradients(case):

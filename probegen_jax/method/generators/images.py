@@ -79,6 +79,8 @@ class DeepLinearImage(Generator):
         basis = jnp.eye(dim + 1, dim).reshape(dim + 1, 1, 1, dim)
         made = self._run(basis, (jnp.arange(dim + 1) == dim).astype(jnp.float32))
         linear_DxV, constant_V = made[:dim].reshape(dim, -1), made[dim].reshape(-1)
+        # Without the barrier, XLA (jax 0.10) finds no way to run this matmul on a GPU.
+        linear_DxV = jax.lax.optimization_barrier(linear_DxV)
         probes_PxV = latents_PxD @ linear_DxV + constant_V[None]
         return jnp.tanh(probes_PxV.reshape(number, *made.shape[1:]))
 
