@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from probegen_jax.method.tasks import Loss
+from probegen_jax.method.vectors import Vectors
 from probegen_jax.networks.contract import NetworkSpec
 
 
@@ -56,6 +57,7 @@ class Learner:
       loss: per-network loss; None, as the optimizer, if the model is only run.
       data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
         over more than one device.
+      platform: of the devices that training runs on: "cpu", "gpu" or "tpu".
       from_responses: whether each seed's `responses` replace the zoo's weights: if probes are
         fixed, they are computed once, and only the head runs.
     """
@@ -65,6 +67,7 @@ class Learner:
     loss: Loss | None = None
     optimizer: optax.GradientTransformation | None = None
     data_axis: str | None = None
+    platform: str = "cpu"
     from_responses: bool = False
 
     def init(self, keys_S: Key[Array, " S"]) -> TrainState:
@@ -143,6 +146,8 @@ class Learner:
         """Adds up the sums of the devices' parts of a batch: the one exchange of a step."""
         if self.data_axis is None:
             return sums_S
+        if self.platform == "tpu":  # which puts them into one exchange by itself
+            return jax.lax.psum(sums_S, self.data_axis)
         # As one vector: separate arrays would each need an exchange.
         vectors_SxV = jax.vmap(lambda sums: ravel_pytree(sums)[0])(sums_S)
         split = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], sums_S))[1]
@@ -204,19 +209,27 @@ def train_steps(
         device's part of them.
       first: the step that the first of those batches is for.
     """
+    vectors = Vectors(learner, state_S) if learner.platform == "gpu" else None
 
     def one_seed(zoo_weights, state, rows_B):
+        if vectors:
+            state = vectors.part(state)
         targets_B = targets_N[jnp.maximum(rows_B, 0)]
         return learner.sums(state, learner.take(zoo_weights, rows_B), targets_B, rows_B >= 0)
 
     def body(t, carry):
         state_S, losses_SxT = carry
         rows_SxB = rows_SxKxB[:, t - first]
-        sums_S = learner.over_seeds(one_seed, zoo_weights, state_S, rows_SxB)
-        state_S, losses_S = jax.vmap(learner.improve)(state_S, learner.over_devices(sums_S))
-        return state_S, losses_SxT.at[:, t].set(losses_S)
+        sums_S = learner.over_devices(learner.over_seeds(one_seed, zoo_weights, state_S, rows_SxB))
+        improve = vectors.improve if vectors else learner.improve
+        state_S, losses_S = jax.vmap(improve)(state_S, sums_S)
+        losses_SxT = jax.lax.dynamic_update_index_in_dim(losses_SxT, losses_S, t, 1)
+        return state_S, losses_SxT
 
-    return jax.lax.fori_loop(start, stop, body, (state_S, losses_SxT))
+    if vectors:
+        state_S = jax.vmap(vectors.join)(state_S)
+    state_S, losses_SxT = jax.lax.fori_loop(start, stop, body, (state_S, losses_SxT))
+    return jax.vmap(vectors.part)(state_S) if vectors else state_S, losses_SxT
 
 
 def predict(

@@ -37,7 +37,9 @@ class Programs:
 
     def __init__(self, learner: learning.Learner, mesh: Mesh):
         self.mesh = mesh
-        learner = dataclasses.replace(learner, data_axis=DATA if mesh.shape[DATA] > 1 else None)
+        platform = mesh.devices.flat[0].platform
+        axis = DATA if mesh.shape[DATA] > 1 else None
+        learner = dataclasses.replace(learner, data_axis=axis, platform=platform)
         self.learner = learner
         networks = P(SEEDS, DATA) if learner.from_responses else BY_NETWORK
 

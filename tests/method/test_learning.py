@@ -91,6 +91,17 @@ def test_an_epoch_in_stretches_is_the_same_bit_for_bit(zoo):
     )
 
 
+@pytest.mark.parametrize("method", ["probegen", "uniform"])
+def test_parameters_as_one_vector_train_the_same_bit_for_bit(zoo, method):
+    learner, keys = make_learner(method), seed_keys(0, 1)
+    expected = run_epoch(learner, keys, zoo, [(0, 5)])
+    for_gpu = dataclasses.replace(learner, platform="gpu")
+    found = run_epoch(for_gpu, keys, zoo, [(0, 2), (2, 5)])
+    # The same tree, too: checkpoints move between devices of all kinds.
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_a_seed_among_others_trains_as_it_does_alone(zoo):
     learner = make_learner()
     together, losses_together = run_epoch(learner, seed_keys(3, 4, 5), zoo, [(0, 5)])

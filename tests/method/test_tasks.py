@@ -2,12 +2,28 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.stats import kendalltau
 
 from probegen_jax.errors import UserError
-from probegen_jax.method.tasks import TASKS, accuracy, kendall_tau, mean_over_runs
+from probegen_jax.method.tasks import TASKS, accuracy, cross_entropy, kendall_tau, mean_over_runs
+
+
+def test_cross_entropy_and_its_gradient_are_optaxs():
+    logits = 5 * jax.random.normal(jax.random.key(0), (64, 10))
+    logits = jnp.concatenate([logits, jnp.asarray([[1e4] + [0.0] * 8 + [-1e4]])])
+    labels = jnp.arange(65) % 10
+    theirs = optax.softmax_cross_entropy_with_integer_labels
+    np.testing.assert_allclose(cross_entropy(logits, labels), theirs(logits, labels), rtol=1e-6)
+    ours, expected = (
+        jax.grad(lambda x, loss=loss: loss(x, labels).sum())(logits)
+        for loss in (cross_entropy, theirs)
+    )
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_accuracy_counts_the_largest_logit():
