@@ -38,7 +38,8 @@ class FieldSpec(PointSpec):
 
     Attributes:
       frequencies: of the encoding, F: octaves of each coordinate (positional), or random
-        projections (Fourier).
+        projections (Fourier), which are not trained.
+      projection_std: of the projections at the start, in cycles per unit of a coordinate.
       w0: factor inside a sine or a Gabor wavelet's cosine.
       width: of a Gaussian, exp(-x²/(2 width²)); of a Gabor wavelet, the factor before its scale.
       block_size: networks of a batch that run side by side; all, if None.
@@ -50,6 +51,7 @@ class FieldSpec(PointSpec):
     activation: Activation = "relu"
     encoding: Encoding = "none"
     frequencies: int = 0
+    projection_std: float = 1.0
     w0: float = 30.0
     width: float = 0.1
     output_shift: float = 0.5
@@ -102,7 +104,7 @@ class FieldSpec(PointSpec):
         return weights
 
     def init(self, key: Key[Array, ""]) -> FieldWeights:
-        """One network at its start: PyTorch's U(±1/√fan_in), projections N(0, 1).
+        """One network at its start: PyTorch's U(±1/√fan_in), projections N(0, `projection_std`²).
 
         Kernels behind a sine are U(±√(6/fan_in)/w0), as in a SIREN.
         """
@@ -120,7 +122,8 @@ class FieldSpec(PointSpec):
         weights: FieldWeights = {"layers": tuple(layers)}
         if self.encoding == "fourier":
             shape = (self.in_dim, self.frequencies)
-            weights["projection"] = jax.random.normal(jax.random.fold_in(key, 1), shape)
+            drawn = jax.random.normal(jax.random.fold_in(key, 1), shape)
+            weights["projection"] = self.projection_std * drawn
         return weights
 
     def apply(self, weights: FieldWeights, probes: Float[Array, "P D"]) -> Float[Array, "P R"]:
@@ -143,10 +146,11 @@ class FieldSpec(PointSpec):
         if self.encoding == "none":
             return probes
         if self.encoding == "fourier":
-            phases = 2 * math.pi * (probes @ weights["projection"])
-            return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1)
+            projection = jax.lax.stop_gradient(weights["projection"])
+            phases = 2 * math.pi * (probes @ projection)
+            return jnp.concatenate([sine(phases), sine(phases + math.pi / 2)], axis=-1)
         octaves = [2.0**n * math.pi * probes for n in range(self.frequencies)]
-        waves = [wave(octave) for octave in octaves for wave in (jnp.sin, jnp.cos)]
+        waves = [sine(octave + shift) for octave in octaves for shift in (0.0, math.pi / 2)]
         return jnp.concatenate([probes, *waves], axis=-1)
 
     def _activated(

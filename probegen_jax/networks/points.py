@@ -1,5 +1,6 @@
 """What networks on points share: implicit neural representations of images, sounds and shapes."""
 
+import abc
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from probegen_jax.networks.contract import NetworkSpec
 
@@ -36,6 +37,18 @@ class PointSpec(NetworkSpec):
     @property
     def response_dim(self) -> int:
         return self.out_dim
+
+    @abc.abstractmethod
+    def abstract(self) -> Any:
+        """See `NetworkSpec`."""
+
+    @abc.abstractmethod
+    def init(self, key: Key[Array, ""]) -> Any:
+        """One network at its start."""
+
+    def start(self, key: Key[Array, ""], recipe: str) -> Any:
+        """One network at the start that a recipe of fitting asks for; here, `init`."""
+        return self.init(key)
 
     def respond(self, weights: Any, probes: Float[Array, "P D"]) -> Float[Array, "B P R"]:
         return self._by_blocks(self.apply, weights, probes)

@@ -5,9 +5,10 @@ from typing import Any
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn.cnn import CnnSpec
-from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.contract import NetworkSpec, typed
 from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.siren import SirenSpec
 
 FAMILIES: dict[str, type[NetworkSpec]] = {
@@ -16,6 +17,18 @@ FAMILIES: dict[str, type[NetworkSpec]] = {
     "mixed_cnn": MixedCnnSpec,
     "field": FieldSpec,
 }
+
+
+def points_from_json(values: Mapping[str, Any], where: str) -> PointSpec:
+    """The spec of a built zoo of INRs; a `UserError` if `values` are none.
+
+    Without a "kind" they are a SIREN's.
+    """
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    family = FAMILIES.get(str(values.get("kind", "siren")))
+    if family is None or not issubclass(family, PointSpec):
+        raise UserError(f"{where}: kind is {values['kind']!r:.80}, which is no kind of INR")
+    return typed(family, rest, where)
 
 
 def to_json(spec: NetworkSpec) -> dict[str, Any]:

@@ -103,6 +103,18 @@ class SirenSpec(PointSpec):
             layers.append({"kernel": kernel, "bias": bias})
         return tuple(layers)
 
+    def start(self, key: Key[Array, ""], recipe: str) -> SirenWeights:
+        """See `PointSpec`; "dwsnets" is `init`, "siren" as Sitzmann et al. (2020) have it."""
+        weights = self.init(key)
+        if recipe == "dwsnets":
+            return weights
+        first, *hidden, last = weights
+        scale = self.w0s[0] / math.sqrt(6 * self.in_dim)  # from ±√(6/fan_in)/w0 to ±1/fan_in
+        first = {"kernel": first["kernel"] * scale, "bias": first["bias"]}
+        # From ±1/√fan_in to ±√(6/fan_in)/w0.
+        last = {name: leaf * (math.sqrt(6) / self.w0) for name, leaf in last.items()}
+        return (first, *hidden, last)
+
     def apply(self, weights: SirenWeights, probes: Float[Array, "P D"]) -> Float[Array, "P R"]:
         """One network's values at every probe; on the image, coordinates are in [-1, 1]."""
         return self.apply_with_taps(weights, probes)[-1]

@@ -15,11 +15,14 @@ import pytest
 from conftest import REPO
 from PIL import Image
 
+import probegen_jax
 from probegen_jax import build_zoo
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images import sources
-from probegen_jax.factory.inr import fit, fit_inrs
+from probegen_jax.factory.inr import build_inr, fields, fit, fit_inrs
 from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.runs.experiment import load_run
+from probegen_jax.runs.exported import export
 from probegen_jax.zoo.prepared import build_folder as data_set
 from probegen_jax.zoo.prepared import built_zoos
 from probegen_jax.zoo.prepared.builders import Request
@@ -82,6 +85,43 @@ def test_networks_draw_their_images_and_splits_follow_the_source(source, exporte
     np.testing.assert_allclose(psnr, columns["psnr"], rtol=1e-3)
     assert psnr.mean() > 20
     assert zoo.image_shape == (6, 6)
+
+
+def test_every_field_has_a_name():
+    assert tuple(fields.FIELDS) == build_inr.FIELDS
+
+
+@pytest.mark.parametrize("field", build_inr.FIELDS[1:])
+def test_fields_of_every_kind_draw_their_images(field, source, tmp_path, capsys):
+    build(source, tmp_path / "zoo", f"--field={field}", "--num=12", "--hidden=16,16")
+    zoo = built_zoos.load(tmp_path / "zoo", "inr")
+    assert zoo.spec == fields.spec_of(field, (16, 16), 1, None)
+    columns, _ = columns_of(tmp_path / "zoo")
+    pixels = sources.scaled(sources.load(str(source)).train.images)
+    pixels = np.concatenate([pixels, sources.scaled(sources.load(str(source)).test.images)])
+    drawn = zoo.spec.render(zoo.weights, 6, 6)
+    psnr = -10 * np.log10(np.mean((drawn - pixels[columns["image"]]) ** 2, axis=(1, 2, 3)))
+    assert psnr.mean() > 25 and (psnr > columns["psnr"] - 0.01).all()
+
+
+def test_a_zoo_of_fields_is_trained_on_and_its_model_travels(source, tmp_path):
+    build(source, tmp_path / "zoo", "--field=rff", "--steps=30")
+    zoo = built_zoos.load(tmp_path / "zoo", "inr")
+    small = {"num_epochs": 2, "batch_size": 8, "head_width": 8, "head_depth": 2, "report": False}
+    trained = probegen_jax.train(
+        zoo, num_probes=6, workdir=tmp_path / "run", readout="hidden", **small
+    )
+    export(load_run(tmp_path / "run", zoo=zoo), tmp_path / "model")
+    moved = probegen_jax.load(tmp_path / "model")
+    expected = trained.predict(zoo).values_SxNxO
+    np.testing.assert_array_equal(moved.predict(zoo).values_SxNxO, expected)
+
+
+@pytest.mark.parametrize("flag", ["--export=torch", "--preset=dwsnets"])
+def test_what_is_for_sirens_only_is_told(flag, source, tmp_path):
+    with pytest.raises(UserError, match=r"--field is rff, but .* are for SIRENs"):
+        build(source, tmp_path / "zoo", "--field=rff", flag)
+    assert not (tmp_path / "zoo").exists()
 
 
 def test_an_export_gives_plain_torch_code_the_same_outputs(exported):

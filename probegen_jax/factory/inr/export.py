@@ -12,7 +12,7 @@ from tqdm import tqdm
 from probegen_jax.factory import parts
 from probegen_jax.files import write_json, write_text
 from probegen_jax.networks.contract import ReadOptions
-from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.registry import points_from_json
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
 from probegen_jax.zoo.prepared.reading import Columns
@@ -35,7 +35,7 @@ def export(
     Raises:
       UserError: torch is not installed, or no space is left.
     """
-    spec = SirenSpec.from_json(dict(metadata["spec"]))
+    spec = points_from_json(dict(metadata["spec"]), "spec")
     counts = metadata["train_images"], metadata["copies"]
     labels, images, copies = (
         np.asarray(columns[key]).tolist() for key in ("label", "image", "copy")

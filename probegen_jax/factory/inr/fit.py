@@ -1,4 +1,4 @@
-"""Fits thousands of SIRENs at once, one per image, each from its own random start.
+"""Fits thousands of INRs at once, one per image, each from its own random start.
 
 Networks are fitted in blocks, each a vmap; the blocks of a call are dealt to the devices, and each
 device works through its own. What becomes of a network does not depend on where it was fitted.
@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from probegen_jax.networks.siren import SirenSpec, SirenWeights
+from probegen_jax.networks.points import PointSpec
 
 # Of a 28×28 image and 64 hidden units: networks that a GPU or TPU fits side by side.
 _ACCELERATOR_BLOCK = 1024
@@ -30,9 +30,9 @@ class Recipe:
 
     Attributes:
       cosine: whether it falls to 0 along a cosine; it stays as it is otherwise.
-      start: initial weights, "dwsnets" as in the published zoos (`SirenSpec.init`), or "siren" as
-        Sitzmann et al. (2020) have it: a first layer of U(±1/fan_in) and a last one as small as the
-        hidden ones. From there 80 steps get as far as 400 from the other.
+      start: of SIRENs: initial weights, "dwsnets" as in the published zoos (`SirenSpec.init`), or
+        "siren" as Sitzmann et al. (2020) have it: a first layer of U(±1/fan_in) and a last one as
+        small as the hidden ones. From there 80 steps get as far as 400 from the other.
       upsample: factor by which the image is enlarged, bilinear, before it is fitted.
       stop_psnr: dB at which a network is not trained any further; None: never.
     """
@@ -46,11 +46,11 @@ class Recipe:
 
 
 class Fitter:
-    """Fits SIRENs to images of one size, at most `capacity` in a call."""
+    """Fits INRs to images of one size, at most `capacity` in a call."""
 
     def __init__(
         self,
-        spec: SirenSpec,
+        spec: PointSpec,
         recipe: Recipe,
         seed: int,
         image_shape: tuple[int, int, int],
@@ -119,7 +119,7 @@ class Fitter:
         return np.asarray(vectors)[slot_of], np.asarray(mse)[slot_of]
 
 
-def default_block_size(spec: SirenSpec, recipe: Recipe, image_shape: tuple[int, int, int]) -> int:
+def default_block_size(spec: PointSpec, recipe: Recipe, image_shape: tuple[int, int, int]) -> int:
     """Networks to fit side by side on the devices there are."""
     if jax.default_backend() == "cpu":
         return 8
@@ -129,7 +129,7 @@ def default_block_size(spec: SirenSpec, recipe: Recipe, image_shape: tuple[int, 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _fit(
-    spec: SirenSpec,
+    spec: PointSpec,
     recipe: Recipe,
     image_shape: tuple[int, int, int],
     mesh: Mesh,
@@ -163,7 +163,7 @@ def _fit(
 
 
 def _fit_one(
-    spec: SirenSpec,
+    spec: PointSpec,
     recipe: Recipe,
     image_shape: tuple[int, int, int],
     key: Key[Array, ""],
@@ -191,7 +191,7 @@ def _fit_one(
             updates, state = optimizer.update(grads, state)
         return error, optax.apply_updates(weights, updates), state
 
-    weights = _start(spec, recipe, jax.random.fold_in(key, index))
+    weights = spec.start(jax.random.fold_in(key, index), recipe.start)
     state = optimizer.init(weights)
     if recipe.stop_psnr is None:
         weights, _ = jax.lax.fori_loop(0, recipe.steps, lambda _, c: step(*c)[1:], (weights, state))
@@ -212,15 +212,3 @@ def _fit_one(
         carry = (jnp.int32(0), weights, state, jnp.float32(jnp.inf))
         _, weights, _, _ = jax.lax.while_loop(unfinished, checked_step, carry)
     return ravel_pytree(weights)[0], mse(weights, pixels_HWxC, (height, width))
-
-
-def _start(spec: SirenSpec, recipe: Recipe, key: Key[Array, ""]) -> SirenWeights:
-    weights = spec.init(key)
-    if recipe.start == "dwsnets":
-        return weights
-    first, *hidden, last = weights
-    scale = spec.w0s[0] / math.sqrt(6 * spec.in_dim)  # from ±√(6/fan_in)/w0 to ±1/fan_in
-    first = {"kernel": first["kernel"] * scale, "bias": first["bias"]}
-    # From ±1/√fan_in to ±√(6/fan_in)/w0.
-    last = {name: leaf * (math.sqrt(6) / spec.w0) for name, leaf in last.items()}
-    return (first, *hidden, last)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images.sources import ImageSet, scaled
 from probegen_jax.factory.inr import fit
-from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.points import PointSpec
 from probegen_jax.zoo.cache import Arrays
 from probegen_jax.zoo.splits import INR_VAL_SHARE
 
@@ -88,7 +88,7 @@ class InrFactory:
         self,
         images: ImageSet,
         networks: Networks,
-        spec: SirenSpec,
+        spec: PointSpec,
         recipe: fit.Recipe,
         seed: int,
         part_size: int,

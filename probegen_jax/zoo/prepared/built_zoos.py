@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from probegen_jax.errors import UserError
+from probegen_jax.networks import registry
 from probegen_jax.networks.contract import typed
-from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.prepared.reading import Columns, read
@@ -46,7 +46,7 @@ def load(folder: pathlib.Path, family: str | None, fidelity: str = "faithful") -
 def _inr(columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any]) -> Zoo:
     hints = {"name": str, "class_names": tuple[str, ...], "image_shape": tuple[int, int]}
     facts = {key: typed(hints[key], metadata[key], f"metadata.json: {key}") for key in hints}
-    spec = SirenSpec.from_json(metadata["spec"])
+    spec = registry.points_from_json(metadata["spec"], "metadata.json: spec")
     targets, classes = np.asarray(columns["label"]), len(facts["class_names"])
     if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
         raise ValueError(f"its labels go from {targets.min()} to {targets.max()} of {classes}")

@@ -16,8 +16,7 @@ from google.protobuf.json_format import MessageToDict
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn import layer_table
-from probegen_jax.networks.contract import typed
-from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.registry import points_from_json
 from probegen_jax.zoo.prepared.builders import stored
 from probegen_jax.zoo.zoo import SPLITS
 
@@ -63,7 +62,7 @@ def of_built(folder: pathlib.Path, metadata: Mapping[str, Any]) -> Features:
     family, where = metadata["family"], f"{folder / 'metadata.json'}: spec"
     if family not in ("inr", "cnn"):
         raise ValueError(f"its family is {family!r}")
-    known = cnn() if family == "cnn" else inr(typed(SirenSpec, metadata["spec"], where).num_weights)
+    known = cnn() if family == "cnn" else inr(points_from_json(metadata["spec"], where).num_weights)
     held = said(folder)
     unknown = sorted(held.keys() - known.keys())
     if unknown:
