@@ -69,6 +69,19 @@ class ReadOptions:
         return (last or self.layer_key).format(index)
 
 
+@dataclasses.dataclass(frozen=True)
+class SharedRows:
+    """What the networks of a zoo take of arrays that are not stacked by network.
+
+    Attributes:
+      counts_NxK: how many rows of each of K arrays a network takes.
+      bytes_K: of one row.
+    """
+
+    counts_NxK: Int[np.ndarray, "N K"]
+    bytes_K: Int[np.ndarray, " K"]
+
+
 class NetworkSpec(abc.ABC):
     """What the networks of a zoo have in common, and all that can be asked of them.
 
@@ -81,7 +94,6 @@ class NetworkSpec(abc.ABC):
       num_weights: weights of one network, where all have the same number.
       plane: where probes are points of an image: "xy" if the column comes first, "ij" if the row.
       vmap_seeds: whether several seeds run as one more `vmap` axis, or one after another.
-      streams: whether networks can be read a few at a time, from a zoo larger than the memory.
       needs_config: whether the file of one network must state its architecture beside its arrays.
       tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty
         where the family gives none.
@@ -92,7 +104,6 @@ class NetworkSpec(abc.ABC):
     num_weights: int | None = None
     plane: Literal["xy", "ij"] | None = None
     vmap_seeds: ClassVar[bool] = True
-    streams: ClassVar[bool] = True
     needs_config: ClassVar[bool] = False
     tap_sizes: tuple[int, ...] = ()
 
@@ -181,17 +192,22 @@ class NetworkSpec(abc.ABC):
         """The work of probing each network; None if it is the same for all."""
         return None
 
+    def shared_rows(self, weights: Any) -> SharedRows | None:
+        """What networks take of arrays that they share; None where all are stacked by network."""
+        return None
+
     def shard(
         self,
         weights: Any,
         rows: Sequence[Int[np.ndarray, " n"]],
-        over_hosts: Callable[[Counts], Counts] = lambda counts: counts,
+        lengths: Callable[[Counts], Counts] = lambda counts: counts,
     ) -> list[Any]:
         """The networks of each device, in arrays of the same shapes for all devices.
 
         Args:
           rows: for each device, equally many rows of the zoo.
-          over_hosts: the greatest of each count over all hosts, whose devices are not among `rows`.
+          lengths: of shared arrays, from the most rows that any device here needs of each: where
+            there are other hosts or batches with the same shapes, what these need, too.
         """
         return [jax.tree.map(np.asarray, self.take(weights, rows_n)) for rows_n in rows]
 

@@ -7,7 +7,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from probegen_jax.errors import UserError
 from probegen_jax.training.batch_order import Layout
 from probegen_jax.training.job import processes
 from probegen_jax.training.mesh import DATA
@@ -23,22 +22,16 @@ def make_batches(
 
     Args:
       mode: "resident", "stream", or "auto".
-
-    Raises:
-      UserError: the zoo cannot be streamed.
     """
-    streams = zoo.spec.streams
-    if mode == "stream" and not streams:
-        raise UserError(
-            f"the networks of {zoo.name} have different architectures, and only zoos of one "
-            "architecture can be streamed; leave out --config.data.mode=stream"
-        )
-    one = zoo.read(np.zeros(1, np.int64)) if streams else None
-    network_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
+    shared = zoo.shared_rows()
+    if shared is None:
+        one = zoo.read(np.zeros(1, np.int64))
+        network_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
+    else:
+        network_bytes = int(np.mean(shared.counts_NxK @ shared.bytes_K))
     if mode == "auto":
         share = network_bytes * layout.rows_BxM.size // mesh.shape[DATA]
-        fits = not streams or share <= _room(mesh)
-        mode = "resident" if fits else "stream"
+        mode = "resident" if share <= _room(mesh) else "stream"
         if mesh.is_multi_process:
             mode = processes.from_first("data.mode", lambda: mode)
     if mode == "stream":

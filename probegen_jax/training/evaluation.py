@@ -37,7 +37,7 @@ class Evaluation:
         rows_N: Int[np.ndarray, " N"],
         answers_first: bool = False,
     ) -> Float[np.ndarray, "S N O"]:
-        """Every seed's outputs for networks; a `UserError` if the zoo cannot be streamed.
+        """Every seed's outputs for networks.
 
         Args:
           state_S: what is used of it is `params` and `fixed`.

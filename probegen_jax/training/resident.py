@@ -122,8 +122,7 @@ def place_targets(zoo: Networks, layout: Layout, mesh: Mesh) -> jax.Array:
 def load(zoo: Networks, layout: Layout, mesh: Mesh) -> Any:
     """This host's networks, on its devices."""
     rows = _rows(layout, mesh)
-    over_hosts = processes.most if mesh.is_multi_process else np.asarray
-    parts = zoo.shard(list(rows.values()), over_hosts)
+    parts = zoo.shard(list(rows.values()), processes.most if mesh.is_multi_process else np.asarray)
     return join(mesh, dict(zip(rows, parts, strict=True)))
 
 

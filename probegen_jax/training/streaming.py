@@ -50,13 +50,18 @@ class Streamed:
         layout: which networks are in which slot.
         mesh: of all devices.
         keys_S: of each seed, for the order of its batches.
-        network_bytes: of one network.
+        network_bytes: of one network; of networks that share arrays it follows from the zoo.
         chunk_bytes: of the networks of a chunk, about.
         """
         self.layout = layout
         self._zoo, self._mesh, self._keys_S = zoo, mesh, keys_S
         self._slots = np.split(np.arange(len(layout.rows_BxM)), mesh.shape[DATA])
         self._steps = layout.steps.get("train", 1)  # of an epoch
+        self._shared = zoo.shared_rows()
+        if self._shared is not None:
+            self._lengths = functools.cache(self._lengths_of)
+            all_slots = self._most_rows(1).sum(axis=0)
+            network_bytes = max(1, int(all_slots @ self._shared.bytes_K) // len(layout.rows_BxM))
         at_once = chunk_bytes // (network_bytes * len(layout.rows_BxM))
         # The same for any number of devices, so that a position in the stream is.
         self._per_chunk = min(max(1, at_once // len(keys_S)), self._steps)
@@ -149,11 +154,22 @@ class Streamed:
 
     def _read(self, rows_BxM: Int[np.ndarray, "B M"]) -> dict[int, Any]:
         """Networks and targets of this host's parts of some places of each slot."""
-        parts = {}
-        for part in my_parts(self._mesh):
-            rows_N = np.maximum(rows_BxM[self._slots[part]].ravel(), 0)
-            parts[part] = self._zoo.read(rows_N), self._zoo.targets_of(rows_N)
-        return parts
+        mine = my_parts(self._mesh)
+        rows = [np.maximum(rows_BxM[self._slots[part]].ravel(), 0) for part in mine]
+        weights = self._zoo.shard(rows, lambda _: self._lengths(rows_BxM.shape[1]))
+        targets = map(self._zoo.targets_of, rows)
+        return dict(zip(mine, zip(weights, targets, strict=True), strict=True))
+
+    def _lengths_of(self, networks: int) -> Int[np.ndarray, " K"]:
+        """Rows of shared arrays that any device could need for so many networks of each slot."""
+        most_BxK = self._most_rows(networks)
+        most_K = np.max([most_BxK[slots].sum(axis=0) for slots in self._slots], axis=0)
+        return np.maximum(most_K, 1)
+
+    def _most_rows(self, networks: int) -> Int[np.ndarray, "B K"]:
+        """Rows of shared arrays that so many networks of each slot could need."""
+        counts_BxMxK = self._shared.counts_NxK[np.maximum(self.layout.rows_BxM, 0)]
+        return np.sort(counts_BxMxK, axis=1)[:, -networks:].sum(axis=1)
 
     def _to_devices(self, chunk: dict[str, Any]) -> dict[str, Any]:
         weights, targets_N = join(self._mesh, chunk.pop("parts"))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import Counts, NetworkSpec
+from probegen_jax.networks.contract import Counts, NetworkSpec, SharedRows
 from probegen_jax.zoo import describe
 
 SPLITS = ("train", "val", "test")
@@ -18,10 +18,14 @@ SPLITS = ("train", "val", "test")
 class Stored:
     """Weights that stay on the disk, for zoos that need not fit in memory.
 
-    `read` gives the stacked weights of the networks in some rows, in NumPy arrays.
+    Attributes:
+      read: the stacked weights of the networks in some rows, in NumPy arrays.
+      known: what is in memory of all networks' weights: as much as the spec's `costs` and
+        `shared_rows` look at.
     """
 
     read: Callable[[np.ndarray], Any]
+    known: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +46,28 @@ class Networks:
             return self.weights.read(rows_N)
         return jax.tree.map(np.asarray, self.spec.take(self.weights, rows_N))
 
-    def shard(
-        self, rows: Sequence[np.ndarray], over_hosts: Callable[[Counts], Counts]
-    ) -> list[Any]:
+    def shard(self, rows: Sequence[np.ndarray], lengths: Callable[[Counts], Counts]) -> list[Any]:
         """The networks of each device, see `NetworkSpec.shard`."""
-        if isinstance(self.weights, Stored):
+        if not isinstance(self.weights, Stored):
+            return self.spec.shard(self.weights, rows, lengths)
+        if self.shared_rows() is None:
             return [self.weights.read(each) for each in rows]
-        return self.spec.shard(self.weights, rows, over_hosts)
+        # Each once, so that none takes rows of shared arrays twice.
+        once, places = np.unique(np.concatenate(rows), return_inverse=True)
+        ends = np.cumsum([len(each) for each in rows])
+        return self.spec.shard(self.weights.read(once), np.split(places, ends[:-1]), lengths)
 
     def costs(self) -> np.ndarray | None:
         """How much work it is to probe each network (N); None where it is the same for all."""
-        return self.spec.costs(self.weights)
+        return self.spec.costs(self._known)
+
+    def shared_rows(self) -> SharedRows | None:
+        """See `NetworkSpec.shared_rows`."""
+        return self.spec.shared_rows(self._known)
+
+    @property
+    def _known(self) -> Any:
+        return self.weights.known if isinstance(self.weights, Stored) else self.weights
 
     def targets_of(self, rows_N: np.ndarray) -> np.ndarray:
         """What is to be predicted of some networks; 0 where that is not known."""

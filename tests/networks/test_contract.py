@@ -64,7 +64,8 @@ def test_a_family_of_a_few_lines_has_all_the_rest():
     assert LINE.count(WEIGHTS) == 9 and LINE.costs(WEIGHTS) is None
     assert LINE.num_weights is LINE.plane is LINE.abstract() is None
     assert LINE.render(WEIGHTS, 8, 8) is None
-    assert LINE.vmap_seeds and LINE.streams and not LINE.needs_config
+    assert LINE.vmap_seeds and not LINE.needs_config
+    assert LINE.shared_rows(WEIGHTS) is None
     one = LINE.take(WEIGHTS, 4)
     assert one["slope"].shape == (3, 1) and one["offset"] == 4
     first, second = LINE.shard(WEIGHTS, [np.array([3, 1]), np.array([0, 8])])

@@ -1,5 +1,6 @@
 """A zoo that is streamed, beside the same zoo on the devices."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,11 +9,10 @@ import numpy as np
 import pytest
 from test_learning import SPEC, make_learner
 
-from probegen_jax.errors import UserError
 from probegen_jax.method import learning
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
-from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.networks.mixed_cnn import mixed, tables
 from probegen_jax.training.batch_order import lay_out
 from probegen_jax.training.batches import make_batches
 from probegen_jax.training.mesh import make_mesh
@@ -117,12 +117,81 @@ def test_stored_networks_are_read_by_row(setting):
     assert set(read) == {2 * BATCH}  # one step of two seeds
 
 
-def test_a_mixed_zoo_is_not_streamed_and_says_so():
-    spec = CnnSpec((ConvLayer(1, 4, 3, 1, 1, "relu", -1),), 3, (4, 4, 1))
-    networks = [jax.tree.map(np.asarray, spec.init(jax.random.key(n))) for n in range(3)]
-    zoo_spec, weights = mixed.build([spec] * 3, networks)
-    splits = {split: np.asarray([n]) for n, split in enumerate(("train", "val", "test"))}
-    zoo = Zoo("park", zoo_spec, weights, np.zeros(3, np.float32), splits, "regression", 1)
-    mesh = make_mesh(1, devices=jax.devices()[:1])
-    with pytest.raises(UserError, match=r"park have different architectures.*data.mode=stream"):
-        make_batches(zoo, lay_out(splits, 1), mesh, jax.random.key(0)[None], "stream")
+MIXED = 26
+
+
+@pytest.fixture(scope="module")
+def mixed_setting():
+    """As `setting`, of networks of one to three layers of many kinds."""
+    rng = np.random.default_rng(0)
+    specs, networks = [], []
+    for _ in range(MIXED):
+        channels = [1, *(int(c) for c in rng.choice([2, 4], rng.integers(1, 4)))]
+        sides = [int(rng.choice([1, 3])) for _ in channels[1:]]
+        shapes = zip(channels[:-1], channels[1:], sides, strict=True)
+        layers = [ConvLayer(m, n, k, 1, k // 2, "tanh") for m, n, k in shapes]
+        spec = CnnSpec(tuple(layers), 3, (4, 4, 1))
+        arrays = spec.abstract()
+        specs.append(spec)
+        networks.append(
+            jax.tree.map(lambda leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), arrays)
+        )
+    spec, weights = mixed.build(specs, networks)
+    rows = np.arange(MIXED, dtype=np.int32)
+    splits = {"train": rows[:18], "val": rows[18:23], "test": rows[23:]}
+    targets_N = rng.random(MIXED, np.float32)
+    zoo = Zoo("park", spec, weights, targets_N, splits, "regression", 1)
+
+    def from_disk(rows_N):
+        chosen = [specs[n] for n in rows_N], [networks[n] for n in rows_N]
+        names = [str(n) for n in rows_N]
+        return tables.pack(spec.kinds, spec.max_layers, *chosen, names)
+
+    known = {"programs": {k: v for k, v in weights["programs"].items() if k != "head"}}
+    stored = dataclasses.replace(zoo, weights=Stored(from_disk, known))
+    layout = lay_out(splits, BATCH, zoo.costs())
+    np.testing.assert_array_equal(stored.costs(), zoo.costs())
+    mesh = make_mesh(BATCH, 2, devices=jax.devices()[:1])
+    return zoo, stored, layout, mesh, jax.vmap(jax.random.key)(jnp.arange(2))
+
+
+def layers_of(batch, chosen_B):
+    """Every array of some of a batch of mixed networks, whatever row of a table it lies in."""
+    programs = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen_B], batch["programs"])
+    found = [*jax.tree.leaves(programs["head"]), programs["depth"]]
+    for n, depth in enumerate(programs["depth"]):
+        for layer in range(depth):
+            kind, row = (programs[name][n, layer] for name in ("kind", "row"))
+            found += [kind, *(np.asarray(leaf[row]) for leaf in batch["tables"][kind].values())]
+            found += [programs[name][n, layer] for name in ("activation", "residual")]
+    return found
+
+
+@pytest.mark.parametrize("where", ["in memory", "stored"])
+def test_batches_of_a_mixed_zoo_are_those_of_the_resident_one(mixed_setting, where):
+    zoo, stored, *rest = mixed_setting
+    learner = dataclasses.replace(make_learner(), spec=zoo.spec)
+    programs = Programs(learner, rest[1])
+    resident = make_batches(zoo, *rest, "resident")
+    streamed = make_batches(zoo if where == "in memory" else stored, *rest, "stream")
+    assert isinstance(streamed, Streamed)
+    steps = rest[0].steps["train"]
+    shapes = set()
+    for epoch in range(3):
+        for at in range(steps):
+            batches = []
+            for each in (streamed, resident):
+                stretch = each.stretch(programs, epoch, at)
+                places_SxB = np.asarray(stretch.places_SxKxB)[:, at - stretch.first]
+                number = len(stretch.targets_N) // BATCH
+                for places_B in places_SxB:
+                    rows_B = np.where(places_B >= 0, np.arange(BATCH) * number + places_B, 0)
+                    networks = zoo.spec.take(stretch.weights, rows_B)
+                    batches.append(layers_of(networks, places_B >= 0))
+                if each is streamed:
+                    shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(stretch.weights)))
+            assert len(batches) == 4
+            for ours, theirs in zip(batches[:2], batches[2:], strict=True):
+                jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert len(shapes) == 1  # so that one compilation serves every chunk
+    streamed.close()

@@ -22,6 +22,7 @@ from probegen_jax.networks.contract import (
     NetworkSpec,
     Options,
     ReadOptions,
+    SharedRows,
     check_at_least_one,
     typed,
 )
@@ -65,7 +66,6 @@ class MixedCnnSpec(NetworkSpec):
     activations: tuple[str, ...] = dataclasses.field(default=tuple(ACTIVATIONS), repr=False)
 
     vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
-    streams: ClassVar[bool] = False  # all networks lie in the same tables
     needs_config: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -129,6 +129,10 @@ class MixedCnnSpec(NetworkSpec):
         costs_NxL = np.array(costs, np.int64)[np.asarray(programs["kind"])]
         return np.where(tables.in_use(programs), costs_NxL, 0).sum(axis=1)
 
+    def shared_rows(self, weights: MixedWeights) -> SharedRows:
+        """See `NetworkSpec`: rows of each kind's table, a layer each."""
+        return tables.shared_rows(self.kinds, weights["programs"])
+
     def with_options(self, options: Options, weights: MixedWeights | None = None) -> "MixedCnnSpec":
         spec = super().with_options(dataclasses.replace(options, compute_dtype="float32"), weights)
         return dataclasses.replace(spec, dtype=options.compute_dtype)
@@ -143,10 +147,10 @@ class MixedCnnSpec(NetworkSpec):
         self,
         weights: MixedWeights,
         rows: Sequence[Int[np.ndarray, " n"]],
-        over_hosts: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
+        lengths: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
     ) -> list[Any]:
         """See `NetworkSpec`; each device gets of each table only what its networks use."""
-        return tables.shard(weights, rows, over_hosts)
+        return tables.shard(weights, rows, lengths)
 
     def expected(self, options: ReadOptions) -> str:
         return (

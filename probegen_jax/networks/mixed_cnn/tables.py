@@ -1,5 +1,6 @@
 """Networks of a mixed zoo as tables of layers and programs over them, in NumPy arrays."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
 from probegen_jax.networks.cnn.layer import PER_NETWORK
-from probegen_jax.networks.contract import Counts
+from probegen_jax.networks.contract import Counts, SharedRows
 from probegen_jax.networks.mixed_cnn.kinds import Kind, Shape
 
 
@@ -107,17 +108,25 @@ def in_use(programs: Any) -> Bool[np.ndarray, "N L"]:
     return np.arange(programs["kind"].shape[1])[None] < np.asarray(programs["depth"])[:, None]
 
 
+def shared_rows(kinds: Sequence[Kind], programs: Any) -> SharedRows:
+    """See `NetworkSpec.shared_rows`."""
+    used_NxL, kinds_NxL = in_use(programs), np.asarray(programs["kind"])
+    counts = [((kinds_NxL == k) & used_NxL).sum(axis=1, dtype=np.int32) for k in range(len(kinds))]
+    values = [math.prod(kind.kernel_shape) + kind.outputs[2] for kind in kinds]
+    return SharedRows(np.stack(counts, axis=1), 4 * np.array(values, np.int64))
+
+
 def shard(
-    weights: Any, rows: Sequence[Int[np.ndarray, " n"]], over_hosts: Callable[[Counts], Counts]
+    weights: Any, rows: Sequence[Int[np.ndarray, " n"]], lengths: Callable[[Counts], Counts]
 ) -> list[Any]:
     """See `NetworkSpec.shard`; of each table a device gets only what its networks use."""
     kinds = range(len(weights["tables"]))
     stacked = jax.tree.map(np.asarray, weights["programs"])
     programs = [jax.tree.map(lambda leaf, n=n: leaf[n], stacked) for n in rows]
     used = [[_used(part, kind) for kind in kinds] for part in programs]
-    lengths = over_hosts(np.max([list(map(len, part)) for part in used], axis=0, initial=1))
+    found = lengths(np.max([list(map(len, part)) for part in used], axis=0, initial=1))
     tables = weights["tables"]
-    return [_compact(tables, *part, lengths) for part in zip(programs, used, strict=True)]
+    return [_compact(tables, *part, found) for part in zip(programs, used, strict=True)]
 
 
 def _used(programs: Any, kind: int) -> Int[np.ndarray, " n"]:
@@ -136,8 +145,12 @@ def _compact(
     kinds, rows = programs["kind"], programs["row"]
     new_rows, parts = np.zeros_like(rows), []
     for kind, (table, old, length) in enumerate(zip(tables, used, lengths, strict=True)):
-        chosen = np.pad(old, (0, length - len(old)))
-        parts.append({name: leaf[chosen].reshape(length, -1) for name, leaf in table.items()})
+        filling = [(0, length - len(old)), (0, 0)]
+        flat = {
+            name: leaf[old].reshape(len(old), math.prod(leaf.shape[1:]))
+            for name, leaf in table.items()
+        }
+        parts.append({name: np.pad(leaf, filling) for name, leaf in flat.items()})
         here = kinds == kind
         # Beyond a program's depth there may be rows that are not in use; they stay 0.
         new_rows[here] = np.searchsorted(old, rows[here]).clip(0, length - 1)
