@@ -97,7 +97,7 @@ def main() -> None:
         pixels = drawn_digits(options.networks)
     spec, recipe = SirenSpec(out_dim=pixels.shape[-1]), fit.Recipe()
     shape = tuple(pixels.shape[1:])
-    block = fit.default_block_size(spec, recipe, shape)
+    block = fit.default_block_size(spec, recipe, shape, jax.local_devices()[0].platform)
     blocks = -(-len(pixels) // (block * jax.local_device_count()))
     fitter = fit.Fitter(spec, recipe, 0, shape, blocks=blocks)
     indices = np.arange(len(pixels))

@@ -19,7 +19,15 @@ from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.runs.experiment import make_learner
 from probegen_jax.training.batch_order import epoch_places, lay_out
 from probegen_jax.training.batches import make_batches
-from probegen_jax.training.mesh import BY_SEED, DATA, EVERYWHERE, make_mesh, on_mesh, place
+from probegen_jax.training.mesh import (
+    BY_SEED,
+    DATA,
+    EVERYWHERE,
+    make_mesh,
+    on_mesh,
+    place,
+    platform_of,
+)
 from probegen_jax.training.programs import Programs
 from probegen_jax.zoo.zoo import Zoo
 
@@ -50,9 +58,11 @@ class Ours:
     def __init__(self, case: cases.Case, seeds: int = 1, zoo: Zoo | None = None):
         config = case.config.copy_and_resolve_references()
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-        zoo = zoo or case.zoo
         self.mesh = make_mesh(config.batch_size, seeds)
-        self._programs = Programs(make_learner(config, zoo, None), self.mesh)
+        platform = platform_of(self.mesh)
+        zoo = zoo or case.zoo
+        zoo = dataclasses.replace(zoo, spec=zoo.spec.on_platform(platform))
+        self._programs = Programs(make_learner(config, zoo, None, platform), self.mesh)
         keys_S = jax.random.split(jax.random.key(0), seeds)
         layout = lay_out(zoo.splits, config.batch_size, zoo.costs())
         self._batches = make_batches(zoo, layout, self.mesh, keys_S, "resident")
@@ -91,7 +101,9 @@ class Ours:
 
 def probing(case: cases.Case, per_call: int, zoo: Zoo | None = None) -> Side:
     """Responses of a batch, and the gradient of the probes, on all devices."""
-    spec, config = (zoo or case.zoo).spec, case.config
+    config = case.config
+    mesh = make_mesh(config.batch_size)
+    spec = (zoo or case.zoo).spec.on_platform(platform_of(mesh))
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     weights = case.zoo.weights
     split = jax.tree.map(lambda _: P(DATA), weights)
@@ -102,7 +114,6 @@ def probing(case: cases.Case, per_call: int, zoo: Zoo | None = None) -> Side:
         weights = {"tables": weights["tables"], "programs": programs}
     else:
         weights = jax.tree.map(lambda leaf: leaf[rows], weights)
-    mesh = make_mesh(config.batch_size)
     weights = jax.tree.map(
         lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), weights, split
     )

@@ -1,11 +1,14 @@
 """Flax layers with PyTorch's default initialisation, which the published figures rest on."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+Matmul = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def uniform_fan_in(fan_in: int) -> nnx.Initializer:
@@ -68,9 +71,17 @@ class ConvTranspose(nnx.Module):
         self.padding = padding
 
     def __call__(
-        self, x: Float[Array, "P H W C"], bias_scale_P: Float[Array, " P"] | None = None
+        self,
+        x: Float[Array, "P H W C"],
+        bias_scale_P: Float[Array, " P"] | None = None,
+        platform: str = "cpu",
     ) -> Float[Array, "P h w c"]:
-        """The output; each image gets `bias_scale_P` of the bias, by default all of it."""
+        """The output; each image gets `bias_scale_P` of the bias, by default all of it.
+
+        Args:
+          platform: of the devices that it is to run on, see `networks.contract.Options`.
+        """
+        matmul = _cpu_matmul if platform == "cpu" else jnp.matmul
         kernel = self.kernel[...]
         size, stride = kernel.shape[0], self.stride
         height, width, in_channels = x.shape[1:]
@@ -80,9 +91,9 @@ class ConvTranspose(nnx.Module):
         if height == width == 1:
             y, blocks = _from_one_pixel(x, kernel), 0
         elif in_channels <= stride**2 * out_channels:
-            y = _gather(x, kernel, stride, blocks)
+            y = _gather(x, kernel, stride, blocks, matmul)
         else:
-            y = _scatter(x, kernel, stride, blocks)
+            y = _scatter(x, kernel, stride, blocks, matmul)
         cut = self.padding - blocks * stride
         y = y[:, cut : y.shape[1] - cut, cut : y.shape[2] - cut]
         bias = self.bias[...].reshape(1, 1, 1, -1)
@@ -103,7 +114,7 @@ def _from_one_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (x.reshape(-1, in_channels) @ flat).reshape(-1, size, size, out_channels)
 
 
-def _gather(x: jax.Array, kernel: jax.Array, stride: int, cut: int) -> jax.Array:
+def _gather(x: jax.Array, kernel: jax.Array, stride: int, cut: int, matmul: Matmul) -> jax.Array:
     """Each stride×stride block of output from the m×m inputs that reach it: few input channels."""
     m = kernel.shape[0] // stride
     pad = m - 1 - cut
@@ -116,14 +127,14 @@ def _gather(x: jax.Array, kernel: jax.Array, stride: int, cut: int) -> jax.Array
     ]
     by_phase = _split_phases(kernel, stride).transpose(0, 2, 4, 1, 3, 5)
     flat = by_phase.reshape(m * m * x.shape[-1], -1)
-    return _interleave(_matmul(jnp.concatenate(windows, -1), flat), stride)
+    return _interleave(matmul(jnp.concatenate(windows, -1), flat), stride)
 
 
-def _scatter(x: jax.Array, kernel: jax.Array, stride: int, cut: int) -> jax.Array:
+def _scatter(x: jax.Array, kernel: jax.Array, stride: int, cut: int, matmul: Matmul) -> jax.Array:
     """Each input pixel's m×m blocks of output, added where they overlap: few output channels."""
     m = kernel.shape[0] // stride
     by_phase = _split_phases(kernel, stride).transpose(4, 0, 2, 1, 3, 5)
-    blocks = _matmul(x, by_phase.reshape(x.shape[-1], -1))
+    blocks = matmul(x, by_phase.reshape(x.shape[-1], -1))
     blocks = blocks.reshape(*x.shape[:3], m, m, -1)
     zero = jnp.zeros((), x.dtype)
 
@@ -136,8 +147,8 @@ def _scatter(x: jax.Array, kernel: jax.Array, stride: int, cut: int) -> jax.Arra
 
 
 @jax.custom_vjp
-def _matmul(x: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
-    """Rows times a kernel, with a faster way to the kernel's gradient on a CPU.
+def _cpu_matmul(x: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
+    """Rows times a kernel, with a faster way to the kernel's gradient.
 
     That gradient sums over rows (Q, the pixels of all images), and XLA's fast matmuls sum over the
     columns of what comes first: so the narrower of the two is turned round beforehand.
@@ -154,16 +165,14 @@ def _matmul_back(kept, g):
     x_QxI, g_QxO = (rows.reshape(-1, rows.shape[-1]) for rows in (x, g))
     # The barriers keep XLA from folding the transpositions into the matmul again.
     barrier = jax.lax.optimization_barrier
-    if jax.default_backend() != "cpu":
-        g_kernel = x_QxI.T @ g_QxO
-    elif kernel_IxO.shape[0] < kernel_IxO.shape[1]:
+    if kernel_IxO.shape[0] < kernel_IxO.shape[1]:
         g_kernel = barrier(x_QxI.T) @ g_QxO
     else:
         g_kernel = barrier(barrier(g_QxO.T) @ x_QxI).T
     return (g_QxO @ kernel_IxO.T).reshape(x.shape), g_kernel
 
 
-_matmul.defvjp(_matmul_forward, _matmul_back)
+_cpu_matmul.defvjp(_matmul_forward, _matmul_back)
 
 
 def _split_phases(kernel: jax.Array, stride: int) -> jax.Array:

@@ -35,17 +35,20 @@ def make_generator(
     *,
     images: Float[np.ndarray, "N H W C"] | None = None,
     rngs: nnx.Rngs,
+    platform: str = "cpu",
 ) -> Generator:
     """The generator of a method; a `UserError` if it has none for such probes.
 
     Of the settings, a config as a dict, it reads `method`, `num_probes`, and the method's own keys.
-    The images are those of the generator's `needed_images`.
+    The images are those of the generator's `needed_images`; the platform is that of
+    `networks.contract.Options`.
     """
     entry = registry.entry(settings["method"], probe_shape)
     own = {keyword: settings[key] for keyword, key in entry.settings.items()}
     if images is not None:
         own["images"] = images
     generator = entry.generator(settings["num_probes"], probe_shape, rngs=rngs, **own)
+    generator.platform = platform
     if bool(jax.tree.leaves(nnx.state(generator, nnx.Param))) != entry.trained:
         raise ValueError(f"{entry.path}: its entry says trained={entry.trained}, which is not so")
     return generator
@@ -65,12 +68,14 @@ def make_model(
     *,
     images: Float[np.ndarray, "N H W C"] | None = None,
     rngs: nnx.Rngs,
+    platform: str = "cpu",
 ) -> ProbeGen:
     """A fresh ProbeGen, see `make_generator` and `readouts.base.Readout`.
 
     Outputs are classes, or 1 for a value. The stream `params` draws the generator, then the head.
     """
-    generator = make_generator(settings, spec.probe_shape, images=images, rngs=rngs)
+    shape = spec.probe_shape
+    generator = make_generator(settings, shape, images=images, rngs=rngs, platform=platform)
     kind = readout(settings.get("readout", "outputs"))
     head = kind.make(spec, head_sizes(settings, num_outputs), rngs=rngs)
     return ProbeGen(spec, generator, head)

@@ -29,11 +29,13 @@ class Options:
       block_size: how many run side by side; None leaves it to the family.
       sine: how sines are computed: "fast", "exact", or "auto": exact where fast would not do.
       compute_dtype: what convolutions multiply in, "float32" or "bfloat16".
+      platform: of the devices, as jax calls it: "cpu", "gpu", "tpu".
     """
 
     block_size: int | None = None
     sine: Literal["auto", "fast", "exact"] = "auto"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    platform: str = "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +146,12 @@ class NetworkSpec(abc.ABC):
                 f"compute_dtype is {options.compute_dtype!r}, which is for zoos of mixed CNNs "
                 "only; leave it out"
             )
-        return self if options.block_size is None else self.with_block_size(options.block_size)
+        spec = self.on_platform(options.platform)
+        return spec if options.block_size is None else spec.with_block_size(options.block_size)
+
+    def on_platform(self, platform: str) -> "NetworkSpec":
+        """This spec for devices of `Options.platform`; itself where all are the same to it."""
+        return dataclasses.replace(self, platform=platform) if hasattr(self, "platform") else self
 
     def with_block_size(self, block_size: int | None) -> "NetworkSpec":
         """This spec with that `Options.block_size`; a `UserError` where all run at once anyway."""
@@ -266,8 +273,8 @@ class NetworkSpec(abc.ABC):
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """This spec as plain values, for `from_json`."""
-        return dataclasses.asdict(self)
+        """This spec as plain values, for `from_json`; without the platform that it runs on."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "platform"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "NetworkSpec":

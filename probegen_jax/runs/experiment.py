@@ -43,12 +43,14 @@ class Experiment:
 
     Attributes:
       given: the networks' spec before the config had its say on how they run.
+      platform: of the devices that it is made for, see `networks.contract.Options`.
     """
 
     config: ConfigDict
     zoo: Zoo
     learner: learning.Learner
     given: NetworkSpec
+    platform: str
 
     @property
     def seeds(self) -> list[int]:
@@ -190,33 +192,37 @@ def zoo_of(config: ConfigDict, zoo: Zoo | None = None) -> Zoo:
     return zoo.with_fewer_to_train_on(config.get("max_train_networks"))
 
 
-def set_up(config: ConfigDict, zoo: Zoo | None = None) -> Experiment:
+def set_up(config: ConfigDict, zoo: Zoo | None = None, platform: str | None = None) -> Experiment:
     """The experiment of a config; sets the precision of matmuls for the process.
 
     Args:
       zoo: in memory; if None, the one that the config names.
+      platform: of the devices that it will run on; if None, that of jax's first device.
 
     Raises:
       UserError: the config or the zoo's files are not usable.
     """
     logging.set_verbosity(logging.ERROR)  # Orbax logs every save
     jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    platform = platform or jax.default_backend()
     zoo = zoo_of(config, zoo)
     given = zoo.spec
-    zoo = dataclasses.replace(zoo, spec=_how_it_runs(zoo, config))
+    zoo = dataclasses.replace(zoo, spec=_how_it_runs(zoo, config, platform))
     images = probe_images(config, zoo.spec)
     if images is not None and images.shape[1:] != zoo.spec.probe_shape:
         # The official code shows grayscale networks larger images than they were trained on.
         zoo = dataclasses.replace(zoo, spec=zoo.spec.with_probe_shape(images.shape[1:]))
-    return Experiment(config, zoo, make_learner(config, zoo, images), given)
+    learner = make_learner(config, zoo, images, platform)
+    return Experiment(config, zoo, learner, given, platform)
 
 
-def _how_it_runs(zoo: Zoo, config: ConfigDict) -> NetworkSpec:
+def _how_it_runs(zoo: Zoo, config: ConfigDict, platform: str) -> NetworkSpec:
     """The zoo's spec, with what the config says of sines, types and blocks."""
     options = Options(
         config.get("block_size"),
         config.get("sine", "auto"),
         config.get("compute_dtype", "float32"),
+        platform,
     )
     weights = None if isinstance(zoo.weights, Stored) else zoo.weights
     return zoo.spec.with_options(options, weights)
@@ -226,7 +232,7 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
     """The same experiment with this `block_size`; its probes must be trained."""
     spec = experiment.zoo.spec.with_block_size(block_size)
     zoo = dataclasses.replace(experiment.zoo, spec=spec)
-    learner = make_learner(experiment.config, zoo, None)
+    learner = make_learner(experiment.config, zoo, None, experiment.platform)
     return dataclasses.replace(experiment, zoo=zoo, learner=learner)
 
 
@@ -237,13 +243,20 @@ def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "N 
 
 
 def make_learner(
-    config: ConfigDict, zoo: Zoo, images: Float[np.ndarray, "N H W C"] | None
+    config: ConfigDict,
+    zoo: Zoo,
+    images: Float[np.ndarray, "N H W C"] | None,
+    platform: str = "cpu",
 ) -> learning.Learner:
-    """The learner of a config for a zoo; `images` as `probe_images` gives them."""
+    """The learner of a config for a zoo; `images` as `probe_images` gives them.
+
+    Of the platform it tells the generator; the zoo's spec has been told.
+    """
     settings, spec, num_outputs = config.to_dict(), zoo.spec, zoo.num_outputs
 
     def model_from(key: Key[Array, ""]) -> nnx.Module:  # not to hold on to the zoo's weights
-        return make_model(spec, settings, num_outputs, images=images, rngs=nnx.Rngs(params=key))
+        rngs = nnx.Rngs(params=key)
+        return make_model(spec, settings, num_outputs, images=images, rngs=rngs, platform=platform)
 
     optimizer = adam_cosine(config.learning_rate, _schedule(config, zoo).total_steps)
     return learning.Learner(model_from, zoo.spec, TASKS[zoo.task].loss, optimizer)

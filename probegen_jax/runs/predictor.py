@@ -205,7 +205,8 @@ class Predictor:
         state = learning.TrainState(
             {"head": self.head_params}, {"generator": {"probes": self.probes_SxP}}, None, None
         )
-        learner = _learner(networks.spec, self.probes_SxP.shape[1:], self.readout, self.head_sizes)
+        spec = networks.spec.on_platform(jax.default_backend())
+        learner = _learner(spec, self.probes_SxP.shape[1:], self.readout, self.head_sizes)
         outputs = Evaluation(learner, networks, self.batch_size).outputs(state, rows_N)
         return np.asarray(jax.nn.softmax(outputs, axis=-1)) if self.classes else outputs
 

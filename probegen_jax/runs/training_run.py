@@ -24,7 +24,7 @@ from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.job import processes
 from probegen_jax.training.job.interrupt import Interrupt
 from probegen_jax.training.loop import Training
-from probegen_jax.training.mesh import DATA, fetch, make_mesh
+from probegen_jax.training.mesh import DATA, fetch, make_mesh, platform_of
 from probegen_jax.training.records import MetricsLog, Progress, TensorBoard
 from probegen_jax.zoo.zoo import Zoo
 
@@ -62,7 +62,9 @@ def train_run(
     """
     groups = settings.nested(config, "mesh.seeds", 1)
     mesh = make_mesh(config.batch_size, config.num_seeds, groups, devices)
-    experiment = processes.in_turn("zoo", lambda: experiments.set_up(config, zoo))
+    experiment = processes.in_turn(
+        "zoo", lambda: experiments.set_up(config, zoo, platform_of(mesh))
+    )
     zoo = experiment.zoo
     zoo_facts = experiment.zoo_facts
     processes.agree("zoo", zoo_facts)

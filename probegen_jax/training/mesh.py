@@ -71,6 +71,11 @@ def make_mesh(
     return jax.make_mesh((seeds, data), (SEEDS, DATA), types, devices=tuple(devices))
 
 
+def platform_of(mesh: Mesh) -> str:
+    """What kind of devices a mesh has: "cpu", "gpu" or "tpu", whether they are there or not."""
+    return mesh.devices.flat[0].platform
+
+
 def on_mesh(mesh: Mesh, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
     """Compiles `function` to run on every device, on its parts of arrays.
 

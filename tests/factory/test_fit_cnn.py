@@ -102,15 +102,16 @@ def test_a_network_depends_on_its_run_alone(trainer, trained):
         np.testing.assert_array_equal(alone[name][0], values[2])
 
 
-def test_side_by_side_is_the_same_as_one_after_the_other(trainer, trained, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+def test_side_by_side_is_the_same_as_one_after_the_other(trained):
+    images = digits_cnn.digit_images()
+    trainer = Trainer(images.train, images.test, 0, eval_images=99, platform="gpu")
     together = trainer(SPEC, list(CHOICES.values()), 16, 12, 3)
     np.testing.assert_allclose(together["weights"], trained["weights"], atol=1e-4)
 
 
 def test_chunks_of_a_batch_are_the_same_as_the_whole(trainer, trained, monkeypatch):
     monkeypatch.setattr(fit, "_CACHE", 4 * 9 * 36 * 4)
-    assert fit._chunk_size(SPEC, 16) == 4
+    assert fit._chunk_size(SPEC, 16, True) == 4
     jax.clear_caches()
     chunked = trainer(SPEC, [CHOICES["adam"]], 16, 12, 3)
     jax.clear_caches()

@@ -70,6 +70,19 @@ def test_conv_transpose_equals_torch(m, n, k, stride, padding, size):
     assert relative_error(grads["bias"], theirs.bias.grad) < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (32, 2)])  # gathers, scatters
+def test_conv_transpose_is_the_same_on_every_platform(shape):
+    layer = ConvTranspose(*shape, 4, 2, 1, rngs=nnx.Rngs(params=0))
+    x = jax.random.normal(jax.random.key(0), (3, 5, 5, shape[0]))
+    graphdef, params = generator_params(layer)
+
+    def total(params, x, platform):
+        return jnp.sum(jnp.square(nnx.merge(graphdef, params)(x, platform=platform)))
+
+    found = [jax.grad(total, argnums=(0, 1))(params, x, platform) for platform in ("cpu", "gpu")]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *found)
+
+
 def test_conv_transpose_starts_as_torch_does():
     """U(±1/√(out·k²)): PyTorch counts axis 1 of (in, out, k, k)."""
     layer = ConvTranspose(64, 7, 4, 2, 1, rngs=nnx.Rngs(params=0))

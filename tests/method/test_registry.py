@@ -17,7 +17,9 @@ from probegen_jax.method.generators.base import Generator
 from probegen_jax.method.generators.registry import METHODS, Entry, Method, entry, title
 from probegen_jax.method.layers import dense
 from probegen_jax.method.model import make_generator
+from probegen_jax.networks.cnn.published import small_cnn_zoo
 from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.runs import experiment
 from probegen_jax.runs.experiment import make_learner, probe_images
 from probegen_jax.zoo.zoo import Zoo
 
@@ -95,6 +97,23 @@ def test_a_generator_of_ones_own_is_trained_by_its_settings(tanh, in_repo, tmp_p
     assert losses[-1] < 0.95 * losses[0]
     moved = jnp.abs(learner.probes(state) - learner.probes(first)).max(axis=(1, 2))
     assert (moved > 1e-3).all()
+
+
+@pytest.mark.parametrize("platform", [None, "gpu", "tpu"])
+def test_networks_and_generator_are_told_the_platform(platform, in_repo, monkeypatch):
+    spec = small_cnn_zoo(("relu", "tanh"))
+    weights = jax.device_get(jax.vmap(spec.init)(jax.random.split(jax.random.key(0), 3)))
+    splits = {name: np.array([n], np.int32) for n, name in enumerate(("train", "val", "test"))}
+    zoo = Zoo("own", spec, weights, np.ones(3, np.float32), splits, "regression", 1)
+    config = settings.parse(["train", f"--config={REPO}/configs/cifar10_gs.py:probegen,4"], "")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # what None stands for
+    made = experiment.set_up(config.config, zoo, platform)
+    for found in (made, experiment.with_block_size(made, None)):
+        model = nnx.eval_shape(lambda found=found: found.learner.make_model(jax.random.key(0)))
+        told = {found.platform, found.zoo.spec.platform, model.spec.platform}
+        assert (
+            told == {model.generator.platform, found.learner.spec.platform} == {platform or "gpu"}
+        )
 
 
 def test_settings_of_a_method_are_checked_for_that_method_alone(tanh, in_repo, tmp_path):

@@ -119,6 +119,27 @@ def test_families_take_the_options_that_they_have():
     assert not park.block_sizes(32) and cnn.block_sizes(5) == siren.block_sizes(5) == (None, 1, 4)
 
 
+def test_the_platform_is_an_option_that_no_export_knows():
+    probes = jnp.ones((3, 5, 6, 2))
+    spec, weights = families()["cnn"]
+    for family, _ in families().values():
+        chosen = family.with_options(Options(platform="gpu"))
+        assert chosen == family.on_platform("gpu")
+        assert (chosen == family) != hasattr(family, "platform")
+        assert repr(chosen) == repr(family)  # which the caches of zoos go by
+        assert registry.to_json(chosen) == registry.to_json(family)
+        assert chosen.on_platform("cpu") == family
+    assert LINE.with_options(Options(platform="gpu")) == LINE
+
+    def lowered(platform, target):
+        respond = jax.jit(spec.on_platform(platform).respond)
+        return respond.trace(weights, probes).lower(lowering_platforms=(target,)).as_text()
+
+    # This process has but a CPU, and writes programs for others.
+    assert "stablehlo.while" in lowered("cpu", "cpu")
+    assert "stablehlo.while" not in lowered("gpu", "cuda") + lowered("tpu", "tpu")
+
+
 def test_tuning_is_passed_over_where_there_is_nothing_to_choose(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "_fastest", lambda *args: pytest.fail("measured"))
     assert (

@@ -62,13 +62,23 @@ class TrainingRun:
 class Trainer:
     """Trains CNNs on one set of images."""
 
-    def __init__(self, train: Part, test: Part, seed: int, *, eval_images: int = 2048):
+    def __init__(
+        self,
+        train: Part,
+        test: Part,
+        seed: int,
+        *,
+        eval_images: int = 2048,
+        platform: str = "cpu",
+    ):
         """Args:
         train: images as the networks shall see them.
         test: likewise.
         seed: of initial weights, subsets and batches.
         eval_images: how many of its training images a network's training accuracy is taken over.
+        platform: of the device that it runs on: "cpu", "gpu" or "tpu".
         """
+        self._on_cpu = platform == "cpu"
         self.sizes = len(train), len(test)
         self._images = jnp.asarray(np.concatenate([train.images, test.images]))
         self._labels = jnp.asarray(np.concatenate([train.labels, test.labels]), jnp.int32)
@@ -96,14 +106,13 @@ class Trainer:
         images, made = self._input(spec)
         dropout = any(run.dropout for run in runs)
         # One at a time on a CPU, so that any number of networks is the same compilation.
-        block = 1 if jax.default_backend() == "cpu" else len(runs)
+        block = 1 if self._on_cpu else len(runs)
         parts = []
         for first in range(0, len(runs), block):
             side_by_side = numbers[first : first + block]
             networks = {name: np.stack([n[name] for n in side_by_side]) for name in numbers[0]}
-            parts.append(
-                _train(spec, made, dropout, batch_size, block, networks, images, self._labels)
-            )
+            how = spec, made, dropout, batch_size, block, self._on_cpu
+            parts.append(_train(*how, networks, images, self._labels))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _input(self, spec: CnnSpec) -> tuple[jax.Array, bool]:
@@ -155,7 +164,8 @@ def _batches(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("spec", "patched", "with_dropout", "batch_size", "block_size")
+    jax.jit,
+    static_argnames=("spec", "patched", "with_dropout", "batch_size", "block_size", "on_cpu"),
 )
 def _train(
     spec: CnnSpec,
@@ -163,6 +173,7 @@ def _train(
     with_dropout: bool,
     batch_size: int,
     block_size: int,
+    on_cpu: bool,
     networks: dict[str, Array],
     images: Float[Array, "I h w F"],
     labels: Int[Array, " I"],
@@ -193,7 +204,7 @@ def _train(
 
                 return total + jax.grad(loss)(vector)
 
-            size = _chunk_size(spec, batch_size)
+            size = _chunk_size(spec, batch_size, on_cpu)
             chunks, zero = batch_size // size, jnp.zeros_like(vector)
             grad = chunk(0, 0.0) if chunks == 1 else jax.lax.fori_loop(0, chunks, chunk, zero)
             return grad + 2 * network["l2reg"] * is_kernel * vector
@@ -208,7 +219,7 @@ def _train(
         def until(carry, kept):
             t, vector, state = carry
             vector, state = jax.lax.fori_loop(t, kept, step, (vector, state))
-            evaluate = functools.partial(_evaluate, spec, functools.partial(losses, vector))
+            evaluate = functools.partial(_evaluate, spec, on_cpu, functools.partial(losses, vector))
             seen, test = network["seen"], network["test"]
             shown = {"weights": vector}
             shown["train_loss"], shown["train_accuracy"] = evaluate(seen, network["num_seen"])
@@ -222,9 +233,11 @@ def _train(
     return jax.lax.map(train, networks, batch_size=block_size if block_size > 1 else None)
 
 
-def _evaluate(spec: CnnSpec, losses, rows, number) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _evaluate(
+    spec: CnnSpec, on_cpu: bool, losses, rows, number
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss and accuracy on the first `number` images of `rows`."""
-    size = min(_chunk_size(spec, 256), rows.shape[0])
+    size = min(_chunk_size(spec, 256, on_cpu), rows.shape[0])
     rows = jnp.pad(rows, (0, -rows.shape[0] % size))
 
     def add(i, sums):
@@ -240,9 +253,9 @@ def _evaluate(spec: CnnSpec, losses, rows, number) -> tuple[Float[Array, ""], Fl
     return loss / number.astype(jnp.float32), right.astype(jnp.float32) / number.astype(jnp.float32)
 
 
-def _chunk_size(spec: CnnSpec, batch_size: int) -> int:
+def _chunk_size(spec: CnnSpec, batch_size: int, on_cpu: bool) -> int:
     """Images that go through at a time: a divisor of the batch; all of them but on a CPU."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu:
         return batch_size
     largest = max(
         4 * height * width * layer.kernel**2 * layer.in_channels

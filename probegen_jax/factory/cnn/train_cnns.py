@@ -52,7 +52,7 @@ class CnnFactory:
         self.planned = plan(
             space, number, images.image_shape, images.num_classes, len(train), seed, where
         )
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = (devices or jax.local_devices())[0].platform == "cpu"
         self._batch_size = space["batch_size"]
         self._groups = by_architecture(self.planned, range(number))
         # Part after part from each group in turn: two threads then compile two of them.
@@ -66,7 +66,9 @@ class CnnFactory:
         self._trainers = []
         for device in devices or jax.local_devices()[: 1 if on_cpu else None]:
             with jax.default_device(device):
-                self._trainers.append((device, Trainer(train, test, seed)))
+                self._trainers.append(
+                    (device, Trainer(train, test, seed, platform=device.platform))
+                )
         workers = max(len(self._trainers), (os.cpu_count() or 1) if on_cpu else 1)
         self._pool = concurrent.futures.ThreadPoolExecutor(workers)
         self._ahead = workers

@@ -70,7 +70,8 @@ class Fitter:
         self.spec, self.recipe = spec, recipe
         self._key = jax.random.key(seed)
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("device",))
-        self._block_size = block_size or default_block_size(spec, recipe, image_shape)
+        platform = self._mesh.devices.flat[0].platform
+        self._block_size = block_size or default_block_size(spec, recipe, image_shape, platform)
         self._shape, self._blocks = image_shape, blocks
         self.capacity = self._mesh.size * self._block_size * blocks
 
@@ -119,9 +120,11 @@ class Fitter:
         return np.asarray(vectors)[slot_of], np.asarray(mse)[slot_of]
 
 
-def default_block_size(spec: PointSpec, recipe: Recipe, image_shape: tuple[int, int, int]) -> int:
-    """Networks to fit side by side on the devices there are."""
-    if jax.default_backend() == "cpu":
+def default_block_size(
+    spec: PointSpec, recipe: Recipe, image_shape: tuple[int, int, int], platform: str
+) -> int:
+    """Networks to fit side by side on a device: a "cpu", "gpu" or "tpu"."""
+    if platform == "cpu":
         return 8
     values = math.prod(image_shape[:2]) * recipe.upsample**2 * sum(spec.hidden)
     return max(8, min(_ACCELERATOR_BLOCK, _ACCELERATOR_BLOCK * 28 * 28 * 64 // values))

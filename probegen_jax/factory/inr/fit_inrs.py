@@ -98,7 +98,9 @@ class InrFactory:
         self.sizes = [min(part_size, number - start) for start in range(0, number, part_size)]
         self._networks, self._part_size, self._min_psnr = networks, part_size, min_psnr
         self._pixels = np.concatenate([images.train.images, images.test.images])
-        block = fit.default_block_size(spec, recipe, images.image_shape)
+        block = fit.default_block_size(
+            spec, recipe, images.image_shape, jax.local_devices()[0].platform
+        )
         blocks = -(-part_size // (block * jax.local_device_count()))
         self._fitter = fit.Fitter(spec, recipe, seed, images.image_shape, blocks=blocks)
 

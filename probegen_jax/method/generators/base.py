@@ -18,7 +18,13 @@ class Generator(nnx.Module):
     A class of generators is called as `Class(num_probes, probe_shape, rngs=rngs, **settings)`,
     with the settings that its entry in `registry.METHODS` names; it draws from `rngs.params`. What
     training changes is an `nnx.Param`, and all else a `Fixed` variable.
+
+    Attributes:
+      platform: of the devices that it runs on, see `networks.contract.Options`; set once it is
+        made, and never what decides on the probes.
     """
+
+    platform = "cpu"
 
     @classmethod
     def needed_images(

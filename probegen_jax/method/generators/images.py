@@ -86,7 +86,7 @@ class DeepLinearImage(Generator):
 
     def _run(self, x: Float[Array, "P 1 1 D"], bias_scale_P: Float[Array, " P"]) -> jax.Array:
         for layer in self.layers:
-            x = layer(x, bias_scale_P)
+            x = layer(x, bias_scale_P, self.platform)
         return x
 
 

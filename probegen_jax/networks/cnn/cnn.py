@@ -45,6 +45,7 @@ class CnnSpec(NetworkSpec):
       activations: what a network of the zoo may choose for its layers marked `PER_NETWORK`.
       block_size: networks of a batch that run side by side; if None, one after another on a CPU,
         where activations then fit the cache, else all.
+      platform: see `Options`.
     """
 
     layers: tuple[ConvLayer, ...]
@@ -52,6 +53,7 @@ class CnnSpec(NetworkSpec):
     image_shape: tuple[int, int, int] = (32, 32, 3)
     activations: tuple[str, ...] = ()
     block_size: int | None = None
+    platform: str = dataclasses.field(default="cpu", repr=False)  # a zoo's cache knows its repr
 
     vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
     needs_config: ClassVar[bool] = True
@@ -147,7 +149,7 @@ class CnnSpec(NetworkSpec):
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; meant to be differentiated in the probes."""
         check_images(probes, self.image_shape)
-        if self.block_size is None and jax.default_backend() != "cpu":
+        if self.block_size is None and self.platform != "cpu":
             return super().respond(weights, probes)
         if self.block_size is None and one_by_one.suits(self.layers, self.activations):
             return one_by_one.respond(self.layers, self.activations, weights, probes)

@@ -184,7 +184,8 @@ class MixedCnnSpec(NetworkSpec):
     ) -> tuple["MixedCnnSpec", MixedWeights]:
         specs, weights = zip(*networks, strict=True)
         spec, stacked = build(specs, weights)
-        return dataclasses.replace(spec, block_size=self.block_size, dtype=self.dtype), stacked
+        spec = dataclasses.replace(spec, block_size=self.block_size, dtype=self.dtype)
+        return spec.on_platform(self.platform), stacked
 
     def is_stacked(self, networks: Any) -> bool:
         return isinstance(networks, Mapping) and {"tables", "programs"} <= networks.keys()
