@@ -12,6 +12,8 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 EXIT_PEER_ENDED = 76
 EXIT_INTERRUPTED = 130
 
+_LESS = "ask for less at once, as with a lower batch_size or num_probes; what was saved stays"
+
 
 class UserError(Exception):
     """A mistake in what was asked or given: the message says what, where and how to fix it.
@@ -69,6 +71,11 @@ def _run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         if isinstance(error, OSError) and not _of_a_file(error):
             raise
         sys.exit(report(error))
+    except Exception as error:  # of jaxlib or NumPy, neither of which is imported here
+        if not _of_memory(error):
+            raise
+        told = (str(error).strip() or "no more memory").splitlines()[0]
+        sys.exit(report(UserError(f"out of memory ({told:.200}); {_LESS}")))
     except SystemExit as stop:  # of --help, or of a command with an exit code of its own
         if stop.code:
             raise
@@ -104,6 +111,11 @@ def report(error: BaseException) -> int:
 def _of_a_file(error: BaseException) -> bool:
     """Whether it says what the system refused to do with a file: no bug, but a matter of rights."""
     return isinstance(error, OSError) and bool(error.filename and error.strerror)
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, on the machine or a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _debugging() -> bool:

@@ -1,6 +1,7 @@
 """Reads and checks the command line and the config; every mistake is an error of one line."""
 
 import contextlib
+import math
 import pathlib
 import re
 import sys
@@ -26,6 +27,10 @@ _AT_LEAST_ONE = (
     "eval_every",
     "checkpoint_every",
 )
+_INTERVALS = ("eval_every", "checkpoint_every")  # of any length: longer than the run means never
+_LARGEST = 2**31 - 1  # what is counted on devices is int32
+_DEEPEST = 100  # linear layers: XLA compiles each for itself
+_BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what checkpoints can be sent to
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES = {
     "sine": ("auto", "fast", "exact"),
@@ -179,10 +184,23 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
     for key in (*_AT_LEAST_ONE, *(key for key in own if type(config[key]) is int)):
         if config[key] < 1:
             raise UserError(f"{key} is {config[key]}; give at least 1 with --config.{key}=N")
-    if not config.learning_rate > 0:
-        raise UserError(f"learning_rate is {config.learning_rate}; it must be above 0")
+        if key not in _INTERVALS and config[key] > _LARGEST:
+            raise UserError(f"{key} is {config[key]}; give at most {_LARGEST}")
+    for key in ("head_depth", "generator_depth"):
+        if config.get(key, 1) > _DEEPEST:
+            raise UserError(f"{key} is {config[key]}; give at most {_DEEPEST}")
+    if not 0 < config.learning_rate < math.inf:
+        raise UserError(f"learning_rate is {config.learning_rate}; it must be above 0 and finite")
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}; it must not be negative")
+    if (last := config.seed + config.num_seeds - 1) > _LARGEST:
+        raise UserError(f"the last seed, seed + num_seeds - 1, is {last}; the most is {_LARGEST}")
+    address = re.match(r"\w+://", config.get("checkpoint_dir") or "")
+    if address and address[0] not in _BUCKETS:
+        raise UserError(
+            f"checkpoint_dir is {config.checkpoint_dir!r}; give a folder, or an address that "
+            f"begins with {', '.join(_BUCKETS)}"
+        )
     for key, least in (("keep_checkpoints", 1), ("mesh.seeds", 1)):
         value = nested(config, key, least)
         if value < least:
@@ -213,7 +231,7 @@ def defaults(dataset: str) -> ConfigDict:
     config.method = "probegen"
     config.num_probes = 128  # probes, P
     config.latent_dim = 32  # width of the latents
-    # Linear layers of the generator; transposed convolutions where it makes images.
+    # Linear layers of the generator, at most 100; transposed convolutions where it makes images.
     config.generator_depth = 2
     config.generator_width = 16  # of image generators: channels before the last layer
     # For `dead_leaves`: `generated`, `published` (a download), or the path of a zip or a folder.
@@ -223,12 +241,12 @@ def defaults(dataset: str) -> ConfigDict:
     # computes on the way, too (INRs).
     config.readout = "outputs"
     config.head_width = 256  # of the head's hidden layers
-    config.head_depth = 6  # linear layers of the head
+    config.head_depth = 6  # linear layers of the head, at most 100
 
     config.num_epochs = 30  # times that training sees every network
     config.batch_size = 32  # networks in a step
     config.learning_rate = 3e-4  # Adam's at the first step; it falls to 0 along a cosine
-    config.seed = 0  # the first one
+    config.seed = 0  # the first one, below 2**31
     config.num_seeds = 1  # seeds `seed`, `seed`+1, … are trained at once
     # How INRs' sines are computed: `fast` (an error of 2e-7 up to 10,000), `exact` (XLA's, slower),
     # or `auto`: fast unless a network's weights may take a sine beyond that.

@@ -114,7 +114,7 @@ def refuse_other_zoo(
     """Raises a `UserError` that says in what the zoo of the run in `folder` differs from ours.
 
     Args:
-      ours: facts of the zoo that it is to be used with, see `experiment.facts`.
+      ours: facts of the zoo that it is to be used with, see `zoo_facts.facts`.
     """
     differing = [
         f"{name} ({theirs[name]} there, {ours[name]} here)"

@@ -15,10 +15,12 @@ from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
 from probegen_jax.method.generators import registry
+from probegen_jax.runs import checks
 from probegen_jax.runs import experiment as experiments
 from probegen_jax.runs import folder as folders
 from probegen_jax.runs.experiment import Experiment, Run
 from probegen_jax.runs.folder import computed, refuse_other, refuse_other_zoo
+from probegen_jax.runs.zoo_facts import facts
 from probegen_jax.training import tuning
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.job import processes
@@ -42,7 +44,7 @@ def look_at(
     """
     result, known = folders.open_run(folder, config.to_dict()), folders.zoo_facts(folder)
     if result is not None and known:
-        found = experiments.facts(experiments.zoo_of(config, zoo), config)
+        found = facts(experiments.zoo_of(config, zoo), config)
         refuse_other_zoo(folder, known, found)
     return result
 
@@ -62,9 +64,14 @@ def train_run(
     """
     groups = settings.nested(config, "mesh.seeds", 1)
     mesh = make_mesh(config.batch_size, config.num_seeds, groups, devices)
+    zoo = processes.in_turn("zoo", lambda: experiments.zoo_of(config, zoo))
+    notes = checks.check_zoo(zoo, config, mesh)
     experiment = processes.in_turn(
-        "zoo", lambda: experiments.set_up(config, zoo, platform_of(mesh))
+        "experiment", lambda: experiments.set_up(config, zoo, platform_of(mesh))
     )
+    checks.check_memory(experiment, mesh)
+    if jax.process_index() == 0:
+        print(*(f"note: {note}\n" for note in notes), sep="", end="")
     zoo = experiment.zoo
     zoo_facts = experiment.zoo_facts
     processes.agree("zoo", zoo_facts)

@@ -1,12 +1,11 @@
 """Batches: from a zoo that lies on the devices, or one that is streamed to them."""
 
-import os
-
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from probegen_jax.training import memory
 from probegen_jax.training.batch_order import Layout
 from probegen_jax.training.job import processes
 from probegen_jax.training.mesh import DATA
@@ -42,9 +41,4 @@ def make_batches(
 
 def _room(mesh: Mesh) -> int:
     """Bytes of a device that networks may take: half of what it has, the rest is for the steps."""
-    device = mesh.local_devices[0]
-    stats = device.memory_stats()
-    if stats is not None:
-        return int(stats["bytes_limit"]) // 2
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return memory // 2 // len(mesh.local_devices)
+    return memory.of_device(mesh) // 2

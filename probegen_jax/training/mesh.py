@@ -20,6 +20,7 @@ BY_SEED = P(SEEDS)  # arrays whose first axis is S
 BY_NETWORK = P(DATA)  # arrays whose first axis is N, or B
 BATCHES = P(SEEDS, None, DATA)  # arrays (S, T, B, ...)
 EVERYWHERE = P()
+_MOST_CPU_DEVICES = 1024  # more than machines have cores
 
 
 def split_cpu(wanted: int, batch_size: int) -> None:
@@ -30,10 +31,13 @@ def split_cpu(wanted: int, batch_size: int) -> None:
       batch_size: networks in a batch.
 
     Raises:
-      UserError: fewer than none.
+      UserError: fewer than none, or more than any machine has.
     """
-    if wanted < 0:
-        raise UserError(f"mesh.cpu_devices is {wanted}; give a number, or 0 for one per core")
+    if not 0 <= wanted <= _MOST_CPU_DEVICES:
+        raise UserError(
+            f"mesh.cpu_devices is {wanted}; give a number, or 0 for one per core, at most "
+            f"{_MOST_CPU_DEVICES}"
+        )
     if wanted != 1:
         sharing = max(n for n in range(1, cpu_devices.cores() + 1) if batch_size % n == 0)
         cpu_devices.split(wanted or sharing)
