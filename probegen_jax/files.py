@@ -6,13 +6,16 @@ import json
 import lzma
 import os
 import pathlib
+import re
 import shutil
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from probegen_jax import locks
 from probegen_jax.errors import UserError
 
 # What libraries raise of a damaged file, and of one that is made up; RuntimeError: of a zip that is
@@ -23,13 +26,17 @@ UNREADABLE = (
     *(tarfile.TarError, lzma.LZMAError, csv.Error),
 )
 
+_FORGOTTEN = 24 * 3600.0  # seconds
+_cleared: set[pathlib.Path] = set()  # folders, by this process
+
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, *, sync: bool = True) -> Iterator[pathlib.Path]:
     """A temporary name beside `path`, where a file or a folder is made that becomes `path`.
 
     It gets its name when the block ends, and replaces a file that had it. Where the block fails,
-    nothing is left of it. What a killed process leaves is hidden: its name starts with a dot.
+    nothing is left of it. What a killed process leaves is hidden: its name starts with a dot. The
+    next process that writes in the same folder removes it, see `clear`.
 
     Args:
       path: of the file or folder.
@@ -39,8 +46,11 @@ def replacing(path: pathlib.Path, *, sync: bool = True) -> Iterator[pathlib.Path
     Raises:
       OSError: what the system says.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{locks.me()}")
     _remove(temporary)
+    if path.parent not in _cleared:
+        _cleared.add(path.parent)
+        clear(path.parent)
     try:
         yield temporary
         if sync:
@@ -49,6 +59,28 @@ def replacing(path: pathlib.Path, *, sync: bool = True) -> Iterator[pathlib.Path
     except BaseException:
         _remove(temporary)
         raise
+
+
+def clear(folder: pathlib.Path) -> None:
+    """Removes what processes that are dead were making in a folder with `replacing`.
+
+    What one that lives is making stays. Of other machines, which may share the disk, nobody here
+    knows whether a process lives: what they were making goes after a day without a change.
+    """
+    with contextlib.suppress(OSError):  # no such folder, or nothing may be removed there
+        for name in os.listdir(folder):
+            maker = re.fullmatch(rf"\..+\.({locks.NAME})", name, re.DOTALL)
+            if maker is None:
+                continue
+            alive = locks.is_alive(maker[1])
+            if alive is False or (alive is None and _age(folder / name) > _FORGOTTEN):
+                _remove(folder / name)
+
+
+def _age(path: pathlib.Path) -> float:
+    """Seconds since the last change of a file, or of anything in a folder."""
+    inside = [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
+    return time.time() - max(os.lstat(each).st_mtime for each in (path, *inside))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

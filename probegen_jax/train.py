@@ -21,6 +21,7 @@ by SIGTERM, everything saved; 76 another process of the job has failed or died; 
 Ctrl-C. After 75 and 76 the same command goes on; more in docs/cluster.md.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -151,22 +152,63 @@ def _train(
 
     from probegen_jax.report import write as report
     from probegen_jax.runs.folder import computed
-    from probegen_jax.runs.training_run import look_at, summary, train_run
+    from probegen_jax.runs.training_run import summary, train_run
     from probegen_jax.training.job import processes
     from probegen_jax.training.job.interrupt import Interrupt
     from probegen_jax.training.job.logs import log_files
 
     folder = pathlib.Path(workdir)
     processes.agree("command", computed(config.to_dict()) | processes.code_facts())
-    finished = processes.from_first("folder", lambda: look_at(folder, config, zoo))
-    with log_files(folder / "logs"):
-        if finished is not None:
-            print(f"{folder} is finished: {summary(finished)}")
-            return finished, None
-        run = train_run(config, folder, interrupt or Interrupt(), devices, zoo)
-        if jax.process_index() == 0 and config.get("report", True):
-            report.after_training(run)
-        return run.result, run
+    with contextlib.ExitStack() as lock:
+        result, missing = processes.from_first("folder", lambda: _begin(folder, config, zoo, lock))
+        with log_files(folder / "logs"):
+            if result is not None:
+                if not missing:
+                    print(f"{folder} is finished: {summary(result)}")
+                    return result, None
+                print(f"{folder} is finished, but for {', '.join(missing)}: making that")
+            run = train_run(config, folder, interrupt or Interrupt(), devices, zoo, result)
+            if jax.process_index() == 0 and config.get("report", True):
+                report.after_training(run)
+            return run.result, run
+
+
+def _begin(
+    folder: pathlib.Path, config: Any, zoo: Any, lock: contextlib.ExitStack
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The result of a finished run, and what is missing of it; else `lock` holds the folder."""
+    from probegen_jax.runs.folder import held
+
+    found = _look_at(folder, config, zoo)
+    if found[0] is None or found[1]:
+        lock.enter_context(held(folder, config))
+        found = _look_at(folder, config, zoo)  # another process may have been at work
+    return found
+
+
+def _look_at(
+    folder: pathlib.Path, config: Any, zoo: Any
+) -> tuple[dict[str, Any] | None, list[str]]:
+    from probegen_jax.report import write as report
+    from probegen_jax.runs import folder as folders
+    from probegen_jax.runs.training_run import look_at
+    from probegen_jax.training.checkpoints import folder_of
+
+    result = look_at(folder, config, zoo)
+    if result is None:
+        return None, []
+    missing = folders.missing(folder, config, result)
+    if config.get("report", True):
+        missing += report.missing(folder)
+    saved = folder_of(folder, config.get("checkpoint_dir"))
+    if missing and not any(saved.glob("[0-9]*")):
+        print(
+            f"warning: {folder} lacks {', '.join(missing)}, which cannot be made: there is no "
+            f"checkpoint in {saved}",
+            file=sys.stderr,
+        )
+        return result, []
+    return result, missing
 
 
 class _Callable(types.ModuleType):

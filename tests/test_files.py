@@ -1,8 +1,13 @@
 """Files and folders that are whole or not there."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
+from conftest import REPO
 
 from probegen_jax import files
 
@@ -65,3 +70,47 @@ def test_what_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory"):
         files.write_text(tmp_path / "file" / "below", "text")
+
+
+def killed_while_writing(path):
+    """A process that wrote half a file and half a folder, and was killed."""
+    code = f"""
+import os, pathlib, signal
+from probegen_jax.files import replacing
+path = pathlib.Path({str(path)!r})
+with replacing(path) as file, replacing(path.with_name("folder")) as folder:
+    file.write_text("half")
+    folder.mkdir()
+    (folder / "file").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(entry.name.split(".")[1] for entry in path.parent.iterdir()) == ["folder", "made"]
+
+
+def test_the_next_process_removes_what_a_killed_one_left(tmp_path):
+    killed_while_writing(tmp_path / "made")
+    (tmp_path / ".mine.1234").write_text("not ours")
+    files.write_text(tmp_path / "other", "whole")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".mine.1234", "other"]
+
+
+def test_what_others_are_making_stays(tmp_path):
+    with files.replacing(tmp_path / "made") as temporary:
+        temporary.write_text("half")
+        files.clear(tmp_path)
+        assert temporary.exists()
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_what_another_machine_was_making_goes_after_a_day(tmp_path, write):
+    left = tmp_path / ".made.01234567-1-1"
+    write(left, "half")
+    files.clear(tmp_path)
+    assert left.exists()
+    yesterday = time.time() - 25 * 3600
+    for entry in (*left.rglob("*"), left):
+        os.utime(entry, (yesterday, yesterday))
+    files.clear(tmp_path)
+    assert not left.exists()

@@ -20,10 +20,10 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from probegen_jax import trees
+from probegen_jax import locks, trees
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
-from probegen_jax.zoo import cache, waiting
+from probegen_jax.zoo import cache
 from probegen_jax.zoo.cache import Arrays
 
 _PLAN = "plan.json"
@@ -63,7 +63,7 @@ class Build:
                         f"{self.out} holds {strangers[0]!r} and no {_PLAN}, so it is not the "
                         "folder of a build; choose another with --out=DIR"
                     )
-                lock = waiting.lock(self.out / ".lock", f"builds in {self.out}", keep=True)
+                lock = locks.lock(self.out / ".lock", f"builds in {self.out}", keep=True)
                 held.enter_context(lock)
             self._refuse_another()
             for leftover in (*self.out.glob(f".{_PLAN}.*"), *self._parts.glob(".*")):

@@ -1,6 +1,7 @@
 """The page: findings of one run or several, side by side, as HTML that needs nothing else."""
 
 import html
+import re
 import string
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ _PAGE = string.Template("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
+<meta name="pictures" content="$pictures">
 <title>$title · probegen_jax</title><style>$style</style></head><body>
 <header><p class="over">probes for the zoo $zoos</p><h1>$title</h1>\
 <div class="numbers">$numbers</div><nav aria-label="Sections">$links</nav></header>
@@ -33,18 +35,38 @@ $sections
 """)
 
 
-def render(runs: Sequence[Findings]) -> str:
-    """The whole page, of at least one run."""
+_PICTURES = re.compile('<meta name="pictures" content="(.*)">')
+_NOT_FINISHED = "not finished"
+
+
+def render(runs: Sequence[Findings], pictures: Sequence[str] = ()) -> str:
+    """The whole page, of at least one run.
+
+    Args:
+      pictures: paths of files that go with it, without spaces.
+    """
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
     zoos = ", ".join(sorted({run.result["dataset"] for run in runs}))
     return _PAGE.substitute(
         title=html.escape(title),
         style=charts.PAGE_STYLE + charts.STYLE,
         zoos=html.escape(zoos),
+        pictures=html.escape(" ".join(pictures)),
         numbers="".join(_numbers(run, len(runs) == 1) for run in runs),
         links="".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, *_ in _SECTIONS),
         sections="\n".join(_section(runs, section) for section in _SECTIONS),
     )
+
+
+def pictures_of(page: str) -> list[str] | None:
+    """The pictures that go with a page, see `render`; None of one that an earlier version made."""
+    found = _PICTURES.search(page)
+    return None if found is None else html.unescape(found[1]).split()
+
+
+def is_of_finished(page: str) -> bool:
+    """Whether all runs that a page shows were finished."""
+    return f"<b>{_NOT_FINISHED}<" not in page
 
 
 def _section(runs: Sequence[Findings], section: _Section) -> str:
@@ -66,7 +88,7 @@ def _numbers(run: Findings, alone: bool) -> str:
     """The figures that one looks for first."""
     result = run.result
     if "mean" not in result:
-        return _number("not finished", f"{run.name}: at step {result['steps']:,}", main=True)
+        return _number(_NOT_FINISHED, f"{run.name}: at step {result['steps']:,}", main=True)
     seeds = len(result["seeds"])
     value = score(run, result["mean"])
     spread = f" ± {score(run, result['std'])}" if seeds > 1 else ""

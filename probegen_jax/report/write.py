@@ -1,5 +1,6 @@
 """A report's files: the page, and the pictures in the run folder."""
 
+import contextlib
 import pathlib
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from probegen_jax.runs.experiment import Run
 from probegen_jax.training.records import TensorBoard
 
 PAGE = "report.html"
-PICTURES = "pictures"
+PROBES, CURVES, PICTURES = "probes.png", "curves.png", "pictures"
 
 
 def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathlib.Path:
@@ -28,12 +29,24 @@ def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathl
     path = page_path([run.folder for run in runs], path)
     findings = [find(run) for run in runs]
     try:
-        for run in findings:
-            write_pictures(run)
-        write_text(path, page.render(findings))
+        drawn = [write_pictures(run) for run in findings]
+        _replace_page(path, page.render(findings, drawn[0] if len(runs) == 1 else ()))
     except OSError as error:
         raise _unwritable(error.filename or path, error) from error
     return path
+
+
+def missing(folder: pathlib.Path) -> list[str]:
+    """Of the report of a finished run, the names of what is not in its folder."""
+    try:
+        text = (folder / PAGE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return [PAGE]
+    if not page.is_of_finished(text):
+        return [PAGE]
+    pictures = page.pictures_of(text)
+    names = [PROBES, CURVES] if pictures is None else pictures
+    return [name for name in names if not (folder / name).is_file()]
 
 
 def page_path(folders: Sequence[pathlib.Path], path: pathlib.Path | None) -> pathlib.Path:
@@ -74,20 +87,31 @@ def after_training(run: Run) -> None:
         )
 
 
-def write_pictures(run: Findings) -> None:
-    """A run's pictures, in its folder: PNG for a slide, SVG for a paper."""
-    figures.draw_probes(run.folder / "probes.png", run.probes_after, run.planes)
-    figures.draw_curves(run.folder / "curves.png", run.curves)
+def _replace_page(path: pathlib.Path, text: str) -> None:
+    """Writes the page; pictures go that only the one before had, of another step of the run."""
+    with contextlib.suppress(OSError):  # there was none
+        before = page.pictures_of(path.read_text(encoding="utf-8", errors="replace"))
+        for name in set(before or ()) - set(page.pictures_of(text) or ()):
+            if pathlib.PurePath(name).parent.name == PICTURES and ".." not in name:
+                (path.parent / name).unlink(missing_ok=True)
+    write_text(path, text)
+
+
+def write_pictures(run: Findings) -> list[str]:
+    """A run's pictures, in its folder: PNG for a slide, SVG for a paper; returns their paths."""
+    figures.draw_probes(run.folder / PROBES, run.probes_after, run.planes)
+    figures.draw_curves(run.folder / CURVES, run.curves)
     drawn = {"predictions": sections.prediction_chart(run)}
     for group, charts_of in _CHARTS.items():
         for name, chart in charts_of(run).items():
             drawn[f"{group}-{name.replace(' ', '-')}"] = chart
-    folder = run.folder / PICTURES
-    folder.mkdir(exist_ok=True)
-    for name, chart in drawn.items():
-        write_text(folder / f"{name}.svg", charts.standalone(chart))
+    (run.folder / PICTURES).mkdir(exist_ok=True)
+    written = {f"{PICTURES}/{name}.svg": chart for name, chart in drawn.items()}
+    for path, chart in written.items():
+        write_text(run.folder / path, charts.standalone(chart))
     if run.config.get("tensorboard"):
         _show_on_board(run)
+    return [PROBES, CURVES, *written]
 
 
 _CHARTS = {

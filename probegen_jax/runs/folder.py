@@ -1,15 +1,18 @@
 """The folder of a run: what it is, and whether this command may go on in it."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from probegen_jax import settings
-from probegen_jax.errors import UserError
-from probegen_jax.files import read_json, write_json
+from ml_collections import ConfigDict
 
-ZOO = "zoo.json"
+from probegen_jax import locks, settings
+from probegen_jax.errors import UserError
+from probegen_jax.files import clear, read_json
+
+ZOO, METRICS, BOARD = "zoo.json", "metrics.jsonl", "tensorboard"
 # Where things lie, on how many devices, and what is shown, may change between a run and its
 # continuation; what is computed may not.
 _PLACES = (
@@ -33,8 +36,39 @@ _PLACES = (
 _WHEN_ABSENT = {"readout": "outputs"}
 
 
-def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Makes the folder, or looks at the run that is in it.
+@contextlib.contextmanager
+def held(folder: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """Has a run's folder and that of its checkpoints to itself; the run's is made.
+
+    What processes that were killed have left half made in them is removed.
+
+    Raises:
+      UserError: another process has one of them; or the folder cannot be written.
+    """
+    from probegen_jax.training import checkpoints  # seconds, for Orbax
+
+    remedy = "wait until it has ended, or choose another folder with --workdir=DIR"
+    saved = checkpoints.local_folder(folder, config.get("checkpoint_dir"))
+    with contextlib.ExitStack() as both:
+        with _writing(folder):
+            task = f"trains in {folder}"
+            both.enter_context(locks.lock(folder / ".lock", task, remedy=remedy))
+        if config.get("checkpoint_dir") and saved is not None:
+            lock = saved / ".checkpoints.lock"
+            with contextlib.suppress(OSError):  # told once there is something to write
+                task = f"keeps the checkpoints of a run in {saved}"
+                both.enter_context(locks.lock(lock, task, remedy=remedy))
+        with _writing(folder):
+            (folder / ".writable").unlink(missing_ok=True)  # of earlier versions
+            for place in (folder, folder / "pictures"):
+                clear(place)
+            if saved is not None:
+                checkpoints.clear(saved, settings.nested(config, "keep_checkpoints", 2))
+        yield
+
+
+def look_at(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Looks at the run that is in a folder, if there is one; writes nothing.
 
     `config.json` itself is written once training can start, so that a mistake found before then
     leaves a folder that the corrected command can use.
@@ -43,29 +77,50 @@ def open_run(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | N
       The result of a finished run; None for a new or unfinished one.
 
     Raises:
-      UserError: the folder cannot be written, holds something else, or a run of another config.
+      UserError: the folder cannot be read, holds something else, or a run of another config.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        if not folder.exists():
+            return None
         config_file, result_file = folder / "config.json", folder / "result.json"
         if config_file.exists():
             refuse_other(folder, read_json(config_file), config)
-        else:
-            # Of a start that came to nothing, or of a lost disk.
-            ours = ("logs", "checkpoints", "tuning.json", ZOO)
-            strangers = [
-                entry.name
-                for entry in folder.iterdir()
-                if entry.name[0] != "." and entry.name not in ours
-            ]
-            if strangers:
-                raise UserError(
-                    f"{folder} is not a run folder: it holds {strangers[0]!r} and no config.json; "
-                    "choose another with --workdir=DIR"
-                )
-            write_json(folder / ".writable", True)
-            (folder / ".writable").unlink()
-        return read_json(result_file) if result_file.exists() else None
+            return read_json(result_file) if result_file.exists() else None
+        # Of a start that came to nothing, or of a lost disk.
+        ours = ("logs", "checkpoints", "tuning.json", ZOO)
+        strangers = [
+            entry.name
+            for entry in folder.iterdir()
+            if entry.name[0] != "." and entry.name not in ours
+        ]
+        if strangers:
+            raise UserError(
+                f"{folder} is not a run folder: it holds {strangers[0]!r} and no config.json; "
+                "choose another with --workdir=DIR"
+            )
+        return None
+
+
+def missing(folder: pathlib.Path, config: ConfigDict, result: Mapping[str, Any]) -> list[str]:
+    """What a finished run's config promises and the folder lacks, the report aside."""
+    found = []
+    try:
+        last = (folder / METRICS).read_text(encoding="utf-8").splitlines()[-1]
+        whole = json.loads(last)["step"] == result["steps"]
+    except (OSError, ValueError, LookupError, TypeError):
+        whole = False
+    if not whole:
+        found.append(METRICS)
+    if config.get("tensorboard") and not any((folder / BOARD).glob("events.*")):
+        found.append(BOARD)
+    return found
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    """Tells of a folder that the system refuses."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write the run folder {folder} ({error.strerror}); "

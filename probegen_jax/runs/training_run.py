@@ -34,15 +34,15 @@ from probegen_jax.zoo.zoo import Zoo
 def look_at(
     folder: pathlib.Path, config: ConfigDict, zoo: Zoo | None = None
 ) -> dict[str, Any] | None:
-    """Opens a run's folder, and makes sure that a finished run is one on this config's zoo.
+    """Looks at a run's folder, and makes sure that a finished run is one on this config's zoo.
 
     Returns:
       The result of a finished run; None for a new or unfinished one.
 
     Raises:
-      UserError: see `folder.open_run`; or a run on another zoo.
+      UserError: see `folder.look_at`; or a run on another zoo.
     """
-    result, known = folders.open_run(folder, config.to_dict()), folders.zoo_facts(folder)
+    result, known = folders.look_at(folder, config.to_dict()), folders.zoo_facts(folder)
     if result is not None and known:
         found = facts(experiments.zoo_of(config, zoo), config)
         refuse_other_zoo(folder, known, found)
@@ -55,8 +55,12 @@ def train_run(
     interrupt: Interrupt,
     devices: Sequence[jax.Device] | None = None,
     zoo: Zoo | None = None,
+    result: dict[str, Any] | None = None,
 ) -> Run:
     """Trains what `config` says, or goes on with it; writes everything but the report.
+
+    Args:
+      result: of a run that was finished before, which stays.
 
     Raises:
       UserError: the config or the zoo is not usable.
@@ -106,7 +110,7 @@ def train_run(
     training.run(
         log, Progress(experiment.total_steps, training.done, experiment.metric_name), interrupt
     )
-    return _finished(experiment, folder, training)
+    return _finished(experiment, folder, training, result)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -162,13 +166,35 @@ def _open_log(
     write_json(folder / "config.json", config.to_dict())
     board = None
     if config.get("tensorboard"):
-        board = TensorBoard(folder / "tensorboard", training.done)
+        lost = training.done and not any((folder / folders.BOARD).glob("events.*"))
+        board = TensorBoard(folder / folders.BOARD, training.done)
         board.text("config", f"```\n{config}```")
-    return MetricsLog(folder / "metrics.jsonl", training.records, board)
+        for record in training.records if lost else []:
+            board.scalars(record)
+    return MetricsLog(folder / folders.METRICS, training.records, board)
 
 
-def _finished(experiment: Experiment, folder: pathlib.Path, training: Training) -> Run:
-    """Looks at the test networks, once, and writes `result.json`."""
+def _finished(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    training: Training,
+    result: dict[str, Any] | None,
+) -> Run:
+    """The run at its end, with its result; the test networks are looked at where there is none."""
+    if result is None:
+        result = _result(experiment, training)
+        if jax.process_index() == 0:
+            write_json(folder / "result.json", result)
+        print(f"{folder}: {summary(result)}")
+    # Copies that this process has to itself, so that it can go on alone.
+    state, best_params = fetch(training.mesh, (training.state, training.best_params))
+    state, best_params = jax.tree.map(jnp.asarray, (state, best_params))
+    steps = experiment.total_steps
+    return Run(folder, experiment, steps, state, best_params, training.best["step"], result)
+
+
+def _result(experiment: Experiment, training: Training) -> dict[str, Any]:
+    """The content of `result.json`."""
 
     def entries(at: list[int], params_S: Any) -> list[dict[str, Any]]:
         """Of every seed: the step, validation and test."""
@@ -180,7 +206,7 @@ def _finished(experiment: Experiment, folder: pathlib.Path, training: Training) 
     last = entries([steps] * len(seeds), training.state.params)
     at_best = entries(training.best["step"], training.best_params)
     test_last = [entry["test"] for entry in last]
-    result = {
+    return {
         "dataset": zoo.name,
         "method": config.method,
         "num_probes": config.num_probes,
@@ -196,10 +222,3 @@ def _finished(experiment: Experiment, folder: pathlib.Path, training: Training) 
         "steps_per_second": steps / seconds if seconds else 0.0,
         "environment": _environment(),
     }
-    if jax.process_index() == 0:
-        write_json(folder / "result.json", result)
-    print(f"{folder}: {summary(result)}")
-    # Copies that this process has to itself, so that it can go on alone.
-    state, best_params = fetch(training.mesh, (training.state, training.best_params))
-    state, best_params = jax.tree.map(jnp.asarray, (state, best_params))
-    return Run(folder, experiment, steps, state, best_params, training.best["step"], result)

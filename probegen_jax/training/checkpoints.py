@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,13 +27,35 @@ _REASONS = (
     "Not a directory",
 )
 
-
 _REMOTE = re.compile(r"\w+://")
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in names of folders
 
 
 def folder_of(run_folder: pathlib.Path, checkpoint_dir: str | None) -> epath.Path:
     """Where a run's checkpoints are: in its folder, unless its config says where else."""
     return epath.Path(checkpoint_dir or run_folder / "checkpoints")
+
+
+def local_folder(run_folder: pathlib.Path, checkpoint_dir: str | None) -> pathlib.Path | None:
+    """Where a run's checkpoints are, if that is no object storage; see `folder_of`."""
+    folder = os.fspath(folder_of(run_folder, checkpoint_dir))
+    return None if _REMOTE.match(folder) else pathlib.Path(folder)
+
+
+def clear(folder: pathlib.Path, keep: int) -> None:
+    """Removes what a process that was killed left behind: half of one checkpoint, too many others.
+
+    Only for who trains there, before there are `Checkpoints`.
+
+    Args:
+      keep: how many of the latest steps stay. Of one before them half may have been deleted.
+    """
+    if not folder.is_dir():
+        return
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    surplus = [folder / str(step) for step in steps[:-keep]]
+    for path in (*surplus, *folder.glob(f"*{_UNFINISHED}*")):
+        shutil.rmtree(path)
 
 
 class Checkpoints:

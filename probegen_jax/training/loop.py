@@ -2,7 +2,8 @@
 
 How a run resumes (the same command on the same folder, on any number of devices):
 
-1. A folder with `result.json` is finished: its result is shown, and nothing else is done.
+1. A folder with `result.json` and all else that its config promises is finished: its result is
+   shown, and nothing else is done. What is missing is made, with the last checkpoint.
 2. A folder with another config is refused; one without checkpoints starts at step 0.
 3. A checkpoint holds everything that training changes: parameters, optimiser, step, the best on
    validation so far, losses not yet averaged, and the metrics so far, so it is enough to go on

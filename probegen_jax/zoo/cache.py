@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from probegen_jax import locks
 from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE, replacing
-from probegen_jax.zoo import waiting
 
 Arrays = dict[str, np.ndarray]
 
@@ -83,7 +83,7 @@ def cached_arrays(
     with contextlib.suppress(*UNREADABLE):
         return read_arrays(path)
     try:
-        with waiting.lock(path.with_name(f".{path.name}.lock"), f"makes {path}"):
+        with locks.lock(path.with_name(f".{path.name}.lock"), f"makes {path}"):
             if path.exists():  # by another process meanwhile
                 try:
                     return read_arrays(path)

@@ -9,8 +9,8 @@ import zipfile
 import requests
 import tensorflow_datasets as tfds
 
+from probegen_jax import locks
 from probegen_jax.errors import UserError
-from probegen_jax.zoo import waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def fetch(address: Address, folder: pathlib.Path) -> pathlib.Path:
     try:
         if not target.is_file():
             lock = target.with_name(f".{target.name}.lock")
-            with waiting.lock(lock, f"downloads {target}"):
+            with locks.lock(lock, f"downloads {target}"):
                 if not target.is_file():
                     _download(address, target)
                     return target

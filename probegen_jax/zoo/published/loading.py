@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 from google.protobuf.json_format import ParseError
 
-from probegen_jax import user_cache
+from probegen_jax import locks, user_cache
 from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE
-from probegen_jax.zoo import cache, flat_weights, splits, waiting
+from probegen_jax.zoo import cache, flat_weights, splits
 from probegen_jax.zoo.prepared import builders
 from probegen_jax.zoo.prepared.reading import read
 from probegen_jax.zoo.published import choice
@@ -72,7 +72,7 @@ def prepared(
     if builder is None:
         lock = folder / cls.name / ".lock"
         try:
-            with waiting.lock(lock, f"prepares {cls.name} in {folder}", keep=True):
+            with locks.lock(lock, f"prepares {cls.name} in {folder}", keep=True):
                 # Another process may have done it meanwhile.
                 builder = _opened(cls, folder, split, asked, request)
                 builder = builder or _prepare(cls, folder, split, asked, request)
