@@ -12,7 +12,6 @@ from probegen_jax.method.generators import registry
 from probegen_jax.method.generators.base import Generator
 from probegen_jax.method.readouts.base import Readout, Sizes
 from probegen_jax.method.readouts.registry import readout
-from probegen_jax.method.tasks import Scale
 from probegen_jax.networks.contract import NetworkSpec
 
 
@@ -79,19 +78,3 @@ def make_model(
     kind = readout(settings.get("readout", "outputs"))
     head = kind.make(spec, head_sizes(settings, num_outputs), rngs=rngs)
     return ProbeGen(spec, generator, head)
-
-
-def predicting_values(head: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
-    """A head's parameters, changed so that its outputs are values in the targets' own unit.
-
-    Args:
-      head: as a pure dict, maybe with a seed axis; a head in a head comes last.
-      scale: in which it has learnt.
-    """
-    if "head" in head:
-        return {**head, "head": predicting_values(head["head"], scale)}
-    layers, last = head["layers"], max(head["layers"], key=int)
-    kernel, bias = (np.asarray(layers[last][name], np.float64) for name in ("kernel", "bias"))
-    changed = {"kernel": kernel * scale.std, "bias": scale.values(bias)}
-    changed = {name: array.astype(np.float32) for name, array in changed.items()}
-    return {**head, "layers": {**layers, last: changed}}

@@ -19,7 +19,8 @@ from probegen_jax.files import read_json
 from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
 from probegen_jax.method.learning import adam_cosine
-from probegen_jax.method.model import make_model, predicting_values
+from probegen_jax.method.model import make_model
+from probegen_jax.method.readouts.registry import readout
 from probegen_jax.method.tasks import TASKS, Scale, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs.folder import refuse_other_zoo, zoo_facts
@@ -239,7 +240,10 @@ class Run:
     def params(self, which: str = "last") -> Any:
         """Parameters of all seeds at the "last" step, or at the "best" on validation."""
         params, scale = self._trained(which), self.experiment.scale
-        return params | {"head": predicting_values(params["head"], scale)} if scale else params
+        if scale is None:
+            return params
+        head = readout(self.experiment.config.get("readout", "outputs"))
+        return params | {"head": head.predicting_values(params["head"], scale)}
 
     def outputs(
         self, rows_N: Int[np.ndarray, " N"], which: str = "last"

@@ -12,7 +12,7 @@ from probegen_jax import evaluate, settings
 from probegen_jax.compare import _export as export_for_torch
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
-from probegen_jax.method.model import predicting_values
+from probegen_jax.method.readouts.hidden import Hidden
 from probegen_jax.method.tasks import Scale
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.report import findings
@@ -190,7 +190,7 @@ def test_which_values_are_standardized(config, yes):
 def test_a_head_in_a_head_is_changed_in_its_last_layer():
     layer = {"kernel": np.ones((2, 3, 1), np.float32), "bias": np.zeros((2, 1), np.float32)}
     head = {"layers": {str(n): layer for n in range(11)}}
-    changed = predicting_values({"token": layer, "head": head}, Scale(5.0, 2.0))
+    changed = Hidden.predicting_values({"token": layer, "head": head}, Scale(5.0, 2.0))
     assert changed["token"] is layer
     last = changed["head"]["layers"].pop("10")
     assert np.all(last["kernel"] == 2) and np.all(last["bias"] == 5)

@@ -2,11 +2,14 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from probegen_jax.method.tasks import Scale
 from probegen_jax.networks.contract import NetworkSpec
 
 
@@ -44,6 +47,29 @@ class Readout(nnx.Module):
     ) -> Float[Array, "B P A"]:
         """What it reads of each network of a batch: A values a probe; here, the responses."""
         return spec.respond(weights, probes)
+
+    @staticmethod
+    @abc.abstractmethod
+    def last_layer(params: Mapping[str, Any]) -> tuple[str | int, ...]:
+        """Where in its parameters, a pure dict, the linear layer lies that makes the outputs."""
+
+    @classmethod
+    def predicting_values(cls, params: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+        """Its parameters, changed so that outputs are values in the targets' own unit.
+
+        Args:
+          params: as a pure dict, maybe with a seed axis.
+          scale: in which it has learnt.
+        """
+
+        def changed(inner: Mapping[Any, Any], path: tuple[str | int, ...]) -> dict[Any, Any]:
+            if path:
+                return {**inner, path[0]: changed(inner[path[0]], path[1:])}
+            kernel, bias = (np.asarray(inner[name], np.float64) for name in ("kernel", "bias"))
+            arrays = {"kernel": kernel * scale.std, "bias": scale.values(bias)}
+            return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+        return changed(params, cls.last_layer(params))
 
     @abc.abstractmethod
     def __call__(self, answers: Float[Array, "B P A"]) -> Float[Array, "B O"]:

@@ -3,6 +3,9 @@
 The idea and the sizes are those of HiddenProbe (yonatansverdlov/HiddenProbe, 2026).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -48,10 +51,14 @@ class Hidden(Readout):
 
     @staticmethod
     def answers(
-        spec: NetworkSpec, weights: object, probes: Float[Array, "P D"]
+        spec: NetworkSpec, weights: Any, probes: Float[Array, "P D"]
     ) -> Float[Array, "B P A"]:
         """Hidden responses of each layer in turn, then the outputs."""
         return jnp.concatenate(spec.respond_with_taps(weights, probes), axis=-1)
+
+    @staticmethod
+    def last_layer(params: Mapping[str, Any]) -> tuple[str | int, ...]:
+        return "head", *Head.last_layer(params["head"])
 
     def __call__(self, answers: Float[Array, "B P A"]) -> Float[Array, "B O"]:
         ends = [sum(self.tap_sizes[: n + 1]) for n in range(len(self.tap_sizes))]

@@ -1,6 +1,8 @@
 """The paper's readout: an MLP on the networks' responses."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from flax import nnx
@@ -27,6 +29,10 @@ class Head(Readout):
     def make(cls, spec: NetworkSpec, sizes: Sizes, *, rngs: nnx.Rngs) -> "Head":
         inputs = sizes.num_probes * spec.response_dim
         return cls(inputs, sizes.width, sizes.depth, sizes.outputs, rngs=rngs)
+
+    @staticmethod
+    def last_layer(params: Mapping[str, Any]) -> tuple[str | int, ...]:
+        return "layers", max(params["layers"], key=int)
 
     def __call__(self, answers: Float[Array, "B P R"]) -> Float[Array, "B O"]:
         x = answers.reshape(answers.shape[0], -1)  # probe-major
