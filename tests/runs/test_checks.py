@@ -16,6 +16,8 @@ from probegen_jax.runs.experiment import set_up
 from probegen_jax.training import memory
 from probegen_jax.training.loop import Training
 from probegen_jax.training.mesh import make_mesh, split_cpu
+from probegen_jax.zoo.own.files_and_targets import from_arrays
+from probegen_jax.zoo.own.targets import read_csv
 from probegen_jax.zoo.zoo import Zoo
 
 ROWS = {"train": np.arange(20), "val": np.arange(20, 26), "test": np.arange(26, 32)}
@@ -190,3 +192,47 @@ def test_memory_that_runs_out_is_told_in_a_line(error, capsys, monkeypatch):
     told = capsys.readouterr().err
     assert told.startswith("error: out of memory (") and told.count("\n") == 1
     assert "lower batch_size" in told
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [np.arange(32) * 1e300, 1e9 + np.arange(32) * 0.1, np.arange(32) * 1e-60],
+    ids=["too large", "too alike", "too small"],
+)
+def test_values_that_float32_cannot_tell_apart(targets, tmp_path):
+    zoo = values()
+    with pytest.raises(UserError, match="not to be told apart in float32; subtract what"):
+        from_arrays("mine", zoo.spec, zoo.weights, targets, task="regression")
+    lines = [f"{n}.pth,{target!r}" for n, target in enumerate(targets.tolist()) if target < 3e38]
+    (tmp_path / "t.csv").write_text("\n".join(["path,target", *lines]))
+    if len(lines) > 1:
+        with pytest.raises(UserError, match=r"t\.csv: the targets, from .* float32"):
+            read_csv(tmp_path / "t.csv", "regression")
+
+
+@pytest.mark.parametrize("target", ["", "nan", "inf", "1e400", "-1e400", "high"])
+def test_values_that_are_no_numbers(target, tmp_path):
+    (tmp_path / "t.csv").write_text(f"path,target\na.pth,0.5\nb.pth,{target}\n")
+    with pytest.raises(UserError, match=r"line 3: target .* of b\.pth is not a finite number"):
+        read_csv(tmp_path / "t.csv", "regression")
+
+
+def test_values_that_are_all_the_same_or_far_from_zero_are_read(tmp_path):
+    zoo = values()
+    for targets in (np.full(32, 0.1), 1000 + np.arange(32) * 0.1, np.arange(32) * 1e-30):
+        made = from_arrays("mine", zoo.spec, zoo.weights, targets, task="regression")
+        np.testing.assert_allclose(made.targets_N, targets, rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", ["val_share", "test_share"])
+def test_shares_that_are_no_numbers(share):
+    zoo = classes()
+    with pytest.raises(UserError, match=f"{share}.* nan"):
+        from_arrays(
+            "mine",
+            zoo.spec,
+            zoo.weights,
+            zoo.targets_N,
+            task="classification",
+            **{share: float("nan")},
+        )

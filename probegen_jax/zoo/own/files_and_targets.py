@@ -18,7 +18,7 @@ from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
 from probegen_jax.zoo.files import archives, inr_files
-from probegen_jax.zoo.own.targets import Task, read_csv
+from probegen_jax.zoo.own.targets import Task, as_float32, read_csv
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
 
@@ -73,7 +73,7 @@ def from_arrays(
         targets, class_names = _by_occurrence(np.asarray(targets))
     targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
     if splits_of is None:
-        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+        if not (min(val_share, test_share) >= 0 and val_share + test_share < 1):  # also of NaN
             raise UserError(
                 f"zoo {name}: val_share is {val_share} and test_share {test_share}; give shares of "
                 "at least 0 that leave some for training"
@@ -195,7 +195,7 @@ def _checked_targets(
     if task == "regression":
         for row in np.flatnonzero(~np.isfinite(targets)):
             raise UserError(f"zoo {name}: target {row} is not finite")
-        return targets.astype(np.float32), 1
+        return as_float32(targets, f"zoo {name}"), 1
     if not np.issubdtype(targets.dtype, np.integer):
         raise UserError(f"zoo {name}: targets are {targets.dtype}; classes are whole numbers")
     classes = num_outputs or int(targets.max(initial=0)) + 1

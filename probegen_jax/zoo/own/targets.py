@@ -15,6 +15,7 @@ Task = Literal["classification", "regression"]
 
 # More networks than this, all of another class, are of no class.
 _ALL_DIFFERENT = 20
+_ROUNDING = 1e-3  # what rounding to float32 may take from values, of the range of them all
 _LONGEST = 200  # letters in the name of a class
 
 
@@ -90,8 +91,25 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
         place = {name: n for n, name in enumerate(names)}
         classes = np.asarray([place[target] for target in targets], np.int32)
         return Listing(list(seen), classes, of_split, names)
-    dtype = np.int32 if task == "classification" else np.float32
-    return Listing(list(seen), np.asarray(targets, dtype), of_split)
+    if task == "regression":
+        return Listing(list(seen), as_float32(np.asarray(targets, np.float64), str(path)), of_split)
+    return Listing(list(seen), np.asarray(targets, np.int32), of_split)
+
+
+def as_float32(targets_N: np.ndarray, where: str) -> np.ndarray:
+    """Values as a zoo has them; a `UserError` if float32 cannot tell them apart any more."""
+    exact_N = np.asarray(targets_N, np.float64)
+    if not len(exact_N):
+        return exact_N.astype(np.float32)
+    with np.errstate(over="ignore"):  # told here
+        rounded_N, spread = exact_N.astype(np.float32), np.ptp(exact_N)
+    lost = np.abs(rounded_N - exact_N).max()
+    if not np.isfinite(rounded_N).all() or 0 < _ROUNDING * spread < lost:
+        raise UserError(
+            f"{where}: the targets, from {exact_N.min():.9g} to {exact_N.max():.9g}, are not to be "
+            "told apart in float32; subtract what they have in common, or use another unit"
+        )
+    return rounded_N
 
 
 def _class_name(text: str) -> str:
