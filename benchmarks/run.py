@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
         return
     out = pathlib.Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = {"machine": _machine(), "probes": options.probes, "cases": {}}
+    results = {"machine": machine(), "probes": options.probes, "cases": {}}
     for name in options.case:
         print(f"{name}: all sides in turn", file=sys.stderr)
         found = _child(argv, name, "all")
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
                 side: _child(argv, name, side).get("peak_gb") for side in found.get("step", {})
             }
         results["cases"][name] = found
-        _write(out, results)
+        write(out, results)
     print((out / "results.md").read_text())
 
 
@@ -107,7 +107,7 @@ def _child(argv: Sequence[str], case: str, only: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _start(name: str) -> None:
+def start(name: str) -> None:
     """Splits the CPU into devices as the case's config has it; before jax looks for devices."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
     from benchmarks.cases import CONFIGS
@@ -119,19 +119,18 @@ def _start(name: str) -> None:
     split_cpu(config.mesh.cpu_devices, config.batch_size)
 
 
-def _sizes(name: str, options: Any) -> list[Any]:
+def sizes(name: str, options: Any) -> list[Any]:
     """A case with the networks of our epoch, and with those of PyTorch's."""
     from benchmarks import cases
 
     return [cases.make(name, number, options.probes) for number in NETWORKS[name]]
 
 
-def _steps(name: str, options: Any, case: Any, small: Any) -> dict[str, Any]:
-    """Training steps of all sides that there are for a case, of both sizes."""
+def steps(name: str, case: Any, small: Any, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Training steps of those sides that there are for a case, of both sizes."""
     from benchmarks import cases, sides
 
     per_call, theirs = sides.STEPS_PER_CALL[name], sides.TORCH_STEPS_PER_CALL[name]
-    wanted = options.sides if options.only == "all" else [options.only]
     naive = cases.naive(small.zoo)
     makers: dict[str, Callable[[], Any]] = {
         "ours": lambda: sides.Ours(case).step(per_call),
@@ -146,38 +145,41 @@ def _steps(name: str, options: Any, case: Any, small: Any) -> dict[str, Any]:
         del makers["naive"]
     if name != "mnist_inr":
         del makers["compile"]  # networks differ, so every batch would be compiled anew
-    made = {}
     for side in wanted:
         if side in makers:
-            print(f"  {side}", file=sys.stderr)
-            made[side] = makers[side]()
-    return made
+            print(f"  {name}: {side}", file=sys.stderr)
+            yield side, makers[side]()
+
+
+def where() -> dict[str, Any]:
+    """What all figures of a case are for."""
+    import jax
+
+    device = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    return {"batch_size": 32, "device": device}
 
 
 def _case(name: str, options: Any) -> dict[str, Any]:
     """All that is found of a case."""
-    _start(name)
-    import jax
-
+    start(name)
     from benchmarks import cases, sides
 
     per_call = sides.STEPS_PER_CALL[name]
-    case, small = _sizes(name, options)
-    steps = _steps(name, options, case, small)
+    case, small = sizes(name, options)
+    made = dict(steps(name, case, small, options.sides))
     found: dict[str, Any] = {
-        "batch_size": 32,
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "step": _time(steps, options.rounds),
-        "facts": {side: made.facts for side, made in steps.items()},
+        **where(),
+        "step": time_sides(made, options.rounds),
+        "facts": {side: each.facts for side, each in made.items()},
     }
-    del steps
+    del made
     probing = {"ours": sides.probing(case, per_call)}
     torch_side = sides.Torch(small) if "loop" in options.sides else None
     if torch_side is not None:
         probing["loop"] = torch_side.probing(1)
     if "naive" in options.sides and cases.naive(case.zoo) is not None:
         probing["naive"] = sides.probing(case, max(1, per_call // 4), cases.naive(case.zoo))
-    found["probing"] = _time(probing, options.rounds)
+    found["probing"] = time_sides(probing, options.rounds)
     found["facts"] |= {f"probing {side}": made.facts for side, made in probing.items()}
     del probing
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +190,7 @@ def _case(name: str, options: Any) -> dict[str, Any]:
             epochs["loop from files"] = torch_side.epoch(
                 torch_side.from_files(pathlib.Path(folder))
             )
-        found["epoch"] = _time(epochs, max(3, options.rounds // 2))
+        found["epoch"] = time_sides(epochs, max(3, options.rounds // 2))
         for side, timed in epochs.items():  # per network: epochs are of different lengths
             number = timed.facts["networks"]
             found["epoch"][side] = {k: v / number for k, v in found["epoch"][side].items()}
@@ -227,14 +229,14 @@ def _scaling(name: str, options: Any) -> dict[str, Any]:
                 case.config[key] = value
             seeds = value if key == "num_seeds" else 1
             side = sides.Ours(case, seeds).step(sides.STEPS_PER_CALL[name])
-            found[key][value] = _time({"ours": side}, 3)["ours"]["median"]
+            found[key][value] = time_sides({"ours": side}, 3)["ours"]["median"]
     return found
 
 
 def _alone(name: str, options: Any) -> dict[str, Any]:
     """Peak memory of a process that makes steps of one side."""
-    _start(name)
-    for side in _steps(name, options, *_sizes(name, options)).values():
+    start(name)
+    for _, side in steps(name, *sizes(name, options), [options.only]):
         side.call()
     import jax
 
@@ -247,7 +249,7 @@ def _alone(name: str, options: Any) -> dict[str, Any]:
     return {"peak_gb": status("VmHWM") / 1e9}
 
 
-def _time(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
+def time_sides(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of one piece of work of each side, all sides in turn in every round."""
     seconds: dict[str, list[float]] = {side: [] for side in made}
     for _ in range(rounds):
@@ -262,7 +264,7 @@ def _time(made: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Where and with what: read without starting jax, which belongs to the processes of cases."""
     from importlib import metadata
 
@@ -285,7 +287,7 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _write(out: pathlib.Path, results: dict[str, Any]) -> None:
+def write(out: pathlib.Path, results: dict[str, Any]) -> None:
     """JSON, table and plot, each whole or not there."""
     from benchmarks import tables
 

@@ -36,13 +36,14 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     for name, found in results["cases"].items():
         lines += [f"### {name}", ""]
-        if "error" in found:
+        if found.get("error"):
             lines += [f"failed: {found['error']}", ""]
+        if "step" not in found:
             continue
         lines += ["| work | by | time | times ours | peak memory |", "|---|---|---|---|---|"]
         for work, told in _WORK.items():
-            ours = found[work].get("ours", {}).get("median")
-            for side, seconds in found[work].items():
+            ours = found.get(work, {}).get("ours", {}).get("median")
+            for side, seconds in found.get(work, {}).items():
                 times = f"{seconds['median'] / ours:.2f}" if ours else ""
                 peak = (found.get("peak_gb") or {}).get(side) if work == "step" else None
                 spread = f"{_time(seconds['min'])} to {_time(seconds['max'])}"
@@ -50,7 +51,7 @@ def markdown(results: dict[str, Any]) -> str:
                     f"| {told} | {_NAMES[side]} | {_time(seconds['median'])} ({spread}) | {times} "
                     f"| {f'{peak:.2f} GB' if peak else ''} |"
                 )
-        lines += ["", _limits(found), ""]
+        lines += ["", _limits(found) if "probing" in found else f"On {found['device']}.", ""]
         for key, seconds in (found.get("scaling") or {}).items():
             steps = ", ".join(f"{value}: {_time(each)}" for value, each in seconds.items())
             if steps:

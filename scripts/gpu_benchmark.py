@@ -1,24 +1,35 @@
-"""All benchmarks on a GPU, from nothing but this repository: images are made, zoos are built.
+r"""Benchmarks on a GPU, the most telling first, from nothing but this repository.
 
-    python scripts/gpu_benchmark.py --out=gpu                 about half an hour, most of it fitting
-    python scripts/gpu_benchmark.py --out=try --networks=400 --any_device      to see it run
+    python scripts/gpu_benchmark.py --out=gpu --minutes=8     what can be done in that time
+    python scripts/gpu_benchmark.py --out=gpu                 goes on, to the end: half an hour
+    python scripts/gpu_benchmark.py --out=try --any_device --networks=400 --epochs=1 --probes=8 \
+        --case=mnist_inr --rounds=1                           to see it run
 
-  --out=DIR         benchmarks/ with table and plot, the zoo, the run, and summary.json
+  --out=DIR         all that is made and found; summary.json after every stage
+  --minutes=N       stops by then, and what is done is kept; 0: no limit
   --networks=N      INRs to fit and to train on, six sevenths of them for training; 70,000
+  --epochs=N        of the training; 30
+  --probes=N, --rounds=N, --case=NAME       of the benchmarks; 128, 5 and all cases
   --any_device      also where there is no GPU
 
+Stages: each case's training step, ours beside PyTorch's loop, torch.compile and torch.func.vmap
+(benchmarks.quick); fitting INRs to images made here; training on them; benchmarks.run. The same
+command goes on where it was: steps side by side, fitting part by part, training from its last
+checkpoint. Compiled programs stay in the folder.
+
 Needs jax for the GPU (pip install "jax[cuda12]") and, beside it, a PyTorch that sees the same GPU.
-What is done already is not done again.
 """
 
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +51,15 @@ def main(argv: Sequence[str]) -> None:
 
     def define(values: flags.FlagValues) -> None:
         flags.DEFINE_string("out", None, "folder", flag_values=values)
+        flags.DEFINE_float("minutes", 0, "time", 0, flag_values=values)
         flags.DEFINE_integer("networks", 70_000, "INRs", 200, flag_values=values)
+        flags.DEFINE_integer("epochs", 30, "epochs", 1, flag_values=values)
         flags.DEFINE_boolean("any_device", False, "GPU or not", flag_values=values)
-        flags.DEFINE_integer("rounds", 7, "of the benchmarks", 1, flag_values=values)
+        flags.DEFINE_integer("probes", 128, "probes", 1, flag_values=values)
+        flags.DEFINE_integer("rounds", 5, "of the benchmarks", 1, flag_values=values)
         flags.DEFINE_string("case", "", "of the benchmarks; all if empty", flag_values=values)
 
+    started = time.perf_counter()
     options, names = command.parse(argv, __doc__, define)
     if names or options.out is None:
         raise UserError("say where results go, and nothing else: --out=DIR; --help shows the usage")
@@ -56,32 +71,59 @@ def main(argv: Sequence[str]) -> None:
         )
     out = pathlib.Path(options.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    summary = {"device": device, "gpu": _gpu()}
-    images = out / "images.npz"
+    summary = out / "summary.json"
+    found = read_json(summary) if summary.exists() else {"seconds": {}, "done": []}
+    found |= {"device": device, "gpu": _gpu()}
+    images, zoo, run = out / "images.npz", out / "zoo", out / "run"
     if not images.exists():
         write_arrays(images, make_images(options.networks))
-    zoo, run = out / "zoo", out / "run"
-    started = time.perf_counter()
-    _python("probegen_jax.build_zoo", "inr", f"--images={images}", f"--out={zoo}")
-    summary["build_seconds"] = time.perf_counter() - started
-    _python(
-        "probegen_jax.train",
-        f"--config={REPO / 'configs' / 'mnist.py'}",
-        f"--config.zoo_dir={zoo}",
-        f"--workdir={run}",
-    )
-    result = read_json(run / "result.json")
-    summary |= {
-        key: result[key] for key in ("mean", "seconds", "steps", "steps_per_second", "environment")
+    timing = [f"--probes={options.probes}", f"--rounds={options.rounds}"]
+    timing += [f"--case={options.case}"] if options.case else []
+    stages = {
+        "steps": ("benchmarks.quick", f"--out={out / 'steps'}", *timing),
+        "fitting": ("probegen_jax.build_zoo", "inr", f"--images={images}", f"--out={zoo}"),
+        "training": (
+            "probegen_jax.train",
+            f"--config={REPO / 'configs' / 'mnist.py'}",
+            f"--config.zoo_dir={zoo}",
+            f"--config.num_epochs={options.epochs}",
+            f"--workdir={run}",
+        ),
+        "benchmarks": ("benchmarks.run", f"--out={out / 'benchmarks'}", *timing),
     }
-    if not (out / "benchmarks" / "results.json").exists():
-        more = [f"--case={options.case}"] if options.case else []
-        _python(
-            "benchmarks.run", f"--out={out / 'benchmarks'}", f"--rounds={options.rounds}", *more
-        )
-    write_json(out / "summary.json", summary)
-    print(json.dumps(summary, indent=2))
-    print(f"tables: {out / 'benchmarks' / 'results.md'}")
+    for stage, arguments in stages.items():
+        if stage in found["done"]:
+            continue
+        left = 60 * options.minutes - (time.perf_counter() - started) if options.minutes else None
+        before = time.perf_counter()
+        ended = (left is None or left > 0) and _python(out, left, *arguments)
+        seconds = found["seconds"].get(stage, 0) + time.perf_counter() - before
+        found["seconds"][stage] = seconds  # of all commands so far
+        if ended:
+            found["done"].append(stage)
+            found |= _told(out, stage)
+        write_json(summary, found)
+        if not ended:
+            print(f"out of time in stage {stage}; the same command goes on from here")
+            break
+    print(json.dumps(found, indent=2))
+
+
+def _told(out: pathlib.Path, stage: str) -> dict[str, Any]:
+    """What the summary repeats of a stage that has ended."""
+    if stage == "steps":
+        cases = read_json(out / "steps" / "results.json")["cases"]
+        return {
+            "steps": {
+                name: {side: seconds["median"] for side, seconds in case["step"].items()}
+                for name, case in cases.items()
+            }
+        }
+    if stage == "training":
+        result = read_json(out / "run" / "result.json")
+        keys = ("mean", "seconds", "steps", "steps_per_second", "environment")
+        return {"training": {key: result[key] for key in keys}}
+    return {}
 
 
 def make_images(number: int) -> dict[str, np.ndarray]:
@@ -134,14 +176,38 @@ def _device() -> tuple[str, str]:
     return backend, device
 
 
-def _python(module: str, *arguments: str) -> None:
-    """Runs a module of this repository as a process of its own; ends with it if it fails."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+def _python(out: pathlib.Path, seconds: float | None, module: str, *arguments: str) -> bool:
+    """Runs a module of this repository as a process of its own; ends with it if it fails.
+
+    Returns:
+      Whether it ended in time; else it was asked to stop.
+    """
+    compiled = {"JAX_COMPILATION_CACHE_DIR": "jax", "TORCHINDUCTOR_CACHE_DIR": "torch"}
+    environment = {
+        **{name: str(out / "compiled" / folder) for name, folder in compiled.items()},
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
     }
-    done = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    # In a session of its own, so that its children, too, can be stopped and leave the GPU.
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], env=environment, start_new_session=True
+    )
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)  # training saves its state first
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return False
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        raise
+    if code:
+        sys.exit(code)
+    return True
 
 
 def _gpu() -> str:

@@ -13,6 +13,7 @@ from conftest import REPO
 pytest.importorskip("torch")
 
 from benchmarks import cases, tables
+from probegen_jax.errors import UserError
 
 
 def test_needed_operations_are_those_of_the_layers():
@@ -94,3 +95,47 @@ def test_the_gpu_benchmark_refuses_a_machine_without_one(tmp_path):
     )
     assert done.returncode == 2 and "jax sees no GPU" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_to_its_end_in_several_goes(tmp_path):
+    sizes = ["--networks=210", "--epochs=1", "--probes=8", "--case=mnist_inr", "--rounds=1"]
+    script = REPO / "scripts" / "gpu_benchmark.py"
+    command = [sys.executable, script, f"--out={tmp_path}", "--any_device", *sizes]
+    subprocess.run([*command, "--minutes=0.5"], check=True)
+    first = json.loads((tmp_path / "summary.json").read_text())
+    assert "benchmarks" not in first["done"]
+    subprocess.run(command, check=True)
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert found["done"] == ["steps", "fitting", "training", "benchmarks"]
+    assert set(found["steps"]["mnist_inr"]) == {"ours", "loop", "compile", "vmap"}
+    assert found["training"]["steps"] == 5 and "error" not in found
+    assert (tmp_path / "benchmarks" / "results.md").exists()
+
+
+def test_quick_steps_go_on_after_the_last_one_written(tmp_path, monkeypatch):
+    from benchmarks import quick
+
+    asked = []
+
+    def child(name, left, options):
+        asked.append((name, tuple(left)))
+        for side in left:
+            if side == "vmap" and len(asked) == 1:
+                yield {"error": "exit code 1"}
+                return
+            seconds = {"median": 0.002, "min": 0.001, "max": 0.003}
+            yield {"device": "1 × cpu", "step": {side: seconds}, "facts": {side: {}}}
+        yield {"error": None}
+
+    monkeypatch.setattr(quick, "_child", child)
+    command = ["quick", "--case=mnist_inr", f"--out={tmp_path}"]
+    quick.main(command)
+    table = (tmp_path / "results.md").read_text()
+    assert "failed: exit code 1" in table and "PyTorch loop | 2 ms" in table
+    quick.main(command)
+    quick.main(command)
+    assert asked == [("mnist_inr", ("ours", "loop", "compile", "vmap")), ("mnist_inr", ("vmap",))]
+    assert "failed" not in (tmp_path / "results.md").read_text()
+    with pytest.raises(UserError, match="another machine or number of probes"):
+        quick.main([*command, "--probes=8"])
