@@ -6,7 +6,8 @@
   python -m probegen_jax.predict models/digits network.safetensors
 
   RUN                a run folder, or a model that probegen_jax.export wrote
-  FILES …            .pth, .pt or .safetensors files, folders of them, or a zoo of build_zoo
+  FILES …            network files of torch or safetensors, folders of them, or a zoo of build_zoo;
+                     docs/files.md says what is read
   --split=SPLIT      instead of files: train, val or test of the run's own zoo
   --out=FILE         the table to write, predictions.csv if not given: a line per network, in the
                      order given, with what was predicted or why that was not possible
@@ -64,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         else _of_files(run, files, values.at, places)
     )
     write_text(out, predictions.to_csv())
+    for note in predictions.notes:
+        print(note)
     failed = [
         (name, fault)
         for name, fault in zip(predictions.names, predictions.faults, strict=True)

@@ -28,6 +28,7 @@ from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
 from probegen_jax.runs.experiment import Run
 from probegen_jax.training.evaluation import Evaluation
+from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.zoo import Networks, Zoo
 
@@ -43,6 +44,7 @@ class Predictions:
       faults: why there is no prediction; None where there is one.
       values_SxNxO: of each seed: probabilities of classes, or the value; nan where there is none.
       class_names: of each class; None where they are called by their numbers.
+      notes: what was not taken as it stood in the files, such as weights of another type.
     """
 
     names: list[str]
@@ -50,6 +52,7 @@ class Predictions:
     values_SxNxO: Float[np.ndarray, "S N O"]
     classes: bool
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -178,6 +181,7 @@ class Predictor:
 
     def _one_by_one(self, sources: Sequence[Any], names: list[str]) -> Predictions:
         faults: list[str | None] = [None] * len(sources)
+        notes = Notes()
         expected = self.spec.expected(self.reading)
         values = np.full(
             (len(self.seeds), len(sources), self.head_sizes.outputs), np.nan, np.float32
@@ -186,14 +190,15 @@ class Predictor:
             good, networks = [], []
             for n in range(start, min(start + _CHUNK, len(sources))):
                 try:
-                    networks.append(read(self.spec, sources[n], names[n], self.reading))
+                    networks.append(read(self.spec, sources[n], names[n], self.reading, notes))
                     good.append(n)
                 except BadNetworkError as error:
                     faults[n] = f"{error.fault}; this run expects {expected}"
             if good:
                 stacked = Networks("networks", *self.spec.stack(networks))
                 values[:, good] = self._outputs(stacked, np.arange(len(good)))
-        return self._predictions(names, faults, values)
+        found = self._predictions(names, faults, values)
+        return dataclasses.replace(found, notes=tuple(notes.lines))
 
     def _predictions(self, names: list[str], faults: list[str | None], values: Any) -> Predictions:
         return Predictions(names, faults, values, self.classes, self.class_names)

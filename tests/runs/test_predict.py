@@ -169,8 +169,12 @@ def test_networks_in_memory(run, model):
     tensors = [{name: torch.tensor(leaf) for name, leaf in each.items()} for each in states]
     tensors[1]["seq.0.weight"] = tensors[1]["seq.0.weight"].double()
     mixed_up = loaded.predict(tensors)
+    np.testing.assert_allclose(mixed_up.values, expected, atol=1e-6)
+    assert mixed_up.notes == ("weights in float64 are converted to float32 (1)",)
+    tensors[1]["seq.0.weight"] = tensors[1]["seq.0.weight"].int()
+    mixed_up = loaded.predict(tensors)
     np.testing.assert_allclose(mixed_up.values[0], expected[0], atol=1e-6)
-    assert mixed_up.faults[1].startswith("seq.0.weight is float64, not float32; this run expects")
+    assert mixed_up.faults[1].startswith("seq.0.weight is int32, not float32; this run expects")
     assert mixed_up.predicted[1] == -1 and np.isnan(mixed_up.values[1]).all()
     stacked = jax.tree.map(lambda leaf: leaf[5:7], zoo.weights)
     np.testing.assert_allclose(loaded.predict(stacked).values, expected, atol=1e-6)

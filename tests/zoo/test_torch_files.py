@@ -88,7 +88,7 @@ BAD = {
     "garbage": (lambda good: b"hello world, this is no torch file", "is not a readable torch file"),
     "no dict": (lambda good: saved(torch.ones(3)), "holds a Tensor, not a state dict"),
     "no tensor": (lambda good: saved({"seq.0.weight": "x"}), "seq.0.weight is a str"),
-    "half": (lambda good: saved({"a": torch.ones(2).half()}), "a is float16, not float32"),
+    "whole": (lambda good: saved({"a": torch.ones(2).int()}), "a is int32, not float32"),
     "sparse": (lambda good: saved({"a": torch.eye(3).to_sparse()}), "a is sparse"),
     "label": (lambda good: saved({"label": "seven"}), "'seven' is not an integer label"),
     "half a label": (lambda good: saved({"label": 7.5}), "7.5 is not an integer label"),

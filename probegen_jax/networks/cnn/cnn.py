@@ -179,6 +179,17 @@ class CnnSpec(NetworkSpec):
             f"{', '.join(self.activations)}"
         )
 
+    def file_shapes(
+        self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
+    ) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, layer in enumerate(self.layers):
+            channels = (layer.out_channels, layer.in_channels)
+            shapes[f"layers.{index}.weight"] = (*channels, layer.kernel, layer.kernel)
+            shapes[f"layers.{index}.bias"] = channels[:1]
+        shapes["fc.weight"] = (self.num_classes, self.layers[-1].out_channels)
+        return shapes | {"fc.bias": (self.num_classes,)}
+
     def read(
         self,
         state: Mapping[str, np.ndarray],
@@ -190,12 +201,14 @@ class CnnSpec(NetworkSpec):
         self.expected(options)  # refuses files where activations are no choice of the network
         check_finite(name, state)
         chosen = (config or {}).get("activation")
-        if isinstance(chosen, list) and len(chosen) > 0 and chosen == chosen[:1] * len(chosen):
+        if isinstance(chosen, list | tuple) and chosen and all(x == chosen[0] for x in chosen):
             chosen = chosen[0]
         if chosen not in self.activations:
             raise BadNetworkError(name, f"its activation is {chosen!r}")
         try:
             weights = from_torch(state)
+            if others := state.keys() - self.file_shapes(config, name, options).keys():
+                raise UserError(f"has {min(others)}, which such a network has not")
             weights["activation"] = np.int32(self.activations.index(chosen))
             self.check(weights, name)
         except KeyError as error:

@@ -85,14 +85,7 @@ def from_torch(
     Raises:
       BadNetworkError: weights and architecture disagree, or make no network; it names `network`.
     """
-    layers = _table(config, network)
-    expected: dict[str, tuple[int, ...]] = {}
-    for index, (m, n, k, *_) in enumerate(layers.tolist()):
-        expected[f"layers.{index}.weight"] = (n, m, k, k)
-        expected[f"layers.{index}.bias"] = (n,)
-    num_classes = config.get("n_classes", 10)
-    expected["fc.weight"] = (num_classes, int(layers[-1, 1]))
-    expected["fc.bias"] = (num_classes,)
+    layers, expected = _table(config, network), file_shapes(config, network)
     for key, shape in expected.items():
         if key not in state:
             raise BadNetworkError(network, f"has no {key}, which its config describes")
@@ -104,17 +97,28 @@ def from_torch(
     if extra:
         raise BadNetworkError(network, f"has {extra[0]}, which its config does not describe")
     check_finite(network, state)
+    num_classes = len(state["fc.bias"])
     return ParkNetwork(layers, flatten(state_dict.from_torch(state)), num_classes)
 
 
+def file_shapes(config: Mapping[str, Any], network: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays, in torch's layout, that a checkpoint's config describes."""
+    layers = _table(config, network).tolist()
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, (m, n, k, *_) in enumerate(layers):
+        shapes |= {f"layers.{index}.weight": (n, m, k, k), f"layers.{index}.bias": (n,)}
+    num_classes = config.get("n_classes", 10)
+    return shapes | {"fc.weight": (num_classes, layers[-1][1]), "fc.bias": (num_classes,)}
+
+
 def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:
-    channels = config.get("channels")
+    channels = _listed(config.get("channels"))
     if not isinstance(channels, list) or len(channels) < 2:
         raise BadNetworkError(network, f"its config's channels are {channels!r}, not a list")
     depth = len(channels) - 1
     columns: list[list[Any]] = [channels[:-1], channels[1:]]
     for name in _BY_LAYER:
-        values = config.get(name, [-1] * depth if name == "residual" else None)
+        values = _listed(config.get(name, [-1] * depth if name == "residual" else None))
         if not isinstance(values, list) or len(values) != depth:
             raise BadNetworkError(
                 network, f"its config's {name} is {values!r}, not a list of {depth}"
@@ -132,6 +136,13 @@ def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:
     table = np.asarray(columns, np.int32).T
     _check_table(table, network)
     return np.ascontiguousarray(table)
+
+
+def _listed(values: Any) -> Any:
+    """A list for what says one: a tuple, an array, and NumPy's numbers in them."""
+    if isinstance(values, list | tuple):
+        return [value.item() if isinstance(value, np.generic) else value for value in values]
+    return values.tolist() if hasattr(type(values), "tolist") else values
 
 
 def _check_table(table: Int[np.ndarray, "L 7"], network: str) -> None:

@@ -158,6 +158,11 @@ class MixedCnnSpec(NetworkSpec):
             f"{self.num_classes} classes, with its config"
         )
 
+    def file_shapes(
+        self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
+    ) -> dict[str, tuple[int, ...]]:
+        return layer_table.file_shapes(config or {}, name)
+
     def read(
         self,
         state: Mapping[str, np.ndarray],

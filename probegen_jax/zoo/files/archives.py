@@ -63,6 +63,7 @@ class Folder:
     def __init__(self, root: pathlib.Path, top: str):
         self.where = root.resolve()
         self._top = top
+        self._read: dict[tuple[int, int], str] = {}
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
@@ -75,12 +76,19 @@ class Folder:
         return listing((name, stat) for name, stat in there if stat is not None)
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
+        """The content of a file; a `UserError` if it was read under another name, by a link."""
         path = self.where / name
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                stat, content = os.fstat(file.fileno()), file.read()
         except OSError as error:
             raise BadNetworkError(str(path), f"cannot be read ({error.strerror})") from error
+        other = self._read.setdefault((stat.st_dev, stat.st_ino), name)
+        if other != name:
+            raise UserError(
+                f"{self.where}: {other} and {name} are the same file; delete one of them"
+            )
+        return content
 
 
 class Zip:

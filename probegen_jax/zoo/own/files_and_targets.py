@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
 from probegen_jax.zoo.files import archives, inr_files
+from probegen_jax.zoo.files.arrays import Notes
+from probegen_jax.zoo.own import networks
 from probegen_jax.zoo.own.targets import Task, as_float32, read_csv
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
@@ -101,7 +104,7 @@ def from_folder(
     skip_bad: bool = False,
     data_dir: pathlib.Path | None = None,
 ) -> Zoo:
-    """A zoo from a folder of `.pth` or `.safetensors` INRs; read once, then kept as arrays.
+    """A zoo from a folder of INRs, files of torch or safetensors; read once, then kept as arrays.
 
     Args:
       targets_csv: with columns `path` (from `folder`) and `target`, maybe `split`.
@@ -115,6 +118,7 @@ def from_folder(
     for path in listing.paths:
         with contextlib.suppress(OSError):  # told below, network by network
             stats[path] = (folder / path).stat()
+    _refuse_one_file_twice(targets_csv, stats)
     key = {
         "files": archives.listing(stats.items()).digest,
         "listed": hashlib.sha256(repr((str(folder.resolve()), listing.paths)).encode()).hexdigest(),
@@ -130,6 +134,8 @@ def from_folder(
     data_dir = data_dir or user_cache.default_dir()
     arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
     kept = arrays["kept"]
+    for note in arrays["notes"]:
+        print(f"{folder.name}: {note}")
     if number := len(arrays["faults"]):
         file = data_dir / f"own-{folder.name}.skipped.tsv"
         write_text(file, "".join(f"{fault}\n" for fault in arrays["faults"]))
@@ -163,29 +169,43 @@ def _by_occurrence(targets: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
     return classes.astype(np.int32), [str(label) for label in labels]
 
 
+def _refuse_one_file_twice(listed: pathlib.Path, stats: Mapping[str, os.stat_result]) -> None:
+    """Raises a `UserError` if a file has two of the names: it might be in two splits."""
+    names: dict[tuple[int, int], str] = {}
+    for name, stat in stats.items():
+        other = names.setdefault((stat.st_dev, stat.st_ino), name)
+        if other != name:
+            raise UserError(f"{listed}: {other} and {name} are the same file; list it once")
+
+
 def _read_networks(
     folder: pathlib.Path, paths: list[str], spec: SirenSpec, options: ReadOptions, skip_bad: bool
 ) -> cache.Arrays:
-    skipped = bad_networks.Skipped(skip_bad)
+    skipped, notes = bad_networks.Skipped(skip_bad), Notes()
     vectors = np.empty((len(paths), flat_weights.size(spec.abstract())), np.float32)
     kept = []
     for index, path in enumerate(tqdm(paths, desc="reading networks", unit="net", disable=None)):
         where = str(folder / path)
         try:
-            if not path.endswith(inr_files.SUFFIXES):
+            if not inr_files.is_network(path):
                 remedy = f"give {', '.join(inr_files.SUFFIXES)} files"
                 raise BadNetworkError(where, "is no network file", remedy)
-            file = inr_files.read(folder / path, where)
-            network = spec.read(file.state, None, where, options)
+            network = networks.read(spec, folder / path, where, options, notes)
             vectors[len(kept)] = flat_weights.flatten(network)
             kept.append(index)
         except BadNetworkError as error:
             skipped.add(error)
+    if not kept:
+        first = ": ".join(next(iter(skipped.faults.items())))
+        raise UserError(
+            f"{folder}: none of {len(paths):,} networks can be used; the first, {first}"
+        )
     faults = [f"{cell(name)}\t{cell(fault)}" for name, fault in skipped.faults.items()]
     return {
         "vectors": vectors[: len(kept)],
         "kept": np.asarray(kept, np.int64),
         "faults": np.asarray(faults, np.str_),
+        "notes": np.asarray(notes.lines, np.str_),
     }
 
 

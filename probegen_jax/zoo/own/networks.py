@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
-from probegen_jax.zoo.files import inr_files, torch_files
+from probegen_jax.zoo.files import inr_files, state_dicts, torch_files
+from probegen_jax.zoo.files.arrays import Notes
+from probegen_jax.zoo.files.state_dicts import Want
 
 # A file, or what torch or safetensors would give of it.
 Source = pathlib.Path | Mapping[str, Any]
@@ -26,7 +26,7 @@ def find_files(names: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = [file for file in path.rglob("[!.]*") if file.suffix in inr_files.SUFFIXES]
+        inside = [file for file in path.rglob("[!.]*") if inr_files.is_network(str(file))]
         if not inside:
             endings = ", ".join(inr_files.SUFFIXES)
             raise UserError(f"{path}: no network files here; they end in {endings}")
@@ -39,56 +39,45 @@ def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
 
-def read(spec: NetworkSpec, source: Source, name: str, options: ReadOptions) -> Any:
+def read(
+    spec: NetworkSpec, source: Source, name: str, options: ReadOptions, notes: Notes | None = None
+) -> Any:
     """One network like a zoo's, as `spec.stack` takes it.
 
     Args:
       source: a file; or a dict of arrays or tensors by name, where `spec.needs_config` under
         `model`, beside `config`.
+      notes: where it is noted what was not taken as it stood.
     """
-    if not isinstance(source, pathlib.Path | Mapping):
+    want = Want(
+        lambda config: spec.file_shapes(config, name, options), options.state_key, notes or Notes()
+    )
+    if isinstance(source, Mapping):
+        source = dict(source)
+    elif not isinstance(source, pathlib.Path):
         raise BadNetworkError(name, f"is a {type(source).__name__}, not a file or a dict of arrays")
     if spec.needs_config:
-        file = _cnn_file(source, name)
+        file = _cnn_file(source, name, want)
         return spec.read(file.state, file.config, name, options)
-    if isinstance(source, pathlib.Path):
-        state = inr_files.read(source, name).state
-    else:
-        state = _arrays({key: source[key] for key in source if key != "label"}, name)
-    return spec.read(state, None, name, options)
+    of_file = isinstance(source, pathlib.Path)
+    found = inr_files.read(source, name, want) if of_file else state_dicts.inr(source, name, want)
+    return spec.read(found.state, None, name, options)
 
 
-def _cnn_file(source: Source, name: str) -> torch_files.CnnFile:
-    if not isinstance(source, pathlib.Path):
-        state, config = source.get("model"), source.get("config")
-        if config is None and "activation" in source:
-            config = {"activation": source["activation"]}
-        if not isinstance(state, Mapping) or not isinstance(config, Mapping):
+def _cnn_file(source: pathlib.Path | dict[Any, Any], name: str, want: Want) -> state_dicts.CnnFile:
+    if isinstance(source, dict):
+        has_config = isinstance(source.get("config"), Mapping) or "activation" in source
+        if not isinstance(source.get("model"), Mapping) or not has_config:
             raise BadNetworkError(name, "must be a dict with the keys 'model' and 'config'")
-        return torch_files.CnnFile(_arrays(state, name), dict(config))
-    if source.suffix != ".safetensors":
-        return torch_files.load_cnn(source, name)
-    state = inr_files.read(source, name).state
-    from safetensors import safe_open
-
-    with safe_open(source, "numpy") as file:
-        text = (file.metadata() or {}).get("config")
+        return state_dicts.cnn(source | {"model": dict(source["model"])}, name, want)
+    data = torch_files.read_bytes(source, name)
+    if not inr_files.is_safetensors(data, name):
+        return torch_files.load_cnn(data, name, want)
+    state, metadata = inr_files.read_safetensors(data, name)
     try:
-        config = json.loads(text or "null")
+        config = json.loads(metadata.get("config") or "null")
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise BadNetworkError(name, "its metadata has no architecture under 'config', as JSON")
-    return torch_files.CnnFile(state, config)
-
-
-def _arrays(state: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
-    arrays = {}
-    for key, value in state.items():
-        if hasattr(value, "detach"):  # a torch tensor, maybe with a gradient or on a GPU
-            value = value.detach().cpu()
-        array = np.asarray(value)
-        if array.dtype != np.float32:
-            raise BadNetworkError(name, f"{key} is {array.dtype}, not float32")
-        arrays[str(key)] = array
-    return arrays
+    return state_dicts.cnn({"model": state, "config": config}, name, want)

@@ -1,7 +1,9 @@
 """The CSV of targets of a zoo of the user's own."""
 
+import codecs
 import csv
 import dataclasses
+import io
 import math
 import pathlib
 from typing import Literal
@@ -37,14 +39,16 @@ class Listing:
 
 
 def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> Listing:
-    """Reads a CSV of targets; classes are counted from 0 if `num_outputs` is given, else named."""
+    """Reads a CSV of targets; classes are counted from 0 if `num_outputs` is given, else named.
+
+    Cells are apart by commas, semicolons or tabs, whichever its first line has most of; where it is
+    not commas, one may stand in a value for the decimal point.
+    """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a CSV of targets") from error
+        columns, rows, separator = _read(path)
+    except (OSError, UnicodeError, csv.Error) as error:
+        what = f"cannot be read ({error})"
+        raise UserError(f"{path}: {what}; give a CSV of targets, in UTF-8") from error
     for column in ("path", "target"):
         if column not in columns:
             raise UserError(f"{path}: has no column {column!r}; it needs path,target[,split]")
@@ -57,11 +61,11 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
         parse, low, high = int, 0, num_outputs - 1
         kind = f"a class number from 0 to {high}"
     else:
-        parse, high, kind = float, float(np.finfo(np.float32).max), "a finite number"
-        low = -high
+        high, kind = float(np.finfo(np.float32).max), "a finite number"
+        parse, low = float if separator == "," else _with_comma, -high
     seen: dict[str, int] = {}
     targets = []
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         name, where = row["path"], f"{path}: line {line}"
         if not name or "\0" in name:
             raise UserError(f"{where}: {name!r} is no path; give a file's")
@@ -79,7 +83,7 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
         targets.append(target)
         if "split" in columns and row["split"] not in SPLITS:
             raise UserError(f"{where}: split is {row['split']!r}; use {', '.join(SPLITS)}")
-    of_split = [row["split"] for row in rows] if "split" in columns else None
+    of_split = [row["split"] for _, row in rows] if "split" in columns else None
     if named:
         names = _in_order(set(targets), path)
         if len(names) == len(targets) > _ALL_DIFFERENT:
@@ -110,6 +114,26 @@ def as_float32(targets_N: np.ndarray, where: str) -> np.ndarray:
             "told apart in float32; subtract what they have in common, or use another unit"
         )
     return rounded_N
+
+
+def _read(path: pathlib.Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]:
+    """Names of the columns, rows with their lines, and what stands between cells."""
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # from spreadsheets
+    file = io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline="")
+    header, before = file.readline(), 0
+    if header.startswith("sep="):  # a spreadsheet's hint
+        header, before = file.readline(), 1
+    separator = max(",;\t", key=header.count)
+    names = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
+    columns = [name.strip().lower() for name in names]
+    reader = csv.DictReader(file, columns, delimiter=separator, skipinitialspace=True)
+    rows = [(reader.line_num + before + 1, row) for row in reader if any(row.values())]
+    return columns, rows, separator
+
+
+def _with_comma(text: str) -> float:
+    return float(text.replace(",", ".", 1))
 
 
 def _class_name(text: str) -> str:

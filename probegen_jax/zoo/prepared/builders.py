@@ -19,6 +19,7 @@ from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.zoo import splits
 from probegen_jax.zoo.bad_networks import Skipped
 from probegen_jax.zoo.files import archives
+from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.files.download import Address, fetch, noted_checksum
 from probegen_jax.zoo.prepared import checksums
 from probegen_jax.zoo.zoo import SPLITS
@@ -74,7 +75,7 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, *, request: Request | None = None, **kwargs: Any):
         """`kwargs` are TFDS's: `config`, a name in `BUILDER_CONFIGS`, and `data_dir` above all."""
         self.request = request or Request()
-        self.skipped = Skipped(self.request.skip_bad)
+        self.skipped, self.notes = Skipped(self.request.skip_bad), Notes()
         super().__init__(**{"file_format": "array_record"} | kwargs)
 
     @property
@@ -164,6 +165,8 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         parts = self._plan(pathlib.Path(dl_manager.download_dir))
         for split in (split for split in SPLITS if not parts[split]):
             lacking = f"no networks for {split!r} in {self.info.metadata['source']}"
+            for name, fault in itertools.islice(self.skipped.faults.items(), 1):
+                lacking += f" (the first fault: {name} {fault})"
             told = f"{self.name}: {lacking}; the folder is incomplete, fetch the zoo again"
             raise UserError(told)
         return {split: self._generate_examples(parts[split]) for split in SPLITS}

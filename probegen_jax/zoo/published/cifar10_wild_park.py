@@ -12,6 +12,7 @@ from probegen_jax.networks.cnn import layer_table
 from probegen_jax.zoo import splits
 from probegen_jax.zoo.files import torch_files
 from probegen_jax.zoo.files.download import Address
+from probegen_jax.zoo.files.state_dicts import Want
 from probegen_jax.zoo.prepared import builders
 
 _CHECKPOINT = re.compile(r"cifar10_zooV2/([^/]+)/checkpoint_\d+/checkpoint\.pt")
@@ -80,7 +81,8 @@ class Cifar10WildPark(builders.ZooBuilder):
     def _example(self, item: tuple[str, Any]) -> dict[str, Any]:
         name, score = item
         where = f"{self._files.where}/{name}"
-        file = torch_files.load_cnn(self._files.read(name), where)
+        want = Want(lambda config: layer_table.file_shapes(config, where), notes=self.notes)
+        file = torch_files.load_cnn(self._files.read(name), where, want)
         score = file.score if score is None else score
         if not isinstance(score, int | float) or not 0 <= score <= 1:
             raise BadNetworkError(where, f"its test accuracy is {score!r}, outside 0 to 1")

@@ -13,10 +13,11 @@ from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights, splits
 from probegen_jax.zoo.files import inr_files
 from probegen_jax.zoo.files.download import Address
+from probegen_jax.zoo.files.state_dicts import Want
 from probegen_jax.zoo.prepared import builders
 
 NUM_CLASSES = 10
-SPEC = SirenSpec()
+SPEC, KEYS = SirenSpec(), ReadOptions()
 
 
 class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
@@ -63,8 +64,9 @@ class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
     def _example(self, item: tuple[str, Any]) -> dict[str, Any]:
         name, label = item
         where = f"{self._files.where}/{name}"
-        file = inr_files.read(self._files.read(name), where)
-        vector = flat_weights.flatten(SPEC.read(file.state, None, where, ReadOptions()))
+        want = Want(lambda config: SPEC.file_shapes(config, where, KEYS), notes=self.notes)
+        file = inr_files.read(self._files.read(name), where, want)
+        vector = flat_weights.flatten(SPEC.read(file.state, None, where, KEYS))
         label = file.label if label is None else label
         return {"weights": vector, "label": _checked_label(label, where), "path": name}
 

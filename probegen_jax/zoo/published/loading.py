@@ -135,4 +135,6 @@ def _prepare(
     place = asked.place(folder, list(choice.prepared(cls, folder, split)))
     builder = cls(config=split, data_dir=place, request=request)
     builders.prepare(builder, folder / "downloads")
+    for note in builder.notes.lines:
+        print(f"{builder.name}: {note}")
     return builder
