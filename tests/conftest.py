@@ -83,3 +83,20 @@ def digits_dir() -> pathlib.Path:
             digits.load(folder)
             _optimize(not little)
     return folder
+
+
+@pytest.fixture(scope="session")
+def built_zoos_dir() -> pathlib.Path:
+    """A folder with small zoos, `inr` and `cnn`, built once; to be copied, not changed."""
+    from probegen_jax import build_zoo
+
+    folder = SHARE / "zoos"
+    with (SHARE / "zoos.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            common = ["--images=digits", "--num=12", "--seed=0"]
+            inr = ["inr", *common, "--steps=2", "--hidden=4"]
+            for flags in (inr, ["cnn", *common, "--space=digits_cnn"]):
+                build_zoo.main(["", *flags, f"--out={SHARE / 'making' / flags[0]}"])
+            (SHARE / "making").rename(folder)
+    return folder

@@ -41,22 +41,12 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 TFDS = "tensorflow_datasets.core.features."
 
 
-@pytest.fixture(scope="module")
-def zoos(tmp_path_factory):
-    """A built zoo of each family."""
-    folder = tmp_path_factory.mktemp("zoos")
-    common = ["--images=digits", "--num=12", "--seed=0"]
-    build_zoo.main(["", "inr", *common, "--steps=2", "--hidden=4", f"--out={folder / 'inr'}"])
-    build_zoo.main(["", "cnn", *common, "--space=digits_cnn", f"--out={folder / 'cnn'}"])
-    return folder
-
-
 @pytest.fixture
-def shared_zoo(zoos, tmp_path, monkeypatch):
+def shared_zoo(built_zoos_dir, tmp_path, monkeypatch):
     """A copy of the zoos in the current folder, with a module beside their data that tells."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    shutil.copytree(zoos, tmp_path / "zoos")
+    shutil.copytree(built_zoos_dir, tmp_path / "zoos")
     (tmp_path / "zoos" / "payload.py").write_text("open('PWNED', 'w').close()\n")
     yield tmp_path / "zoos"
     assert not (tmp_path / "PWNED").exists()

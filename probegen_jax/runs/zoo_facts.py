@@ -1,5 +1,6 @@
 """What tells the zoo of a run from another: its facts, which its folder and checkpoints keep."""
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -40,7 +41,14 @@ def facts(zoo: Zoo, config: ConfigDict) -> dict[str, Any]:
 
 def _spec_digest(spec: NetworkSpec) -> str:
     """A digest of what the networks compute, whatever their weights are."""
-    values = {name: value for name, value in spec.to_json().items() if name not in _HOW_IT_RUNS}
+    fields = dataclasses.fields(spec) if dataclasses.is_dataclass(spec) else ()
+    usual = {field.name: repr(field.default) for field in fields}
+    # Without what has its default, so that a field that is new changes no digest.
+    values = {
+        name: value
+        for name, value in spec.to_json().items()
+        if name not in _HOW_IT_RUNS and repr(value) != usual.get(name)
+    }
     family = type(spec).__qualname__
     # Fields of a family that is not ours may be anything; what they are called is told.
     text = json.dumps([family, values], sort_keys=True, default=lambda value: type(value).__name__)

@@ -13,7 +13,7 @@ from conftest import REPO
 KILLS = 15
 FLAGS = {
     "inr": ["inr", "--steps=20", "--copies=2", "--hidden=8", "--export=torch"],
-    "cnn": ["cnn", "--num=40", "--space=digits_cnn", "--export=torch"],
+    "cnn": ["cnn", "--num=20", "--space=digits_cnn", "--export=torch"],
 }
 # Files whose coming is a moment to be killed at, besides any other moment.
 MOMENTS = [None] * 4 + [
