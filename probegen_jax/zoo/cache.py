@@ -19,6 +19,8 @@ from probegen_jax.files import UNREADABLE, replacing
 
 Arrays = dict[str, np.ndarray]
 
+_DIGEST = "sha256"  # name of the array that says what the others are
+
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -102,15 +104,27 @@ def cached_arrays(
 
 def read_arrays(path: pathlib.Path) -> Arrays:
     """The arrays of an .npz by name; raises one of `UNREADABLE` if it is damaged."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        # NumPy reads no further than a header says, and so may not meet the checksum at the end.
-        if (damaged := arrays.zip.testzip()) is not None:
-            raise ValueError(f"{damaged} is not as it was written")
-        return dict(arrays)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
+        arrays = dict(opened)
+        noted = arrays.pop(_DIGEST, None)
+        # Earlier versions noted no digest. NumPy reads no further than a header says, and so may
+        # not meet the checksum at an array's end.
+        whole = opened.zip.testzip() is None if noted is None else noted == _digest(arrays)
+    if not whole:
+        raise ValueError("it is not as it was written")
+    return arrays
 
 
 def write_arrays(path: pathlib.Path, arrays: Arrays) -> None:
     """Writes an .npz of arrays by name: it is whole or not there. Raises what the system says."""
     # An open file, for np.savez would add an ending to a name.
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **{_DIGEST: np.array(_digest(arrays)), **arrays})
+
+
+def _digest(arrays: Arrays) -> str:
+    hashed = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        hashed.update(f"{name} {np.asarray(array).dtype} {np.shape(array)}".encode())
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()

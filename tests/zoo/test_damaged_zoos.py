@@ -1,7 +1,9 @@
 """Damaged zoos: told in one line, or without any effect; never a stack trace or another zoo."""
 
 import collections
+import contextlib
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -135,7 +137,8 @@ def fuzz(examples, files, run, capsys, title, may_differ=lambda path, damage: Fa
             return
         path.write_bytes(damaged)
         try:
-            found = run(path)
+            with contextlib.redirect_stdout(io.StringIO()):
+                found = run(path)
         except UserError as error:
             assert "\n" not in str(error)
             what = "detected"
