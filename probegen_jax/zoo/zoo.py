@@ -13,6 +13,8 @@ from probegen_jax.zoo import describe
 
 SPLITS = ("train", "val", "test")
 
+_MOST_READ = 4096  # networks of a zoo that stays on the disk, for statistics of their weights
+
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
@@ -139,7 +141,10 @@ class Zoo(Networks):
         if self.runs_N is not None:
             lines.append(f"  from {len(np.unique(self.runs_N)):,} training runs")
         published = describe.PUBLISHED_STD.get(self.name, {})
-        weights = describe.weight_statistics(self.weights, published)
+        read = self.weights
+        if isinstance(read, Stored):
+            read = self.read(np.arange(len(self))[:: -(-len(self) // _MOST_READ)])
+        weights = describe.weight_statistics(read, published)
         return "\n".join([*lines, "", "targets", *targets, "", *weights])
 
     def with_fewer_to_train_on(self, number: int | None) -> "Zoo":

@@ -1,5 +1,7 @@
+import functools
 import json
 
+import jax
 import numpy as np
 import published_files
 import pytest
@@ -10,10 +12,12 @@ pytest.importorskip("omegaconf")
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.cnn import layer_table
 from probegen_jax.zoo.files import torch_files
+from probegen_jax.zoo.prepared import reading
 from probegen_jax.zoo.prepared.builders import Request
 from probegen_jax.zoo.prepared.reading import read
 from probegen_jax.zoo.published import loading
 from probegen_jax.zoo.published.cifar10_wild_park import run_of
+from probegen_jax.zoo.zoo import Stored
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +197,26 @@ def test_a_score_outside_its_range(tmp_path):
         loading.prepared(
             "cifar10_wild_park", tmp_path / "data", request=Request(manual_dir=tmp_path)
         )
+
+
+def test_a_zoo_too_large_for_the_memory_stays_on_the_disk(official, tmp_path, monkeypatch):
+    root, _ = official
+    load = functools.partial(loading.load, "cifar10_wild_park", tmp_path, split="seeded")
+    small = load(request=Request(manual_dir=root))
+    assert not isinstance(small.weights, Stored)
+    monkeypatch.setattr(reading, "_memory", lambda: 1)
+    large = load()
+    assert isinstance(large.weights, Stored)
+    monkeypatch.setattr(reading, "_read", None)  # not again
+    again = load()
+    assert large.spec == again.spec == small.spec
+    np.testing.assert_array_equal(again.targets_N, small.targets_N)
+    np.testing.assert_array_equal(again.costs(), small.costs())
+    rows = [np.array([7, 3, 7]), np.array([59, 0, 1])]
+    for zoo in (large, again):
+        found, expected = (each.shard(rows, lambda most: most + 2) for each in (zoo, small))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert "60 networks" in large.describe()
+    (tmp_path / "cifar10_wild_park/seeded/1.0.0/columns/weights.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        load()

@@ -224,8 +224,25 @@ def build(
       UserError: weights that disagree with their spec, or networks that cannot share a zoo.
     """
     names = names or [str(n) for n in range(len(specs))]
+    mixed, _ = outline(specs, names)
+    return mixed, tables.pack(mixed.kinds, mixed.max_layers, specs, networks, names)
+
+
+def outline(specs: Sequence[CnnSpec], names: Sequence[str]) -> tuple[MixedCnnSpec, Any]:
+    """The spec of a mixed zoo, and what can be known of its weights without the networks' arrays.
+
+    As `build`; the weights are those that `costs` and `shared_rows` need.
+    """
     if not specs:
         raise UserError("a zoo needs at least one network")
+    for spec, name in zip(specs, names, strict=True):
+        for what in ("image_shape", "num_classes"):
+            own, shared = getattr(spec, what), getattr(specs[0], what)
+            if own != shared:
+                raise UserError(
+                    f"network {name}: {what} is {own}, but the zoo's is {shared}; a zoo's networks "
+                    "must agree in it"
+                )
     kinds = tuple(sorted({kind for spec in specs for kind in tables.kinds_of(spec)}))
     volumes = [sum(math.prod(kind.outputs) for kind in tables.kinds_of(spec)) for spec in specs]
     mixed = MixedCnnSpec(
@@ -237,4 +254,4 @@ def build(
         tape_size=min(max(volumes), math.ceil(1.25 * sum(volumes) / len(volumes))),
         activations=tables.activations_of(specs),
     )
-    return mixed, tables.pack(kinds, mixed.max_layers, specs, networks, names)
+    return mixed, {"programs": tables.kinds_in_use(kinds, mixed.max_layers, specs)}

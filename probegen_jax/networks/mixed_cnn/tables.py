@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
 from probegen_jax.networks.cnn.layer import PER_NETWORK
@@ -24,7 +23,6 @@ def pack(
     names: Sequence[str],
 ) -> dict[str, Any]:
     """The weights of a mixed zoo, see `mixed.build`, of networks that use some of the `kinds`."""
-    places = {kind: place for place, kind in enumerate(kinds)}
     widest = max(kind.outputs[2] for kind in kinds)
     layers: list[list[dict[str, np.ndarray]]] = [[] for _ in kinds]
     shape, classes = (len(specs), max_layers), specs[0].num_classes
@@ -33,28 +31,19 @@ def pack(
         "bias": np.zeros((len(specs), classes), np.float32),
     }
     programs = {
-        "depth": np.zeros(len(specs), np.int32),
-        **{name: np.zeros(shape, np.int32) for name in ("kind", "row", "activation")},
+        **kinds_in_use(kinds, max_layers, specs),
+        **{name: np.zeros(shape, np.int32) for name in ("row", "activation")},
         "residual": np.full(shape, -1, np.int32),
         "head": head,
     }
     activations = list(ACTIVATIONS)
     for n, (spec, weights, name) in enumerate(zip(specs, networks, names, strict=True)):
         spec.check(weights, name)
-        for what in ("image_shape", "num_classes"):
-            own, shared = getattr(spec, what), getattr(specs[0], what)
-            if own != shared:
-                raise UserError(
-                    f"network {name}: {what} is {own}, but the zoo's is {shared}; a zoo's networks "
-                    "must agree in it"
-                )
-        programs["depth"][n] = len(spec.layers)
-        for i, (layer, kind) in enumerate(zip(spec.layers, kinds_of(spec), strict=True)):
-            rows = layers[places[kind]]
+        for i, layer in enumerate(spec.layers):
+            rows = layers[programs["kind"][n, i]]
             chosen = layer.activation
             if chosen == PER_NETWORK:
                 chosen = spec.activations[int(weights["activation"])]
-            programs["kind"][n, i] = places[kind]
             programs["row"][n, i] = len(rows)
             programs["activation"][n, i] = activations.index(chosen)
             programs["residual"][n, i] = layer.residual
@@ -73,6 +62,19 @@ def kinds_of(spec: CnnSpec) -> list[Kind]:
         kinds.append(Kind(layer.kernel, layer.stride, layer.padding, inputs, outputs))
         inputs = outputs
     return kinds
+
+
+def kinds_in_use(
+    kinds: Sequence[Kind], max_layers: int, specs: Sequence[CnnSpec]
+) -> dict[str, np.ndarray]:
+    """What networks' programs say without their arrays: `depth` and each layer's `kind`."""
+    places = {kind: place for place, kind in enumerate(kinds)}
+    numbers = {spec: [places[kind] for kind in kinds_of(spec)] for spec in dict.fromkeys(specs)}
+    kinds_NxL = np.zeros((len(specs), max_layers), np.int32)
+    for row_L, spec in zip(kinds_NxL, specs, strict=True):
+        row_L[: len(spec.layers)] = numbers[spec]
+    depths_N = np.array([len(spec.layers) for spec in specs], np.int32)
+    return {"depth": depths_N, "kind": kinds_NxL}
 
 
 def activations_of(specs: Sequence[CnnSpec]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """CNN zoos, from prepared columns to zoos that can be probed."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,11 @@ from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.networks.contract import typed
-from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.networks.mixed_cnn import mixed, tables
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS, SHAPES
-from probegen_jax.zoo.prepared.reading import Columns
-from probegen_jax.zoo.zoo import Zoo
+from probegen_jax.zoo.prepared.reading import Columns, Ragged
+from probegen_jax.zoo.zoo import Stored, Zoo
 
 
 def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: published.Fidelity) -> Zoo:
@@ -44,7 +44,7 @@ def cifar10_wild_park(
 ) -> Zoo:
     """The CNN Wild Park, with the run of each network; "official" is without residual links."""
     names = [path.decode() for path in columns["path"]]
-    spec, stacked = mixed.build(*_mixture(columns, fidelity, names), names)
+    spec, stacked = _mixed(columns, _architectures(columns, fidelity, names), names)
     _, runs_N = np.unique(np.asarray(columns["run"]), return_inverse=True)
     scores_N, runs_N = np.asarray(columns["score"]), runs_N.astype(np.int32)
     return Zoo("cifar10_wild_park", spec, stacked, scores_N, rows, "regression", 1, runs_N)
@@ -61,13 +61,14 @@ def built(
     """
     size = typed(tuple[int, int, int], metadata["image_shape"], "image_shape in metadata.json")
     names = [f"run {run}" for run in columns["run"]]
-    specs, weights = _mixture(columns, fidelity, names, size[:2])
+    specs = _architectures(columns, fidelity, names, size[:2])
     used = dict.fromkeys(specs)
     common = _but_for_activation(list(used), fidelity)
     if common is None:
-        spec, stacked = mixed.build(specs, weights, names)
+        spec, stacked = _mixed(columns, specs, names)
     else:
         spec = common
+        weights = (_network(columns, n).arrays() for n in range(len(specs)))
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *weights)
         stacked["activation"] = np.asarray(
             [spec.activations.index(each.layers[0].activation) for each in specs], np.int32
@@ -78,18 +79,42 @@ def built(
     return Zoo(name, spec, stacked, scores_N, rows, "regression", 1, runs_N)
 
 
-def _mixture(
+def _mixed(
+    columns: Columns, specs: list[cnn.CnnSpec], names: Sequence[str]
+) -> tuple[mixed.MixedCnnSpec, Any]:
+    """A mixed zoo; where weights are mapped, they stay on the disk."""
+
+    def arrays(rows: Iterable[int]) -> list[cnn.CnnWeights]:
+        return [_network(columns, n).arrays() for n in rows]
+
+    if not isinstance(columns["weights"], Ragged):
+        return mixed.build(specs, arrays(range(len(specs))), names)
+    spec, known = mixed.outline(specs, names)
+
+    def read(rows_N: np.ndarray) -> Any:
+        rows = rows_N.tolist()
+        own = [specs[n] for n in rows], arrays(rows), [names[n] for n in rows]
+        return tables.pack(spec.kinds, spec.max_layers, *own)
+
+    return spec, Stored(read, known)
+
+
+def _network(columns: Columns, row: int) -> ParkNetwork:
+    of_row = (columns[name][row] for name in ("layers", "weights", "num_classes"))
+    layers, weights, num_classes = of_row
+    return ParkNetwork(layers, weights, int(num_classes))
+
+
+def _architectures(
     columns: Columns, fidelity: str, names: Sequence[str], image_size: tuple[int, int] = (32, 32)
-) -> tuple[list[cnn.CnnSpec], list[cnn.CnnWeights]]:
-    """Architecture and weights of each network; names are for messages."""
+) -> list[cnn.CnnSpec]:
+    """The architecture of each network; names are for messages."""
     specs: dict[tuple[bytes, int], cnn.CnnSpec] = {}
-    of_network, weights = [], []
-    for layers, vector, classes, name in zip(
-        columns["layers"], columns["weights"], columns["num_classes"], names, strict=True
-    ):
-        network = ParkNetwork(layers, vector, int(classes))
+    of_network = []
+    for row, name in enumerate(names):
+        network = _network(columns, row)
         network.check(name)
-        key = layers.tobytes(), int(classes)
+        key = network.layers.tobytes(), network.num_classes
         if key not in specs:
             try:
                 specs[key] = published.wild_park(network.config(), fidelity, name, image_size)
@@ -97,8 +122,7 @@ def _mixture(
                 told = f"{error}; prepare the zoo again with that network removed"
                 raise UserError(told) from error
         of_network.append(specs[key])
-        weights.append(network.arrays())
-    return of_network, weights
+    return of_network
 
 
 def _but_for_activation(specs: list[cnn.CnnSpec], fidelity: str) -> cnn.CnnSpec | None:

@@ -1,7 +1,9 @@
 """A prepared data set as arrays: in memory, or where it is large, mapped from files beside it."""
 
+import contextlib
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,16 +24,34 @@ _CHUNK = 512
 # Bytes of all networks from which they are mapped, so that a host reads only those that it uses.
 _LARGE = 2**30
 
-Columns = dict[str, np.ndarray | list[Any]]
+# The same as a share of the memory, for networks whose shapes differ: a zoo holds copies of those.
+_LARGE_SHARE = 1 / 4
+
+
+class Ragged(Sequence):
+    """Arrays that differ in length, one after the other in a mapped file."""
+
+    def __init__(self, values: np.ndarray, ends_N: np.ndarray):
+        self._values, self._ends_N = values, ends_N
+
+    def __len__(self) -> int:
+        return len(self._ends_N)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        start = self._ends_N[index - 1] if index else 0
+        return self._values[start : self._ends_N[index]]
+
+
+Columns = dict[str, np.ndarray | Sequence[Any]]
 
 
 def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarray]]:
     """All networks of a prepared zoo.
 
     Returns:
-      Each feature, stacked over the networks (a list of arrays where its shape varies), and the
-      rows of each split. Of a large zoo, or in a job of several processes, the arrays are mapped
-      from files that are made on first use.
+      Each feature, stacked over the networks (a list of arrays, or `Ragged`, where its shape
+      varies), and the rows of each split. Of a large zoo the arrays are mapped from files that are
+      made on first use, and so they are in a job of several processes where no shape varies.
 
     Raises:
       UserError: the prepared files are damaged.
@@ -39,11 +59,24 @@ def read(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.ndarr
     try:
         small = schema.check(builder) < _LARGE and jax.process_count() == 1
         checksums.check(pathlib.Path(builder.data_dir), data=False)
-        if small or any(None in feature.shape for feature in builder.info.features.values()):
-            return _read(builder, lambda _, *kind: np.empty(*kind))
+        if any(map(_varies, builder.info.features.values())):
+            files = [file for split in SPLITS for file in schema.files_of(builder, split)]
+            small = sum(file.stat().st_size for file in files) < _LARGE_SHARE * _memory()
+        if small:
+            return _read(builder, lambda _, *kind: np.empty(*kind), lambda _: [])
         return _mapped(builder)
     except (*UNREADABLE, DecodeError) as error:
         raise damaged(pathlib.Path(builder.data_dir), error) from error
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _varies(feature: Any) -> bool:
+    """Whether its arrays differ in length."""
+    return None in feature.shape
 
 
 def _sizes(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
@@ -65,12 +98,36 @@ def _mapped(builder: tfds.core.DatasetBuilder) -> tuple[Columns, dict[str, np.nd
     columns, sizes = {}, _sizes(builder)
     ends = np.cumsum(list(sizes.values()))
     for name, feature in builder.info.features.items():
+        if _varies(feature):
+            columns[name] = _ragged(folder, name, feature, int(ends[-1]))
+            continue
         column = columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
         alike = not schema.fixed(feature) or column.dtype == feature.np_dtype
         if column.shape != (ends[-1], *feature.shape) or not alike:
             raise ValueError(f"{folder} is not whole")
     rows = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
     return columns, dict(zip(sizes, rows, strict=True))
+
+
+def _ragged(folder: pathlib.Path, name: str, feature: Any, number: int) -> Ragged:
+    """A feature whose arrays differ in length, mapped."""
+    path, ends_N = folder / f"{name}.bin", np.load(folder / f"{name}_ends.npy")
+    shape = (int(ends_N[-1]), *feature.shape[1:])
+    values = np.memmap(path, feature.np_dtype, "r", shape=shape)
+    if ends_N.shape != (number,) or path.stat().st_size != values.nbytes:
+        raise ValueError(f"{folder} is not whole")
+    return Ragged(np.asarray(values), ends_N)
+
+
+class _Appended:
+    """Arrays that are written to a file one after the other."""
+
+    def __init__(self, path: pathlib.Path):
+        self.file, self.lengths = path.open("wb"), []
+
+    def append(self, values: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(values).data)
+        self.lengths.append(len(values))
 
 
 def _map(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
@@ -80,21 +137,36 @@ def _map(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
     def column(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), shape)
 
-    columns, _ = _read(builder, column)
+    with contextlib.ExitStack() as files:
+
+        def varying(name: str) -> Any:
+            if not _varies(builder.info.features[name]):
+                return []
+            column = _Appended(folder / f"{name}.bin")
+            files.callback(column.file.close)
+            return column
+
+        columns, _ = _read(builder, column, varying)
     for name, values in columns.items():
         if isinstance(values, np.memmap):
             values.flush()
+        elif isinstance(values, _Appended):
+            np.save(folder / f"{name}_ends.npy", np.cumsum(values.lengths, dtype=np.int64))
         else:
             np.save(folder / f"{name}.npy", np.asarray(values))
 
 
 def _read(
-    builder: tfds.core.DatasetBuilder, empty: Callable[..., np.ndarray]
-) -> tuple[Columns, dict[str, np.ndarray]]:
+    builder: tfds.core.DatasetBuilder,
+    empty: Callable[..., np.ndarray],
+    varying: Callable[[str], Any],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     sizes = _sizes(builder)
     total = sum(sizes.values())
-    columns: Columns = {
-        name: empty(name, (total, *each.shape), each.np_dtype) if schema.fixed(each) else []
+    columns: dict[str, Any] = {
+        name: empty(name, (total, *each.shape), each.np_dtype)
+        if schema.fixed(each)
+        else varying(name)
         for name, each in builder.info.features.items()
     }
     rows, start = {}, 0
@@ -109,10 +181,10 @@ def _read(
                 chunk = networks.__getitems__(list(range(first, min(first + _CHUNK, size))))
                 for offset, network in enumerate(chunk, start + first):
                     for name, value in network.items():
-                        if isinstance(columns[name], list):
-                            columns[name].append(value)
-                        else:
+                        if isinstance(columns[name], np.ndarray):
                             columns[name][offset] = value
+                        else:
+                            columns[name].append(value)
                 bar.update(len(chunk))
             start += size
     return columns, rows
