@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probegen_jax.errors import BadNetworkError, UserError
-
-Counts = Int[np.ndarray, " k"]
+from probegen_jax.networks.shared_rows import Counts, SharedRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +68,6 @@ class ReadOptions:
         """The prefix of the names of the arrays of layer `index` of `depth`."""
         last = self.last_layer_key if index == depth - 1 else None
         return (last or self.layer_key).format(index)
-
-
-@dataclasses.dataclass(frozen=True)
-class SharedRows:
-    """What the networks of a zoo take of arrays that are not stacked by network.
-
-    Attributes:
-      counts_NxK: how many rows of each of K arrays a network takes.
-      bytes_K: of one row.
-    """
-
-    counts_NxK: Int[np.ndarray, "N K"]
-    bytes_K: Int[np.ndarray, " K"]
 
 
 class NetworkSpec(abc.ABC):

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import Counts, NetworkSpec, SharedRows
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.shared_rows import Counts, SharedRows
 from probegen_jax.zoo import describe
 
 SPLITS = ("train", "val", "test")

@@ -22,7 +22,6 @@ from probegen_jax.networks.contract import (
     NetworkSpec,
     Options,
     ReadOptions,
-    SharedRows,
     check_at_least_one,
     typed,
 )
@@ -32,6 +31,7 @@ from probegen_jax.networks.mixed_cnn.on_accelerator import batch
 from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Uniform
 from probegen_jax.networks.mixed_cnn.on_cpu import convolution, tape
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
+from probegen_jax.networks.shared_rows import SharedRows
 
 MixedWeights = dict[str, Any]
 CPU_CHUNK = 16

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Int
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
 from probegen_jax.networks.cnn.layer import PER_NETWORK
-from probegen_jax.networks.contract import Counts, SharedRows
 from probegen_jax.networks.mixed_cnn.kinds import Kind, Shape
+from probegen_jax.networks.shared_rows import Counts, SharedRows
 
 
 def pack(
