@@ -37,13 +37,23 @@ COMMAND = (
 )
 # What may differ; a digest is of all of the rest, times included.
 TIMES = {"seconds", "steps_per_second", "digest"}
-# What appears at the beginning of a window.
-WINDOWS = (
-    *("data/.*", "run/.lock", "run/config.json", "run/metrics.jsonl", "run/.*.*-*"),
-    *("run/checkpoints/*tmp*", "run/checkpoints/*0", "run/checkpoints/540", "run/result.json"),
-    *("run/probes.png", "run/curves.png", "run/pictures/.*", "run/pictures/wrong*"),
-    *("run/.report.html*", "run/report.html"),
-)
+# What appears at the beginning of a window, and what is there when there will be no more of it.
+WINDOWS = {
+    "data/.*": "data/*.npz",
+    "run/.lock": "run/report.html",
+    "run/config.json": "run/config.json",
+    "run/metrics.jsonl": "run/metrics.jsonl",
+    "run/.*.*-*": "run/report.html",
+    "run/checkpoints/*tmp*": "run/checkpoints/540",
+    "run/checkpoints/*0": "run/checkpoints/540",
+    "run/checkpoints/540": "run/checkpoints/540",
+    "run/result.json": "run/result.json",
+    "run/curves.png": "run/curves.png",
+    "run/pictures/.*": "run/report.html",
+    "run/pictures/wrong*": "run/pictures/wrong*",
+    "run/.report.html*": "run/report.html",
+    "run/report.html": "run/report.html",
+}
 
 
 def start(
@@ -68,11 +78,22 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def moment(folder: pathlib.Path, process: subprocess.Popen[str], window: str) -> None:
-    """Waits for a new file of the window, or for the end."""
+def wait(
+    folder: pathlib.Path, process: subprocess.Popen[str], moments: random.Random, length: float
+) -> str:
+    """Waits for the moment of a kill, or for the end of the process; what the moment was."""
+    open_ = [window for window, end in WINDOWS.items() if not any(folder.glob(end))]
+    if moments.random() < 0.4 or not open_:
+        deadline = time.monotonic() + moments.uniform(0, length)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return "any moment"
+    window = moments.choice(open_)
     before = set(folder.glob(window))
     while process.poll() is None and not set(folder.glob(window)) - before:
         time.sleep(0.0005)
+    time.sleep(moments.choice([0, 0, moments.uniform(0, 0.02)]))
+    return window
 
 
 def comparable(run: pathlib.Path) -> dict[str, object]:
@@ -120,17 +141,16 @@ def differences(ours: dict[str, object], theirs: dict[str, object]) -> list[str]
     return [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
 
 
-def check(out: pathlib.Path, kills: int, seed: int, windows: tuple[str, ...] = WINDOWS) -> str:
+def check(out: pathlib.Path, kills: int, seed: int) -> str:
     """Kills so often, and compares; what was done, in words."""
-    random_ = random.Random(seed)
+    moments = random.Random(seed)
     cache = out / "compiled"
     finish(start(out / "warm", cache))  # what is compiled once is there for all
     started = time.monotonic()
     finish(start(out / "whole", cache))
     whole, length = comparable(out / "whole" / "run"), time.monotonic() - started
     done: collections.Counter[str] = collections.Counter()
-    lives, aims = 0, list(windows)
-    random_.shuffle(aims)
+    lives = 0
     while sum(done.values()) < kills:
         lives += 1
         folder = out / f"life-{lives}"
@@ -138,34 +158,23 @@ def check(out: pathlib.Path, kills: int, seed: int, windows: tuple[str, ...] = W
             shutil.copytree(out / "whole" / "data", folder / "data")
         while True:
             process = start(folder, cache, compiles=lives % 6 == 3)
-            window = None
-            if sum(done.values()) < kills and (not aims or random_.random() < 0.5):
-                deadline = time.monotonic() + random_.uniform(0, length)
-                while process.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                window = "any moment"
-            elif sum(done.values()) < kills:
-                window = aims[0]
-                moment(folder, process, window)
-                time.sleep(random_.choice([0, 0, random_.uniform(0, 0.02)]))
-            if window and process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
-                done[window] += 1
-                if window in aims:
-                    aims.append(aims.pop(0))
-                continue
-            finish(process)
-            if window in aims:  # not met in this life: another one
-                aims.append(aims.pop(0))
-            break
+            when = None
+            if sum(done.values()) < kills and moments.random() < 0.9:
+                when = wait(folder, process, moments, length)
+            if when is None or process.poll() is not None:
+                finish(process)
+                break
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            done[when] += 1
+            print(f"life {lives}: {when}", flush=True)
         told = finish(start(folder, cache))
         assert "run is finished: test accuracy" in told, told
         differing = differences(whole, comparable(folder / "run"))
         assert not differing, f"seed {seed}, life {lives}: {', '.join(differing)}"
         strays = [path for path in folder.rglob(".*") if path.parent.name != "compiled"]
         assert not strays, f"seed {seed}, life {lives}: {strays}"
-        print(f"life {lives}: {sum(done.values())} kills so far", flush=True)
+        print(f"life {lives} is whole after {sum(done.values())} kills", flush=True)
     where = ", ".join(f"{window} {count}" for window, count in sorted(done.items()))
     return f"seed {seed}: {sum(done.values())} kills in {lives} lives: {where}"
 
