@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import REPO
 
 torch = pytest.importorskip("torch")
 
@@ -19,7 +20,7 @@ from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights, own
-from probegen_jax.zoo.files import archives, torch_files
+from probegen_jax.zoo.files import archives, inr_files, state_dicts, torch_files
 from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.own.targets import read_csv
@@ -463,6 +464,14 @@ def test_hostile_content_neither_hangs_nor_calls(tmp_path, monkeypatch):
         except BadNetworkError as error:
             assert "refused" in error.fault or "damaged" in error.fault
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_the_page_names_all_that_is_read():
+    page = (REPO / "docs" / "files.md").read_text()
+    for name in (*inr_files.SUFFIXES, *state_dicts._COORDINATES, "state_key", "w0_first"):
+        assert f"{name}" in page
+    for layer in set(state_dicts._FOREIGN.values()):
+        assert layer.removeprefix("a ").split()[0] in page
 
 
 def test_the_name_of_an_earlier_version():
