@@ -9,8 +9,11 @@ from absl import flags
 
 from probegen_jax.errors import UserError
 
-# Settings that say where a run's zoo lies, which may have moved since the training.
-_PLACES = ("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv")
+# Settings that say where a run's zoo and checkpoints lie, which may have moved since the training.
+_PLACES = (
+    *("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv"),
+    "checkpoint_dir",
+)
 
 
 def parse(
@@ -57,7 +60,7 @@ def check_writable(out: pathlib.Path, example: str) -> None:
 
 
 def define_places(values: flags.FlagValues) -> None:
-    """Adds a flag for each setting that says where a run's zoo lies."""
+    """Adds a flag for each setting that says where a run's zoo and checkpoints lie."""
     for name in _PLACES:
         flags.DEFINE_string(name, None, "where it lies now", flag_values=values)
 

@@ -33,7 +33,7 @@ from absl import flags
 
 from probegen_jax import command, errors, settings
 from probegen_jax.errors import UserError
-from probegen_jax.files import read_json, write_json
+from probegen_jax.files import write_json
 from probegen_jax.method import published_figures
 from probegen_jax.runs.folder import refuse_other
 
@@ -102,7 +102,8 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
         "published": None if published is None else vars(published),
     }
     if options.export:
-        run = load_run(workdir, experiment=experiment)
+        place = config.get("checkpoint_dir")
+        run = load_run(workdir, {"checkpoint_dir": place} if place else {}, experiment)
         result["exported"] = _export(run, pathlib.Path(options.export))
     write_json(pathlib.Path(options.out), result)
     print(table(result))
@@ -133,13 +134,14 @@ def _check(options: Any) -> None:
 
 def _our_run(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
     """Figures of our run, which must be finished and of the same settings."""
+    from probegen_jax.runs import records
     from probegen_jax.runs.experiment import run_config
 
     alike = dict.fromkeys(_FREE)
     refuse_other(workdir, run_config(workdir).to_dict() | alike, config.to_dict() | alike)
-    if not (workdir / "result.json").exists():
+    result = records.read_result(workdir)
+    if result is None:
         raise UserError(f"the run in {workdir} is not finished; go on with it first")
-    result = read_json(workdir / "result.json")
     return {"workdir": str(workdir), "seeds": result["seeds"], "seconds": result["seconds"]}
 
 

@@ -1,6 +1,7 @@
 """Errors that are the user's to fix, and how an entry point shows them."""
 
 import os
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -47,6 +48,35 @@ class Stopped(BaseException):
     def __init__(self, agreed: bool = False):
         super().__init__("stopped by SIGTERM")
         self.agreed = agreed
+
+
+def in_file(
+    error: BaseException, name: pathlib.Path | str, file: pathlib.Path, *others: pathlib.Path
+) -> str | None:
+    """A mistake in a Python file of the user's, with its line.
+
+    Args:
+      name: of the file, as the user gave it.
+      file: whose code may have raised the error, as may files beside it.
+      others: folders of more such files.
+
+    Returns:
+      None if the error came up elsewhere.
+    """
+    folders = {file.resolve().parent, *(folder.resolve() for folder in others)}
+    seen: BaseException | None = error
+    while seen is not None:
+        frames = traceback.extract_tb(seen.__traceback__)
+        places = [(frame.filename, frame.lineno) for frame in frames]
+        if isinstance(seen, SyntaxError):
+            places.append((seen.filename, seen.lineno))
+        for where, line in reversed(places):
+            if where and pathlib.Path(where).resolve().parent in folders:
+                shown = name if pathlib.Path(where).resolve() == file.resolve() else where
+                what = seen.msg if isinstance(seen, SyntaxError) else " ".join(str(seen).split())
+                return f"{shown}, line {line}: {type(seen).__name__}: {what:.300}"
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

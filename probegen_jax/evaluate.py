@@ -5,15 +5,16 @@
 
   RUN             the run folder
   --KEY=DIR       where things lie now, if they have moved since: data_dir, zoo_dir, manual_dir,
-                  splits_file, networks_dir, targets_csv
+                  splits_file, networks_dir, targets_csv, checkpoint_dir
 
 Exit codes: 0 the same figures as in result.json; 1 others; 2 a mistake in the command.
 """
 
+import math
 import pathlib
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probegen_jax import command, errors
@@ -38,12 +39,13 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
     Raises:
       UserError: no such run, or one that is not finished.
     """
+    from probegen_jax.runs import records
     from probegen_jax.runs.experiment import load_run, run_config
 
     run_config(folder, places)
-    if not (folder / "result.json").exists():
+    if records.read_result(folder, changed=True) is None:
         raise UserError(f"the run in {folder} is not finished; go on with it first")
-    run = load_run(folder, places, zoo=zoo)
+    run = load_run(folder, places, zoo=zoo, changed=True)
     experiment, zoo = run.experiment, run.experiment.zoo
     found: dict[str, list[dict[str, Any]]] = {}
     for which, steps in (("last", [run.step] * len(experiment.seeds)), ("best", run.best_steps)):
@@ -57,27 +59,63 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
                 f"{name}, {split} ({len(zoo.splits[split])} networks): {experiment.metric_name} "
                 f"{statistics.fmean(values):.4f} ({each})"
             )
-    return agrees(folder, found, run.result)
+    totals = records.totals(zoo.name, experiment.config, experiment.metric_name, found["last"])
+    totals |= {"train_networks": len(zoo.splits["train"]), "steps": run.step}
+    if not agrees(folder, found, run.result, totals):
+        return False
+    records.read_result(folder)  # refuses one of which another figure was changed
+    return True
 
 
-def agrees(folder: pathlib.Path, found: dict[str, Any], result: dict[str, Any]) -> bool:
-    """Whether figures are those of a `result.json`; says so, or which are not."""
-    differing = [
-        f"seed {seed['seed']}, {which}, {split}: {entry[split]:.6f}, there {seed[which][split]:.6f}"
+def agrees(
+    folder: pathlib.Path,
+    found: Mapping[str, Any],
+    result: Mapping[str, Any],
+    totals: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether figures are those of a `result.json`; says so, or which are not.
+
+    Args:
+      found: `Experiment.entries` of the "last" step and of the "best" on validation.
+      totals: `Experiment.totals`.
+    """
+    figures = [
+        (f"seed {seed['seed']}, {which}, {name.replace('_', ' ')}", value, seed[which].get(name))
         for which, entries in found.items()
         for seed, entry in zip(result["seeds"], entries, strict=True)
-        for split in ("val", "test")
-        if not abs(entry[split] - seed[which][split]) <= _TOLERANCE
+        for name, value in entry.items()
+    ]
+    figures += [
+        (name.replace("_", " "), value, result[name])
+        for name, value in (totals or {}).items()
+        if name != "dataset"  # which a folder that has moved may name otherwise
+    ]
+    differing = [
+        f"{what}: {_shown(here)}, there {_shown(there)}"
+        for what, here, there in figures
+        if not _alike(here, there)
     ]
     if differing:
         print(f"other figures than in {folder / 'result.json'}: {'; '.join(differing)}")
         return False
-    exact = found == {which: [seed[which] for seed in result["seeds"]] for which in found}
+    exact = not any(here != there for _, here, there in figures)
     print(
         f"{'the same figures as' if exact else f'within {_TOLERANCE} of the figures'} in "
         f"{folder / 'result.json'}"
     )
     return True
+
+
+def _alike(here: Any, there: Any) -> bool:
+    """Whether figures are within what rounding does; nan is like nan."""
+    if type(here) is not float or type(there) is not float:
+        return here == there
+    unknown = math.isnan(here) and math.isnan(there)
+    return unknown or math.isclose(here, there, rel_tol=0, abs_tol=_TOLERANCE)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6f}" if type(value) is float else str(value)
 
 
 if __name__ == "__main__":

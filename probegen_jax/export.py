@@ -6,7 +6,7 @@
   RUN OUT            the run folder, and the folder to make
   --at=last|best     parameters at the last step, or at the best on validation
   --KEY=DIR          where things lie now, if they have moved since: data_dir, zoo_dir, manual_dir,
-                     splits_file, networks_dir, targets_csv
+                     splits_file, networks_dir, targets_csv, checkpoint_dir
   --debug            shows the stack trace of a mistake
 
 OUT holds model.safetensors (probes, heads and generators of all seeds), config.json (settings and

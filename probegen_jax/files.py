@@ -12,7 +12,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from probegen_jax import locks
@@ -25,6 +25,7 @@ UNREADABLE = (
     *(RuntimeError, MemoryError, SyntaxError, AssertionError, zipfile.BadZipFile, zlib.error),
     *(tarfile.TarError, lzma.LZMAError, csv.Error),
 )
+_DEEPEST = 64  # levels of a JSON file
 
 _FORGOTTEN = 24 * 3600.0  # seconds
 _cleared: set[pathlib.Path] = set()  # folders, by this process
@@ -98,12 +99,22 @@ def read_json(path: pathlib.Path) -> Any:
     """Reads a file of `write_json`.
 
     Raises:
-      UserError: it is not JSON.
+      UserError: it is not JSON, or nested deeper than anything of ours.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({error}); it should be JSON") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [each for inner in level for each in _inside(inner)]
+    if level:
+        raise UserError(f"cannot read {path} (it is nested more than {_DEEPEST} deep)")
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def cell(text: str) -> str:

@@ -13,7 +13,7 @@
                      order given, with what was predicted or why that was not possible
   --at=last|best     parameters at a run's last step, or at its best on validation
   --KEY=DIR          where things lie now, if they have moved since: data_dir, zoo_dir, manual_dir,
-                     splits_file, networks_dir, targets_csv
+                     splits_file, networks_dir, targets_csv, checkpoint_dir
   --debug            shows the stack trace of a mistake
 
 Probabilities and values are means over the run's seeds. INR files hold a state dict with the arrays

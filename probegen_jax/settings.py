@@ -13,9 +13,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import UserError, in_file
 from probegen_jax.method.generators.registry import METHODS
 from probegen_jax.method.readouts.registry import READOUTS
+from probegen_jax.setting_types import check_types
 
 _AT_LEAST_ONE = (
     "num_probes",
@@ -32,7 +33,7 @@ _LARGEST = 2**31 - 1  # what is counted on devices is int32
 _DEEPEST = 100  # linear layers: XLA compiles each for itself
 _BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what checkpoints can be sent to
 # Keys that have one of a few values; the first is that of a config without the key.
-_CHOICES = {
+_CHOICES: dict[str, tuple[str, ...]] = {
     "sine": ("auto", "fast", "exact"),
     "compute_dtype": ("float32", "bfloat16"),
     "data.mode": ("auto", "resident", "stream"),
@@ -69,8 +70,11 @@ def parse(
     try:
         with _configs_to_import(file):
             extra = values(argv)[1:]
+            getattr(values.config, "dataset", None)  # where a file's OSError is raised again
     except Exception as error:  # a config file is a program and can raise anything
-        raise UserError(f"{_what_went_wrong(error, path)}; --help shows the usage") from error
+        told = in_file(error, path, file, _shipped())
+        told = told or f"{_what_went_wrong(error, path)}; --help shows the usage"
+        raise UserError(told) from error
     finally:
         sys.argv = actual_argv
     if extra:
@@ -139,6 +143,7 @@ def _configs_to_import(file: pathlib.Path) -> Iterator[None]:
         return {n: sys.modules.pop(n) for n in [*sys.modules] if n.split(".")[0] == "configs"}
 
     others = loaded()
+    sys.modules.pop("config_config", None)  # what config_flags calls the file it read before
     sys.modules["configs"] = types.ModuleType("configs")
     sys.modules["configs"].__path__ = [str(file.resolve().parent), str(_shipped())]
     try:
@@ -151,6 +156,8 @@ def _configs_to_import(file: pathlib.Path) -> Iterator[None]:
 def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:
     """One line, without the stack trace that config_flags puts into its messages."""
     lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        return f"{path} has no function get_config()"
     if isinstance(error, AttributeError | KeyError) and error.args:  # how ConfigDict refuses a key
         key = re.search(r'Key "(\w+)"|(\w+)', lines[0])
         meant = re.search(r'Did you mean "(\w+)"', str(error))
@@ -164,7 +171,7 @@ def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:
     return f"{path}: {type(error).__name__}: {' '.join(lines)}"
 
 
-def check(config: ConfigDict, path: pathlib.Path) -> None:
+def check(config: Any, path: pathlib.Path) -> None:
     """Refuses values that no run can use, naming key, value and remedy.
 
     Raises:
@@ -174,6 +181,7 @@ def check(config: ConfigDict, path: pathlib.Path) -> None:
         raise UserError(f"{path}: get_config() must return an ml_collections ConfigDict")
     _need(config, path, "dataset", "method", "learning_rate", "seed", "matmul_precision")
     _need(config, path, *_AT_LEAST_ONE)
+    check_types(config, defaults(""), path)
     if config.method not in METHODS:
         raise UserError(
             f"method is {config.method!r}; choose from {', '.join(METHODS)}, as in "

@@ -41,6 +41,7 @@ from absl import flags
 from probegen_jax import command, errors
 from probegen_jax.errors import UserError
 from probegen_jax.files import read_json, write_json
+from probegen_jax.runs import records
 from probegen_jax.zoo.cache import write_arrays
 
 _SIZE, _CLASSES = 28, 10
@@ -120,7 +121,7 @@ def _told(out: pathlib.Path, stage: str) -> dict[str, Any]:
             }
         }
     if stage == "training":
-        result = read_json(out / "run" / "result.json")
+        result = records.read_result(out / "run")
         keys = ("mean", "seconds", "steps", "steps_per_second", "environment")
         return {"training": {key: result[key] for key in keys}}
     return {}

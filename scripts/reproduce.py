@@ -41,8 +41,9 @@ from absl import flags
 
 from probegen_jax import command, errors, settings
 from probegen_jax.errors import UserError
-from probegen_jax.files import read_json, write_text
+from probegen_jax.files import write_text
 from probegen_jax.method.generators import registry
+from probegen_jax.runs import records
 from probegen_jax.runs.folder import refuse_other
 
 # The synthetic probes of each zoo, by config file; the first four are the paper's.
@@ -92,8 +93,7 @@ class GridRun:
         return settings.parse(["train", *own], "").config.to_dict()
 
     def result(self) -> dict[str, Any] | None:
-        path = self.folder / "result.json"
-        return read_json(path) if path.exists() else None
+        return records.read_result(self.folder)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -216,7 +216,7 @@ def _run(run: GridRun, config: dict[str, Any], lock: int) -> str | None:
     """Trains it, goes on with it, or leaves it if it is done; says what went wrong, if anything."""
     try:
         if run.result() is not None:
-            refuse_other(run.folder, read_json(run.folder / "config.json"), config)
+            refuse_other(run.folder, records.read_config(run.folder), config)
             return None
     except UserError as error:
         return f"failed: {error}"

@@ -42,6 +42,7 @@ COLUMNS = (
     "command",
 )
 NOT_RUN = "not run"
+_FIGURES = ("test_mean", "test_std", "best_test_mean", "best_test_std")
 
 
 def row(zoo: str, config: dict[str, Any], result: dict[str, Any] | None, **others: str) -> Row:
@@ -114,13 +115,21 @@ def from_csv(path: pathlib.Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             rows, columns = list(reader), tuple(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise errors.UserError(f"cannot read {path} ({error}); give a results.csv") from error
     if columns != COLUMNS:
         raise errors.UserError(
             f"{path} has the columns {', '.join(columns)}; a results.csv of reproduce.py has "
             f"{', '.join(COLUMNS)}"
         )
+    for line, row in enumerate(rows, 2):
+        try:
+            if None in row or None in row.values():
+                raise ValueError(f"it should have {len(COLUMNS)} cells")
+            for column in _FIGURES if row["status"] == "done" else ():
+                float(row[column])
+        except ValueError as error:
+            raise errors.UserError(f"{path}, line {line}: {error}; write it again") from error
     return rows
 
 

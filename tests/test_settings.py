@@ -100,6 +100,61 @@ def test_a_config_file_that_fails_is_named(tmp_path):
         parse(f"--config={path}")
 
 
+HEAD = (
+    "from configs import digits\n\n\ndef get_config(arg=''):\n    config = digits.get_config(arg)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{HEAD}    config.seed = nuber\n", r"mine.py, line 6: NameError: name 'nuber' is not"),
+        (
+            f"{HEAD}    config.lern = config.lerning_rate\n",
+            r"mine.py, line 6: AttributeError: .*lern",
+        ),
+        (f"{HEAD}    config.mesh = int('x')\n", r"mine.py, line 6: ValueError: invalid literal"),
+        (f"{HEAD}    config.seed = 'one'\n", r"mine.py, line 6: TypeError: .*seed"),
+        ("import nowhere\n", r"mine.py, line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("from configs import nowhere\n", r"mine.py, line 1: ImportError: cannot import name"),
+        ("open('/nowhere')\n", r"mine.py: OSError: .*nowhere"),
+        ("\ndef get_config(:\n", r"mine.py, line 2: SyntaxError: invalid syntax"),
+        ("x = 1\n", r"mine.py has no function get_config\(\)"),
+        (
+            "def get_config(arg=''):\n    pass\n",
+            r"get_config\(\) must return an ml_collections Con",
+        ),
+        (
+            f"{HEAD}    config.hidden = (8, 'x')\n    return config\n",
+            r"hidden is 'x'; it should be a",
+        ),
+        (f"{HEAD}    config.mesh = {{}}\n    return config\n", None),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_told_with_its_line(text, message, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    if message is None:
+        assert parse(f"--config={tmp_path}/mine.py")
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        parse(f"--config={tmp_path}/mine.py")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_what_a_config_imports_is_told_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("from configs import base\n")
+    (tmp_path / "base.py").write_text("\n\n1 / 0\n")
+    with pytest.raises(UserError, match=r"base.py, line 3: ZeroDivisionError: division by zero"):
+        parse("--config=mine.py")
+
+
+def test_a_wrong_type_within_a_tuple_is_told():
+    own = f"--config={REPO}/configs/own_inr.py"
+    with pytest.raises(UserError, match=r"hidden is 8.5; it should be a whole number"):
+        parse(own, "--config.hidden=(8, 8.5)")
+
+
 def test_help_shows_the_usage(capsys):
     with pytest.raises(SystemExit) as caught:
         parse("--help")

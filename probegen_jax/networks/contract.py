@@ -6,9 +6,6 @@ rest of the package uses only those parts of a spec that `NetworkSpec` names her
 
 import abc
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -18,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.shared_rows import Counts, SharedRows
+from probegen_jax.typed_json import typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,34 +284,3 @@ def check_finite(network: str, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise BadNetworkError(network, f"{name} holds NaN or infinite weights")
-
-
-def typed(hint: Any, value: Any, where: str) -> Any:
-    """A value from JSON as a type hint says: lists become tuples, and mappings dataclasses.
-
-    A hint is a dataclass, tuple, `Literal`, union, or a type of JSON's plain values. For anything
-    else, a `UserError` that calls the value `where`.
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        fields, hints = dataclasses.fields(hint), typing.get_type_hints(hint)
-        needed = {field.name for field in fields if field.default is dataclasses.MISSING}
-        missing, unknown = needed - value.keys(), value.keys() - {field.name for field in fields}
-        if missing or unknown:
-            what = f"has no {min(missing)!r}" if missing else f"has an unknown {min(unknown)!r:.80}"
-            raise UserError(f"{where} {what}")
-        return hint(**{name: typed(hints[name], value[name], f"{where}: {name}") for name in value})
-    if origin is tuple and isinstance(value, list | tuple):
-        many = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(many) == len(value):
-            return tuple(typed(item, v, where) for item, v in zip(many, value, strict=True))
-    if origin is types.UnionType:
-        optional = value is None and types.NoneType in arguments
-        return None if optional else typed(arguments[0], value, where)
-    if origin is Literal and isinstance(value, str) and value in arguments:
-        return value
-    if type(value) is int and abs(value) < 2**31 and hint in (int, float):
-        return hint(value)
-    if type(value) is hint and (hint in (str, bool) or (hint is float and math.isfinite(value))):
-        return value
-    raise UserError(f"{where} is {value!r:.80}, which it cannot be")

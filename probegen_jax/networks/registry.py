@@ -5,11 +5,12 @@ from typing import Any
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn.cnn import CnnSpec
-from probegen_jax.networks.contract import NetworkSpec, typed
+from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.typed_json import typed
 
 FAMILIES: dict[str, type[NetworkSpec]] = {
     "siren": SirenSpec,

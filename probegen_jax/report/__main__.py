@@ -6,7 +6,7 @@
   RUN …              run folders; one that is not finished is shown at its last checkpoint
   --out=FILE         the page; report.html in the run folder if not given, needed for several runs
   --KEY=DIR          where things lie now, if they have moved since: data_dir, zoo_dir, manual_dir,
-                     splits_file, networks_dir, targets_csv
+                     splits_file, networks_dir, targets_csv, checkpoint_dir
   --debug            shows the stack trace of a mistake
 
 Pictures are written into each run folder: probes.png, curves.png, and pictures/*.svg.

@@ -1,8 +1,6 @@
 """The content of a report, as plain arrays and facts; other modules draw it."""
 
-import contextlib
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -149,7 +147,7 @@ def find(run: Run) -> Findings:
         folder=run.folder,
         config=experiment.config.to_dict(),
         result=run.result or unfinished(run),
-        records=read_records(run.folder),
+        records=run.records,
         facts=_facts(run),
         probes_before=np.asarray(before),
         probes_after=np.asarray(after),
@@ -184,15 +182,6 @@ def unfinished(run: Run) -> dict[str, Any]:
         "metric": experiment.metric_name,
         "steps": run.step,
     }
-
-
-def read_records(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; one that a kill cut short is passed over."""
-    path, records = folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
-    return records
 
 
 def _facts(run: Run) -> dict[str, str]:

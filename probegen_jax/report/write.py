@@ -10,6 +10,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.files import write_text
 from probegen_jax.report import charts, figures, page, sections
 from probegen_jax.report.findings import Findings, find
+from probegen_jax.runs import records
 from probegen_jax.runs.experiment import Run
 from probegen_jax.training.records import TensorBoard
 
@@ -29,6 +30,9 @@ def write_report(runs: Sequence[Run], path: pathlib.Path | None = None) -> pathl
     path = page_path([run.folder for run in runs], path)
     findings = [find(run) for run in runs]
     try:
+        for run in runs:
+            if run.result is not None:
+                records.mend_metrics(run.folder, run.records)
         drawn = [write_pictures(run) for run in findings]
         _replace_page(path, page.render(findings, drawn[0] if len(runs) == 1 else ()))
     except OSError as error:

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from probegen_jax import settings
 from probegen_jax.errors import UserError
-from probegen_jax.files import read_json
 from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
 from probegen_jax.method.learning import adam_cosine
@@ -23,12 +22,15 @@ from probegen_jax.method.model import make_model
 from probegen_jax.method.readouts.registry import readout
 from probegen_jax.method.tasks import TASKS, Scale, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
-from probegen_jax.runs.folder import refuse_other_zoo, zoo_facts
+from probegen_jax.runs import records
+from probegen_jax.runs.folder import refuse_changed_config, refuse_missing, refuse_other_zoo
+from probegen_jax.runs.records import run_config
 from probegen_jax.runs.zoo_facts import facts
-from probegen_jax.runs.zoo_from_config import from_config
+from probegen_jax.runs.zoo_from_config import PUBLISHED, from_config
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.evaluation import Evaluation
-from probegen_jax.training.loop import Schedule
+from probegen_jax.training.loop import Best, Schedule
+from probegen_jax.typed_json import typed
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 
@@ -226,6 +228,7 @@ class Run:
     Attributes:
       state: at the last step, as it was trained; `params` has values in the targets' own unit.
       best_params: of all seeds, at the best step on validation so far, likewise.
+      records: the metrics up to `step`, as in `metrics.jsonl`.
       result: the content of `result.json`; None of a run that is not finished.
     """
 
@@ -235,6 +238,7 @@ class Run:
     state: learning.TrainState
     best_params: Any
     best_steps: list[int]
+    records: list[dict[str, Any]]
     result: dict[str, Any] | None
 
     def params(self, which: str = "last") -> Any:
@@ -263,6 +267,7 @@ def load_run(
     places: Mapping[str, str] | None = None,
     experiment: Experiment | None = None,
     zoo: Zoo | None = None,
+    changed: bool = False,
 ) -> Run:
     """A run from its folder: config, zoo, and the parameters of its last checkpoint.
 
@@ -271,47 +276,37 @@ def load_run(
         as `{"data_dir": ..., "manual_dir": ...}`.
       experiment: set up before, with the same zoo and model, so that the zoo is not read again.
       zoo: that the run was trained on, where that was in memory.
+      changed: whether to take a `result.json` that is not as the training wrote it.
 
     Raises:
-      UserError: no such run, one without a checkpoint, or a zoo that cannot be read.
+      UserError: no such run, one without a checkpoint, files that are damaged or do not belong
+        together, or a zoo that cannot be read.
     """
     config = run_config(folder, places)
+    result = records.read_result(folder, changed)
     saved = folder_of(folder, config.get("checkpoint_dir"))
     if not any(saved.glob("[0-9]*")):
         raise UserError(
-            f"{folder} has no checkpoint yet in {saved}; train it with the command that started it"
+            f"{folder} has no checkpoint yet in {saved}; train it with the command that started "
+            "it, or say where they lie now with --checkpoint_dir=DIR"
         )
-    if experiment is None:
-        experiment = set_up(config, zoo)
-    experiment = dataclasses.replace(experiment, config=config)
-    if known := zoo_facts(folder):  # else there is nothing to compare, and no need to read all
-        refuse_other_zoo(folder, known, experiment.zoo_facts)
     checkpoints = Checkpoints(saved)
     at = checkpoints.latest_step()
+    saved_facts = checkpoints.facts(at)
+    refuse_changed_config(folder, saved_facts.get("config"), config.to_dict())
+    if experiment is None:
+        if zoo is None:
+            refuse_missing(folder, config.to_dict(), needs_data_dir=config.dataset in PUBLISHED)
+        experiment = set_up(config, zoo)
+    experiment = dataclasses.replace(experiment, config=config)
+    # Older runs know nothing of their zoo: nothing to compare, and no need to read all of it.
+    if known := saved_facts.get("zoo") or records.read_zoo(folder):
+        refuse_other_zoo(folder, known, experiment.zoo_facts)
     fresh = jax.jit(experiment.learner.init)(experiment.keys[0])
     arrays, saved_facts = checkpoints.restore(at, {"state": fresh, "best_params": fresh.params})
     checkpoints.close()
-    result_file = folder / "result.json"
-    return Run(
-        folder,
-        experiment,
-        at,
-        arrays["state"],
-        arrays["best_params"],
-        saved_facts["best"]["step"],
-        read_json(result_file) if result_file.exists() else None,
-    )
-
-
-def run_config(folder: pathlib.Path, places: Mapping[str, str] | None = None) -> ConfigDict:
-    """The config of a run's folder, checked; see `load_run`."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run folder: it has no config.json")
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} should hold the settings of a run, as train writes them")
-    config = ConfigDict(values)
-    settings.check(config, path)
-    config.update(dict(places or {}))
-    return config
+    records.refuse_other_result(folder, result, at, config.num_seeds)
+    best = typed(Best, saved_facts.get("best"), f"best of the checkpoint {saved / str(at)}")["step"]
+    state, best_params = arrays["state"], arrays["best_params"]
+    metrics = saved_facts.get("records", [])
+    return Run(folder, experiment, at, state, best_params, best, metrics, result)

@@ -1,6 +1,7 @@
 """Models that can be moved: what `export` writes of a run, and how they are loaded again."""
 
 import importlib.resources
+import json
 import os
 import pathlib
 import string
@@ -11,19 +12,22 @@ import jax
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
 
 from probegen_jax import trees
 from probegen_jax.errors import UserError
-from probegen_jax.files import read_json, replacing, write_json, write_text
+from probegen_jax.files import UNREADABLE, read_json, replacing, write_json, write_text
 from probegen_jax.method.model import head_sizes
 from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.method.readouts.registry import READOUTS, readout
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import registry
-from probegen_jax.networks.contract import NetworkSpec, typed
+from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.runs.experiment import Run, load_run
+from probegen_jax.runs.folder import computed
 from probegen_jax.runs.predictor import Predictor, predictor_of, read_options
+from probegen_jax.typed_json import is_as_signed, signed, typed
 from probegen_jax.zoo.zoo import Zoo
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -73,14 +77,16 @@ def export(run: Run, out: pathlib.Path, which: str = "last") -> tuple[str, ...]:
         "class_names": made.class_names,
         "seeds": made.seeds,
         "parameters": which,
-        "settings": run.experiment.config.to_dict(),
+        "settings": computed(run.experiment.config.to_dict()),  # without paths of this machine
         "result": run.result,
     }
+    content = json.loads(json.dumps(content))  # as it is read again
     try:
         with replacing(out) as temporary:
             temporary.mkdir(parents=True)
-            save_file(tensors, temporary / WEIGHTS, metadata={"format": _FORMAT})
-            write_json(temporary / CONFIG, content)
+            weights = save_safetensors(tensors, metadata={"format": _FORMAT})
+            (temporary / WEIGHTS).write_bytes(weights)
+            write_json(temporary / CONFIG, signed(content, weights))
             write_text(temporary / CARD, card(content, out.name))
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}); choose another folder") from error
@@ -100,7 +106,8 @@ def load_model(folder: pathlib.Path) -> Predictor:
         told = f"{where} is not of the format {_FORMAT!r}"
         raise UserError(f"{told}; export the run again with this version")
     try:
-        tensors = load_file(folder / WEIGHTS)
+        weights = (folder / WEIGHTS).read_bytes()
+        tensors = load_safetensors(weights)
         settings, spec = content["settings"], registry.from_json(content["network"])
         said = {name: typed(int, settings[name], f"{where}: {name}") for name in _SIZES}
         for name, hint in _FACTS.items():
@@ -122,6 +129,8 @@ def load_model(folder: pathlib.Path) -> Predictor:
         for name in expected | named:
             if tensors[name].shape != expected[name] or tensors[name].dtype != np.float32:
                 raise ValueError(f"{CONFIG} and {WEIGHTS} are of different networks")
+        if not is_as_signed(content, weights):
+            raise ValueError(f"{CONFIG} or {WEIGHTS} was changed after the export")
         return Predictor(
             spec=spec,
             reading=read_options(settings),
@@ -135,7 +144,7 @@ def load_model(folder: pathlib.Path) -> Predictor:
             result=content["result"],
             class_names=names,
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, *UNREADABLE) as error:
         raise UserError(
             f"{folder}: not a whole model ({type(error).__name__}: {error}); export the run again"
         ) from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,22 +11,22 @@ from ml_collections import ConfigDict
 
 from probegen_jax import locks, settings
 from probegen_jax.errors import UserError
-from probegen_jax.files import clear, read_json
+from probegen_jax.files import clear
+from probegen_jax.runs import records
+from probegen_jax.runs.records import METRICS, ZOO
 
-ZOO, METRICS, BOARD = "zoo.json", "metrics.jsonl", "tensorboard"
+BOARD = "tensorboard"
+PATHS = (
+    *("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv"),
+    "checkpoint_dir",
+)
 # Where things lie, on how many devices, and what is shown, may change between a run and its
 # continuation; what is computed may not.
-_PLACES = (
-    "data_dir",
-    "zoo_dir",
-    "manual_dir",
-    "splits_file",
+_FREE = (
+    *PATHS,
     "download_url",
-    "networks_dir",
-    "targets_csv",
     "mesh",
     "data",
-    "checkpoint_dir",
     "keep_checkpoints",
     "report",
     "tensorboard",
@@ -82,10 +83,9 @@ def look_at(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | No
     with _writing(folder):
         if not folder.exists():
             return None
-        config_file, result_file = folder / "config.json", folder / "result.json"
-        if config_file.exists():
-            refuse_other(folder, read_json(config_file), config)
-            return read_json(result_file) if result_file.exists() else None
+        if (folder / records.CONFIG).exists():
+            refuse_other(folder, records.read_config(folder), config)
+            return records.read_result(folder)
         # Of a start that came to nothing, or of a lost disk.
         ours = ("logs", "checkpoints", "tuning.json", ZOO)
         strangers = [
@@ -104,12 +104,7 @@ def look_at(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, Any] | No
 def missing(folder: pathlib.Path, config: ConfigDict, result: Mapping[str, Any]) -> list[str]:
     """What a finished run's config promises and the folder lacks, the report aside."""
     found = []
-    try:
-        last = (folder / METRICS).read_text(encoding="utf-8").splitlines()[-1]
-        whole = json.loads(last)["step"] == result["steps"]
-    except (OSError, ValueError, LookupError, TypeError):
-        whole = False
-    if not whole:
+    if not records.reach(folder, result["steps"]):
         found.append(METRICS)
     if config.get("tensorboard") and not any((folder / BOARD).glob("events.*")):
         found.append(BOARD)
@@ -128,39 +123,76 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def computed(config: dict[str, Any]) -> dict[str, Any]:
+def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what is computed, as JSON gives them back.
 
     Those that are None are left out, for earlier versions did not have them all.
     """
-    kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _PLACES and v is not None}
+    kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _FREE and v is not None}
     kept["standardize"] = settings.standardizes(config)  # not so in runs from before it was a key
     return json.loads(json.dumps(kept))
 
 
-def refuse_other(folder: pathlib.Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def refuse_other(folder: pathlib.Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Raises a `UserError` that names the keys in which the config `theirs`, of `folder`, differs.
 
     Keys that do not decide what is computed do not count.
     """
-    theirs, ours, missing = computed(theirs), computed(ours), object()
-    differing = [
-        f"{key} ({_shown(theirs.get(key, missing), missing)} there, "
-        f"{_shown(ours.get(key, missing), missing)} here)"
-        for key in sorted(theirs.keys() | ours.keys())
-        if theirs.get(key, missing) != ours.get(key, missing)
-    ]
-    if differing:
+    if differing := differences(theirs, ours):
         raise UserError(
             f"{folder} holds a run of another config: {', '.join(differing)}; "
             "choose another folder with --workdir=DIR"
         )
 
 
-def zoo_facts(folder: pathlib.Path) -> dict[str, Any]:
-    """What is known of the zoo that the run in a folder is trained on; nothing of older runs."""
-    path = folder / ZOO
-    return read_json(path) if path.exists() else {}
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """In what two configs differ that decides what is computed, with both values."""
+    theirs, ours, missing = computed(theirs), computed(ours), object()
+    return [
+        f"{key:.80} ({_shown(theirs.get(key, missing), missing)} there, "
+        f"{_shown(ours.get(key, missing), missing)} here)"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key, missing) != ours.get(key, missing)
+    ]
+
+
+def refuse_changed_config(folder: pathlib.Path, began: Any, now: Mapping[str, Any]) -> None:
+    """Raises a `UserError` if a folder's config is not the one that its checkpoint `began` with."""
+    if isinstance(began, dict) and (differing := differences(began, now)):
+        raise UserError(
+            f"{folder / records.CONFIG} is not what the run was trained with: "
+            f"{', '.join(differing)}; put back a copy of it, or delete {folder} and train again"
+        )
+
+
+def refuse_missing(
+    folder: pathlib.Path, config: Mapping[str, Any], needs_data_dir: bool = False
+) -> None:
+    """Refuses a run whose zoo is not where it was, naming the flags that say where it is now.
+
+    Args:
+      needs_data_dir: whether a zoo in `data_dir` cannot just be made there again.
+    """
+    needed = ["zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv"]
+    if needs_data_dir and not (config.get("zoo_dir") or config.get("manual_dir")):
+        needed.append("data_dir")
+    given = {key: config[key] for key in needed if config.get(key)}
+    missing = {k: v for k, v in given.items() if not os.path.exists(os.path.expanduser(v))}
+    if missing:
+        raise UserError(
+            f"{folder} was trained with {', '.join(f'{k}={v}' for k, v in missing.items())}, "
+            "which there is not here; say where it lies now with "
+            f"{' '.join(f'--{key}=PATH' for key in missing)}"
+        )
+
+
+def with_absolute_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose paths can be followed from any folder."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+    return {k: absolute(v) if k in PATHS and v else v for k, v in config.items()}
 
 
 def refuse_other_zoo(
@@ -184,4 +216,4 @@ def refuse_other_zoo(
 
 
 def _shown(value: Any, missing: object) -> str:
-    return "absent" if value is missing else repr(value)
+    return "absent" if value is missing else f"{value!r:.80}"

@@ -25,9 +25,10 @@ from probegen_jax.method.model import ProbeGen, head_sizes
 from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.method.readouts.registry import readout
 from probegen_jax.method.tasks import TASKS
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions, typed
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.runs.experiment import Run
 from probegen_jax.training.evaluation import Evaluation
+from probegen_jax.typed_json import typed
 from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.zoo import Networks, Zoo

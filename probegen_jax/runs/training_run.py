@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 import probegen_jax
@@ -15,7 +14,7 @@ from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
 from probegen_jax.method.generators import registry
-from probegen_jax.runs import checks
+from probegen_jax.runs import checks, records
 from probegen_jax.runs import experiment as experiments
 from probegen_jax.runs import folder as folders
 from probegen_jax.runs.experiment import Experiment, Run
@@ -42,7 +41,7 @@ def look_at(
     Raises:
       UserError: see `folder.look_at`; or a run on another zoo.
     """
-    result, known = folders.look_at(folder, config.to_dict()), folders.zoo_facts(folder)
+    result, known = folders.look_at(folder, config.to_dict()), records.read_zoo(folder)
     if result is not None and known:
         found = facts(experiments.zoo_of(config, zoo), config)
         refuse_other_zoo(folder, known, found)
@@ -79,18 +78,26 @@ def train_run(
     zoo = experiment.zoo
     zoo_facts = experiment.zoo_facts
     processes.agree("zoo", zoo_facts)
-    refuse_other_zoo(folder, folders.zoo_facts(folder), zoo_facts)
+    refuse_other_zoo(folder, records.read_zoo(folder), zoo_facts)
+    keep = settings.nested(config, "keep_checkpoints", 2)
+    checkpoints = Checkpoints(folder_of(folder, config.get("checkpoint_dir")), keep)
+    block_size = None
     trained = registry.entry(config.method, zoo.spec.probe_shape).trained
     if trained and config.get("block_size") is None:
         share = config.batch_size // mesh.shape[DATA]
         block_size = processes.from_first(
             "block_size",
             lambda: tuning.block_size_of_run(
-                folder, zoo, share, config.num_probes, experiment.total_steps
+                folder,
+                zoo,
+                share,
+                config.num_probes,
+                experiment.total_steps,
+                checkpoints.known_facts(),
             ),
         )
         experiment = experiments.with_block_size(experiment, block_size)
-    keep = settings.nested(config, "keep_checkpoints", 2)
+    identity = {"config": computed(config.to_dict()), "zoo": zoo_facts, "block_size": block_size}
     training = Training(
         experiment.learnt_zoo,
         experiment.learner,
@@ -101,10 +108,10 @@ def train_run(
         mode=settings.nested(config, "data.mode", "auto"),
         metric_name=experiment.metric_name,
         score=experiment.scores,
-        checkpoints=Checkpoints(folder_of(folder, config.get("checkpoint_dir")), keep),
-        identity={"config": computed(config.to_dict()), "zoo": zoo_facts},
+        checkpoints=checkpoints,
+        identity=identity,
     )
-    resumed = training.resume(lambda theirs: _refuse_other(folder, theirs, config, zoo_facts))
+    resumed = training.resume(lambda theirs: _refuse_other(folder, theirs, config, identity))
     _announce(experiment, folder, training.done if resumed else None)
     log = _open_log(config, folder, zoo_facts, training) if jax.process_index() == 0 else None
     training.run(
@@ -147,7 +154,7 @@ def _announce(experiment: Experiment, folder: pathlib.Path, step: int | None) ->
 
 
 def _refuse_other(
-    folder: pathlib.Path, theirs: Mapping[str, Any], config: ConfigDict, zoo_facts: dict[str, Any]
+    folder: pathlib.Path, theirs: Mapping[str, Any], config: ConfigDict, ours: Mapping[str, Any]
 ) -> None:
     """Refuses a checkpoint of other settings, or of another zoo."""
     if "config" not in theirs:
@@ -156,14 +163,19 @@ def _refuse_other(
             "another folder with --workdir=DIR"
         )
     refuse_other(folder, theirs["config"], config.to_dict())
-    refuse_other_zoo(folder, theirs.get("zoo", {}), zoo_facts)
+    refuse_other_zoo(folder, theirs.get("zoo", {}), ours["zoo"])
+    if theirs.get("block_size", ours["block_size"]) != ours["block_size"]:
+        raise UserError(
+            f"{folder / 'tuning.json'} says block_size {ours['block_size']}, but the run began "
+            f"with {theirs['block_size']}; delete that file, and it goes on as it began"
+        )
 
 
 def _open_log(
     config: ConfigDict, folder: pathlib.Path, zoo_facts: dict[str, Any], training: Training
 ) -> MetricsLog:
-    write_json(folder / folders.ZOO, zoo_facts)
-    write_json(folder / "config.json", config.to_dict())
+    write_json(folder / records.ZOO, zoo_facts)
+    write_json(folder / records.CONFIG, folders.with_absolute_places(config.to_dict()))
     board = None
     if config.get("tensorboard"):
         lost = training.done and not any((folder / folders.BOARD).glob("events.*"))
@@ -171,7 +183,7 @@ def _open_log(
         board.text("config", f"```\n{config}```")
         for record in training.records if lost else []:
             board.scalars(record)
-    return MetricsLog(folder / folders.METRICS, training.records, board)
+    return MetricsLog(folder / records.METRICS, training.records, board)
 
 
 def _finished(
@@ -184,13 +196,14 @@ def _finished(
     if result is None:
         result = _result(experiment, training)
         if jax.process_index() == 0:
-            write_json(folder / "result.json", result)
+            write_json(folder / records.RESULT, result)
         print(f"{folder}: {summary(result)}")
     # Copies that this process has to itself, so that it can go on alone.
     state, best_params = fetch(training.mesh, (training.state, training.best_params))
     state, best_params = jax.tree.map(jnp.asarray, (state, best_params))
     steps = experiment.total_steps
-    return Run(folder, experiment, steps, state, best_params, training.best["step"], result)
+    best = training.best["step"]
+    return Run(folder, experiment, steps, state, best_params, best, training.records, result)
 
 
 def _result(experiment: Experiment, training: Training) -> dict[str, Any]:
@@ -201,24 +214,20 @@ def _result(experiment: Experiment, training: Training) -> dict[str, Any]:
         outputs = {split: training.outputs(split, params_S) for split in ("val", "test")}
         return experiment.entries(at, outputs)
 
-    config, zoo, seeds = experiment.config, experiment.zoo, experiment.seeds
+    zoo, seeds = experiment.zoo, experiment.seeds
     steps, seconds = experiment.total_steps, training.seconds
     last = entries([steps] * len(seeds), training.state.params)
     at_best = entries(training.best["step"], training.best_params)
-    test_last = [entry["test"] for entry in last]
-    return {
-        "dataset": zoo.name,
-        "method": config.method,
-        "num_probes": config.num_probes,
-        "metric": experiment.metric_name,
-        "seeds": [
-            {"seed": seed, "last": last[i], "best": at_best[i]} for i, seed in enumerate(seeds)
-        ],
-        "mean": float(np.mean(test_last)),
-        "std": float(np.std(test_last, ddof=1)) if len(seeds) > 1 else 0.0,
-        "train_networks": len(zoo.splits["train"]),
-        "steps": steps,
-        "seconds": seconds,
-        "steps_per_second": steps / seconds if seconds else 0.0,
-        "environment": _environment(),
-    }
+    return records.sign(
+        records.totals(zoo.name, experiment.config, experiment.metric_name, last)
+        | {
+            "seeds": [
+                {"seed": seed, "last": last[i], "best": at_best[i]} for i, seed in enumerate(seeds)
+            ],
+            "train_networks": len(zoo.splits["train"]),
+            "steps": steps,
+            "seconds": seconds,
+            "steps_per_second": steps / seconds if seconds else 0.0,
+            "environment": _environment(),
+        }
+    )

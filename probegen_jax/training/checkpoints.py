@@ -4,18 +4,25 @@ On object storage, such as gs://bucket/run, Orbax has its own way to tell whole 
 """
 
 import contextlib
+import gc
+import json
+import logging
 import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from probegen_jax import typed_json
 from probegen_jax.errors import UserError
+from probegen_jax.training.mesh import fetch
 
 # How systems say that there is no writing here; TensorStore passes it on within longer texts.
 _REASONS = (
@@ -72,16 +79,21 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(folder, options=options)
+            with _quiet():
+                self._manager = ocp.CheckpointManager(folder, options=options)
 
     def latest_step(self) -> int | None:
         """The last step that was saved whole, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, arrays: Any, facts: dict[str, Any]) -> None:
-        """Saves in the background, unless `step` is saved; a call waits for the one before it."""
+        """Saves in the background, unless `step` is saved; a call waits for the one before it.
+
+        All processes of a job must call it together.
+        """
         if step == self._manager.latest_step():
             return
+        facts = typed_json.signed(facts, *_contents(arrays))
         with self._writing():
             self._manager.save(
                 step,
@@ -91,7 +103,7 @@ class Checkpoints:
             )
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """What `save` got at `step`, bit for bit.
+        """What `save` got at `step`, bit for bit; all processes of a job must call it together.
 
         Args:
           like: an array tree of the shapes and types expected.
@@ -100,21 +112,43 @@ class Checkpoints:
           UserError: the files are damaged, or hold other shapes.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
+        with self._reading(step):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     arrays=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore()
                 ),
             )
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"cannot read the checkpoint {self.folder / str(step)} ({first_line:.200}); "
-                "delete that folder to go on from the checkpoint before it, or the whole run "
-                "folder to start again"
-            ) from error
-        return restored["arrays"], restored["facts"]
+            arrays, facts = restored["arrays"], restored["facts"]
+            # Neither JSON nor the compression of the arrays notices a bit that has flipped.
+            if not isinstance(facts, dict) or not typed_json.is_as_signed(
+                facts, *_contents(arrays)
+            ):
+                raise ValueError("it holds other values than were saved")
+        facts.pop(typed_json.DIGEST, None)
+        return arrays, facts
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """The dict that `save` got at `step`, without a look at the arrays."""
+        with self._reading(step):  # as a process of a job can do alone
+            path = self.folder / str(step) / "facts" / "metadata"
+            return dict(json.loads(path.read_text()))
+
+    def known_facts(self) -> dict[str, Any] | None:
+        """The facts of the last step whose facts can be read; None if there is none."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(UserError):
+                return self.facts(step)
+        return None
+
+    def steps(self) -> list[int]:
+        """All steps that are there, the first one first."""
+        return sorted(self._manager.all_steps())
+
+    def delete(self, step: int) -> None:
+        """Deletes a checkpoint; a later `save` may write the step again."""
+        with self._writing():
+            self._manager.delete(step)
 
     def close(self) -> None:
         """Waits for saves under way.
@@ -124,6 +158,20 @@ class Checkpoints:
         """
         with self._writing():
             self._manager.close()
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Tells of a checkpoint that is damaged in one line."""
+        try:
+            with _quiet():
+                yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"cannot read the checkpoint {self.folder / str(step)} ({first_line:.200}); "
+                "delete that folder, and result.json of a finished run: the command that trained "
+                "it goes on from the checkpoint before it, or starts again"
+            ) from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -143,3 +191,45 @@ class Checkpoints:
                 "space or choose another folder with --workdir=DIR; checkpoints that are whole "
                 "stay, and the same command goes on from the last"
             ) from error
+
+
+def _contents(arrays: Any) -> Iterator[bytes]:
+    """The bytes of every array, whole, on every process."""
+    for leaf in jax.tree.leaves(arrays):
+        if not leaf.is_fully_addressable:  # so it is on a mesh of several processes
+            leaf = fetch(leaf.sharding.mesh, leaf)
+        whole = np.asarray(jax.device_get(leaf))
+        yield f"{whole.dtype} {whole.shape}".encode() + whole.tobytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off the screen what Orbax's threads and coroutines say of a file that is damaged."""
+    loggers = {name: logging.getLogger(name) for name in ("absl", "asyncio")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    hooks = {name: getattr(sys, name) for name in ("excepthook", "unraisablehook")}
+    try:
+        for logger in loggers.values():
+            logger.setLevel(logging.CRITICAL)
+        for name in hooks:
+            setattr(sys, name, lambda *_: None)
+        yield
+    except Exception:
+        gc.collect()  # what is left of a failed read speaks when it goes
+        hooks["excepthook"] = _but_for_late_words(hooks["excepthook"])
+        raise
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+        for name, hook in hooks.items():
+            setattr(sys, name, hook)
+
+
+def _but_for_late_words(hook: Any) -> Any:
+    """An exception hook that leaves out what threads of a failed read say after its end."""
+
+    def told(kind: Any, error: Any, trace: Any) -> None:
+        if str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    return told

@@ -16,9 +16,10 @@ How a run resumes (the same command on the same folder, on any number of devices
 
 import contextlib
 import dataclasses
+import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -36,6 +37,7 @@ from probegen_jax.training.job.interrupt import Interrupt, Pace
 from probegen_jax.training.mesh import BY_SEED, fetch, place
 from probegen_jax.training.programs import Programs
 from probegen_jax.training.records import MetricsLog, Progress
+from probegen_jax.typed_json import Figure, typed
 from probegen_jax.zoo.zoo import Zoo
 
 
@@ -68,6 +70,23 @@ class Schedule:
     def is_saved(self, step: int) -> bool:
         """Whether there is a checkpoint after `step`."""
         return step % self.checkpoint_every == 0 or step == self.total_steps
+
+
+class Best(TypedDict):
+    """Of each seed: its best step on validation so far, and the metric there."""
+
+    step: list[int]
+    val: list[Figure]
+
+
+class _Facts(TypedDict):
+    """What a checkpoint holds beside its arrays, and beside what the run is."""
+
+    best: Best
+    seconds: float
+    losses: list[list[Figure]]
+    records: list[dict[str, Any]]
+    data: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +157,39 @@ class Training:
         Args:
           refuse_other: raises a `UserError` if the facts of the checkpoint are another run's.
         """
-        self.done = processes.from_first("step", self._checkpoints.latest_step) or 0
-        if not self.done:
+        steps = processes.from_first("steps", self._checkpoints.steps)
+        if not steps:
             return False
-        arrays, facts = self._checkpoints.restore(
-            self.done, {"state": self.state, "best_params": self.best_params}
-        )
+        self.done, arrays, facts = self._last_whole(steps)
         refuse_other(facts)
+        for step in (later := [step for step in steps if step > self.done]):
+            self._checkpoints.delete(step)
+        if later:
+            print(
+                f"warning: the checkpoint at step {later[-1]} is damaged; going on from the one at "
+                f"step {self.done}, to the same end",
+                file=sys.stderr,
+            )
         self.state, self.best_params = arrays["state"], arrays["best_params"]
         self.best, self.seconds, self.records = facts["best"], facts["seconds"], facts["records"]
         at, known = self.done % self.schedule.steps_per_epoch, len(facts["losses"][0])
         self._losses_SxT[:, at - known : at] = facts["losses"]
         self._batches.restore(facts["data"])
         return True
+
+    def _last_whole(self, steps: Sequence[int]) -> tuple[int, Any, dict[str, Any]]:
+        """The last checkpoint that can be read: its step, arrays and facts."""
+        faults = []
+        for step in reversed(steps):
+            try:
+                like = {"state": self.state, "best_params": self.best_params}
+                arrays, facts = self._checkpoints.restore(step, like)
+                return step, arrays, typed(_Facts, facts, f"the checkpoint at step {step}")
+            except UserError as error:
+                faults.append(error)
+                if jax.process_count() > 1:  # where the others may have read theirs
+                    break
+        raise faults[0]
 
     def run(self, log: MetricsLog | None, bar: Progress, interrupt: Interrupt) -> None:
         """Trains to the end, from wherever the training is.

@@ -10,18 +10,28 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probegen_jax.files import read_json, write_json
+from probegen_jax import typed_json
+from probegen_jax.errors import UserError
+from probegen_jax.files import write_json
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.user_cache import cpu, default_dir
 from probegen_jax.zoo.zoo import Zoo
+
+
+class _Kept(TypedDict):
+    """The content of a run's `tuning.json`."""
+
+    block_size: int | None
+
 
 # Trainings of fewer steps end before the measuring has paid.
 WORTHWHILE = 5000
@@ -33,7 +43,12 @@ _CLEARLY = 0.85
 
 
 def block_size_of_run(
-    folder: pathlib.Path, zoo: Zoo, networks: int, num_probes: int, total_steps: int
+    folder: pathlib.Path,
+    zoo: Zoo,
+    networks: int,
+    num_probes: int,
+    total_steps: int,
+    began: Mapping[str, Any] | None = None,
 ) -> int | None:
     """The `block_size` that a run began with, or shall begin with.
 
@@ -41,10 +56,17 @@ def block_size_of_run(
       folder: of the run; keeps the answer, for a run that goes on with another would not end with
         the same bits.
       networks: of a batch that one device gets.
+      began: facts of its checkpoint, which count where the folder's answer is lost.
     """
     kept = folder / "tuning.json"
     if kept.exists():
-        return read_json(kept)["block_size"]
+        try:
+            return typed_json.read(kept, _Kept, "")["block_size"]
+        except UserError:
+            found = "taken from the checkpoint" if began else "found out again"
+            print(f"{kept} cannot be read; what it held is {found}", file=sys.stderr)
+    if began and "block_size" in began:
+        return typed_json.typed(int | None, began["block_size"], "block_size of the checkpoint")
     if not zoo.spec.block_sizes(networks) or total_steps < WORTHWHILE:
         return None
     weights_B = zoo.read(zoo.splits["train"][:networks])
@@ -123,10 +145,9 @@ def _key(spec: NetworkSpec, size: int, num_probes: int) -> str:
 
 def _read(memory: pathlib.Path) -> dict[str, int | None]:
     try:
-        answers = json.loads(memory.read_text())
-    except (OSError, ValueError):
+        return typed_json.read(memory, dict[str, int | None], "")
+    except UserError:
         return {}
-    return answers if isinstance(answers, dict) else {}
 
 
 def _write(memory: pathlib.Path, answers: dict[str, int | None]) -> None:

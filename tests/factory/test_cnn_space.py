@@ -87,7 +87,7 @@ def test_files_that_are_no_space_are_refused(tmp_path):
         search_space.read("nowhere.py")
     broken = tmp_path / "broken.py"
     broken.write_text("def get_space():\n    return 1 / 0\n")
-    with pytest.raises(UserError, match=r"broken.py: ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"broken.py, line 2: ZeroDivisionError"):
         search_space.read(str(broken))
     broken.write_text("def get_space():\n    return 3\n")
     with pytest.raises(UserError, match="must return a ConfigDict"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from probegen_jax.errors import UserError
+from probegen_jax.errors import UserError, in_file
 from probegen_jax.factory.cnn.initial_weights import INITIALIZERS
 from probegen_jax.factory.cnn.optimizers import OPTIMIZERS
 from probegen_jax.networks.activations import ACTIVATIONS
@@ -106,7 +106,10 @@ def read(where: str) -> Space:
         module_spec.loader.exec_module(module)
         space = module.get_space()
     except Exception as error:  # the file is a program and can raise anything
-        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+        if isinstance(error, AttributeError) and error.name == "get_space":
+            raise UserError(f"{where} has no function get_space()") from error
+        told = in_file(error, where, path)
+        raise UserError(told or f"{where}: {type(error).__name__}: {error}") from error
     return check(space, where)
 
 

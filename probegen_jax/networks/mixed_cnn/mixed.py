@@ -23,7 +23,6 @@ from probegen_jax.networks.contract import (
     Options,
     ReadOptions,
     check_at_least_one,
-    typed,
 )
 from probegen_jax.networks.mixed_cnn import tables
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
@@ -32,6 +31,7 @@ from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Uniform
 from probegen_jax.networks.mixed_cnn.on_cpu import convolution, tape
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
 from probegen_jax.networks.shared_rows import SharedRows
+from probegen_jax.typed_json import typed
 
 MixedWeights = dict[str, Any]
 CPU_CHUNK = 16

@@ -8,7 +8,7 @@ import numpy as np
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks import registry
-from probegen_jax.networks.contract import typed
+from probegen_jax.typed_json import typed
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.prepared.builders import damaged
 from probegen_jax.zoo.prepared.reading import Columns, read

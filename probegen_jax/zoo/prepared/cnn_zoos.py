@@ -11,8 +11,8 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
-from probegen_jax.networks.contract import typed
 from probegen_jax.networks.mixed_cnn import mixed, tables
+from probegen_jax.typed_json import typed
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS, SHAPES
 from probegen_jax.zoo.prepared.reading import Columns, Ragged

@@ -1,0 +1,49 @@
+"""The type of each setting, which a config in a file may have otherwise."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from probegen_jax.typed_json import Figure, Whole, typed
+
+# Types of the keys that only some configs have.
+_OTHER_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("fidelity", "split", "task", "grid", "layer_key"), str),
+    **dict.fromkeys(("manual_dir", "splits_file", "networks_dir", "targets_csv"), str | None),
+    **dict.fromkeys(("download_url", "download_sha256", "last_layer_key"), str | None),
+    **dict.fromkeys(("num_classes", "in_dim", "channels"), int),
+    **dict.fromkeys(("val_share", "test_share", "w0", "output_shift"), float),
+    **dict.fromkeys(("skip_bad", "in_memory"), bool),
+    "hidden": tuple[int, ...],
+}
+
+
+def check_types(config: ConfigDict, defaults: ConfigDict, path: pathlib.Path) -> None:
+    """Refuses values of another type than those of the defaults, by key.
+
+    Raises:
+      UserError: the first such value.
+    """
+    _check(config, _types(defaults) | _OTHER_TYPES, f"{path}: ")
+
+
+def _types(config: ConfigDict) -> dict[str, Any]:
+    """The type of each key of a config, by its value there; nested where that is."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        kind = config.get_type(key)
+        kind = {float: Figure, int: Whole}.get(kind, kind)  # what they can be is told elsewhere
+        nested = isinstance(value, ConfigDict)
+        found[key] = _types(value) if nested else kind | None if value is None else kind
+    return found
+
+
+def _check(config: ConfigDict, types: Mapping[str, Any], where: str) -> None:
+    """Refuses values of other types, as a file may have them."""
+    for key in types.keys() & config.keys():
+        if isinstance(types[key], Mapping) and isinstance(config[key], ConfigDict):
+            _check(config[key], types[key], f"{where}{key}.")
+        else:
+            typed(types[key], config[key], f"{where}{key}")
