@@ -19,14 +19,8 @@ from probegen_jax.method.readouts.registry import READOUTS
 from probegen_jax.setting_types import check_types
 
 _AT_LEAST_ONE = (
-    "num_probes",
-    "head_width",
-    "head_depth",
-    "num_epochs",
-    "batch_size",
-    "num_seeds",
-    "eval_every",
-    "checkpoint_every",
+    *("num_probes", "head_width", "head_depth", "num_epochs", "batch_size", "num_seeds"),
+    *("eval_every", "checkpoint_every"),
 )
 _INTERVALS = ("eval_every", "checkpoint_every")  # of any length: longer than the run means never
 _LARGEST = 2**31 - 1  # what is counted on devices is int32
