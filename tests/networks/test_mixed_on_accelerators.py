@@ -1,4 +1,7 @@
-"""Mixed CNNs as accelerators run them: what they compute, on the CPU, and what is compiled."""
+"""Mixed CNNs as accelerators run them: what they compute, on the CPU, and what is compiled.
+
+With the compilers of accelerators at hand (`jax[tpu]`, `jax[cuda13]`), `-m slow` asks them, too.
+"""
 
 import dataclasses
 import itertools
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.cnn import CnnSpec
@@ -131,3 +135,50 @@ def test_there_is_one_decision_a_layer_and_direction_and_no_other_loop(platform,
     # Kinds of one kernel share their code on a TPU.
     convolutions = text.count("stablehlo.convolution")
     assert convolutions == 2 * {"gpu": len(spec.kinds), "tpu": 3}[platform]
+
+
+def compiled_for(device, platform):
+    """Responses of 8 networks of the Wild Park to 128 probes, and the gradient, for a device."""
+    spec, weights = wild_park(8)
+    spec = dataclasses.replace(spec, platform=platform)
+    given = weights, np.zeros((128, 32, 32, 3), np.float32), np.zeros((8, 128, 10), np.float32)
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), given
+    )
+    return jax.jit(responses_and_gradient(spec)).lower(*shapes).compile()
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+def test_it_compiles_for_a_gpu_that_is_not_there(shared):
+    pytest.importorskip("jax_plugins.xla_cuda13")
+    target = (shared / "accelerators" / "h100.txtpb").read_text()
+    topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1")
+    compiled = compiled_for(topology.devices[0], "gpu")
+    lines = compiled.as_text().splitlines()
+    loops = [line for line in lines if " while(" in line]
+    assert len(loops) == 4 and all("known_trip_count" in line for line in loops)
+    assert sum(" conditional(" in line for line in lines) == 2
+    # Of 8 networks of two layers; so 32 of five take 10 times as much, at most.
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.8e9
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+def test_it_compiles_for_a_tpu_that_is_not_there(monkeypatch):
+    pytest.importorskip("libtpu")
+    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        monkeypatch.setenv(name, "1")
+    topology = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu")
+    compiled = compiled_for(topology.devices[0], "tpu")
+    text = compiled.as_text()
+    assert text.count(" conditional(") == 2
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.6e9
+    # Kernels lie as the fast way to convolve needs them: else it takes three times as long.
+    cycles = [
+        int(re.search(r'"estimated_cycles":"(\d+)"', line)[1])
+        for line in text.splitlines()
+        if "convolution" in line and "f32[128,32,32,32]" in line and "estimated_cycles" in line
+    ]
+    assert cycles and max(cycles) < 1_000_000
