@@ -105,6 +105,14 @@ READ = {
     "an average": (
         prefixed("module.") | {"n_averaged": torch.tensor(7)}, [WITHOUT.format("module.")],
     ),
+    "layers with sines between them": (
+        {name.replace("seq.1", "seq.2"): tensor for name, tensor in STATE.items()},
+        ["the layers seq.0, seq.2 are read as seq.0, seq.1"],
+    ),
+    "the same, in a model": (
+        {f"net.{name}".replace("seq.1", "seq.12"): tensor for name, tensor in STATE.items()},
+        ["the layers seq.0, seq.12 are read as seq.0, seq.1", WITHOUT.format("net.")],
+    ),
     "figures beside": (STATE | {"psnr": np.float64(41.2), "epoch": 3, "by": "me"}, []),
     "tables of NumPy beside": (
         {"net": STATE, "losses": np.arange(5.0), "names": np.array(["a"]), "at": np.float32(1)},

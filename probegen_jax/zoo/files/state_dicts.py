@@ -6,7 +6,7 @@ Tensors are known by what they can do, so that nothing here needs torch.
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -235,6 +235,7 @@ def _state(
             raise BadNetworkError(network, f"has {name} twice, once behind {prefix!r}")
         state[name] = in_float32(value, str(key), network, want.notes, want.exact)
     if shapes is not None:
+        state = _counted(state, shapes, network, want.notes)
         _add_biases(state, shapes, network, want.notes)
     if where:
         want.notes.add(network, f"networks are read from under the key {where!r}")
@@ -246,16 +247,48 @@ def _state(
     return state
 
 
+def _kind(name: str) -> str:
+    """The name of an array, whatever the number of its layer."""
+    return re.sub(r"\d+", "#", name)
+
+
+def _number(layer: str) -> int:
+    return int(re.sub(r"\D", "", layer))
+
+
+def _counted(state: State, shapes: Shapes, network: str, notes: Notes) -> State:
+    """Layers counted one by one, where others without arrays lay between them.
+
+    In `torch.nn.Sequential(Linear, Sine, Linear)` the second linear layer has the number 2.
+    """
+
+    def layers(names: Iterable[str]) -> dict[str, list[str]]:
+        found = collections.defaultdict(list)
+        for name in names:
+            layer, _, last = name.rpartition(".")
+            if last == "weight" and len(re.findall(r"\d+", layer)) == 1:
+                found[_kind(layer)].append(layer)
+        return {kind: sorted(of, key=_number) for kind, of in found.items()}
+
+    theirs, renamed = layers(state), {}
+    for kind, ours in layers(shapes).items():
+        there = theirs.get(kind, [])
+        if len(there) == len(ours) and there != ours:
+            renamed |= dict(zip(there, ours, strict=True))
+            notes.add(network, f"the layers {', '.join(there)} are read as {', '.join(ours)}")
+    parts = {name: name.rpartition(".") for name in state}
+    return {
+        renamed.get(layer, layer) + dot + last: state[name]
+        for name, (layer, dot, last) in parts.items()
+    }
+
+
 def _add_biases(state: State, shapes: Shapes, network: str, notes: Notes) -> None:
     """Zeros for the biases of layers that are saved without one, if all layers alike have none."""
-
-    def kind(name: str) -> str:
-        return re.sub(r"\d+", "#", name)
-
-    have = {kind(name) for name in state}
+    have = {_kind(name) for name in state}
     for name in shapes:
         weight = state.get(f"{name.removesuffix('bias')}weight")
-        lacks = name.endswith(".bias") and kind(name) not in have
+        lacks = name.endswith(".bias") and _kind(name) not in have
         if lacks and weight is not None and weight.ndim > 0:
             state[name] = np.zeros(len(weight), np.float32)
             notes.add(network, f"layers like {name.removesuffix('.bias')} have no bias: it is 0")
