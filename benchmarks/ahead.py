@@ -103,6 +103,7 @@ def compiled(kind: Any, devices: Sequence[Any], experiment: Any, networks: int |
     import jax
 
     from benchmarks import hlo, step
+    from probegen_jax.runs.experiment import matmul_precision
     from probegen_jax.training.mesh import make_mesh
 
     config = experiment.config
@@ -131,7 +132,8 @@ def compiled(kind: Any, devices: Sequence[Any], experiment: Any, networks: int |
     }
     needed = sum(bytes_of.values()) - 2 * bytes_of["alias"]
     operations = step.flops(traced.jaxpr.jaxpr)
-    rate = kind.flops[_PRECISIONS.get(config.matmul_precision, config.matmul_precision)]
+    precision = matmul_precision(config, devices[0].platform)
+    rate = kind.flops[_PRECISIONS.get(precision, precision)]
     loops = [loop for loop in counts.control if loop.kind == "while"]
     facts = {
         "fits": needed <= kind.memory,

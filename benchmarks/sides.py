@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import cases
 from probegen_jax.errors import UserError
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
-from probegen_jax.runs.experiment import make_learner
+from probegen_jax.runs.experiment import make_learner, matmul_precision
 from probegen_jax.training.batch_order import epoch_places, lay_out
 from probegen_jax.training.batches import make_batches
 from probegen_jax.training.mesh import (
@@ -57,9 +57,10 @@ class Ours:
 
     def __init__(self, case: cases.Case, seeds: int = 1, zoo: Zoo | None = None):
         config = case.config.copy_and_resolve_references()
-        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
         self.mesh = make_mesh(config.batch_size, seeds)
         platform = platform_of(self.mesh)
+        precision = matmul_precision(config, platform)
+        jax.config.update("jax_default_matmul_precision", precision)
         zoo = zoo or case.zoo
         zoo = dataclasses.replace(zoo, spec=zoo.spec.on_platform(platform))
         self._programs = Programs(make_learner(config, zoo, None, platform), self.mesh)
@@ -104,7 +105,8 @@ def probing(case: cases.Case, per_call: int, zoo: Zoo | None = None) -> Side:
     config = case.config
     mesh = make_mesh(config.batch_size)
     spec = (zoo or case.zoo).spec.on_platform(platform_of(mesh))
-    jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+    precision = matmul_precision(config, platform_of(mesh))
+    jax.config.update("jax_default_matmul_precision", precision)
     weights = case.zoo.weights
     split = jax.tree.map(lambda _: P(DATA), weights)
     rows = _first_batch(case)

@@ -31,7 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "sine": ("auto", "fast", "exact"),
     "compute_dtype": ("float32", "bfloat16"),
     "data.mode": ("auto", "resident", "stream"),
-    "matmul_precision": ("default", "high", "highest"),
+    "matmul_precision": ("auto", "highest", "high", "default"),
 }
 
 # Published zoos of values, which the published figures learn as they are.
@@ -258,8 +258,9 @@ def defaults(dataset: str) -> ConfigDict:
     # Networks that run side by side, or, of mixed CNNs, probes. None: what long trainings measure
     # to be fastest on the device, and remember; short ones take the default.
     config.block_size = placeholder(int)
-    # `highest` (float32 everywhere), `high`, or `default` (TF32 on a GPU).
-    config.matmul_precision = "highest"
+    # `highest` (float32), `high`, `default`, or `auto`: the cheapest that changes no figure, `high`
+    # on a TPU and `highest` elsewhere; see cluster.md.
+    config.matmul_precision = "auto"
 
     config.eval_every = 500  # steps between evaluations on the validation split
     config.checkpoint_every = 1000  # steps between checkpoints

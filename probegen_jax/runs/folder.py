@@ -129,6 +129,8 @@ def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     Those that are None are left out, for earlier versions did not have them all.
     """
     kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _FREE and v is not None}
+    if kept.get("matmul_precision") == "auto":  # which is "highest" or no worse
+        kept["matmul_precision"] = "highest"
     kept["standardize"] = settings.standardizes(config)  # not so in runs from before it was a key
     return json.loads(json.dumps(kept))
 

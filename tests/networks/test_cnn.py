@@ -68,11 +68,13 @@ SELUS = CnnSpec(
 ONE_LAYER = CnnSpec((ConvLayer(4, 8, 3, 1, 1, "tanh"),), image_shape=(6, 6, 4))
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(
     "spec", [SPEC, small_cnn_zoo(), small_cnn_zoo("tanh", "official"), STRIDES, ONE_LAYER, SELUS]
 )
-def test_respond_and_its_gradient_equal_a_loop_over_networks(spec):
+def test_respond_and_its_gradient_equal_a_loop_over_networks(spec, platform):
     assert isinstance(spec, NetworkSpec)
+    spec = spec.on_platform(platform)
     weights = batch(spec, 4)
     probes = jax.random.normal(jax.random.key(1), (3, *spec.probe_shape))
 
