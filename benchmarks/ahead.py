@@ -15,9 +15,9 @@
 No accelerator is needed, but the compiler for it: requirements-ahead-gpu.txt or
 requirements-ahead-tpu.txt. Counts are of one step: kernels, calls of libraries, loops and
 conditionals within it, exchanges between devices. "Bytes" are those of one device, with the whole
-zoo on the devices. Arithmetic and traffic are those of the dearest branch of each conditional, so of
-mixed zoos they are upper bounds. The least time is that of the slower of the two; on TPUs,
-the compiler's own estimate of cycles is shown beside it.
+zoo on the devices. Arithmetic and traffic are those of the dearest branch of each conditional, so
+of mixed zoos they are upper bounds. The least time is that of the slower of the two; on TPUs, the
+compiler's own estimate of cycles is shown beside it.
 
 Exit codes: 0 done; 2 a mistake in the command, or a zoo that does not fit, told in one line;
 130 interrupted.
