@@ -38,8 +38,10 @@ class Operation:
 
     Attributes:
       size: bytes of its value.
-      calls: other computations, by the role they have: body, condition, calls, to_apply, …
-      trips: how often a loop runs; None where that is not known before it runs.
+      calls: other computations, by the role they have: body, condition, calls, to_apply, …; also
+        an index or a direction of comparison.
+      trips: how often a loop runs, as the compiler notes it; None where it notes nothing.
+      value: of an integer constant.
       target: the library's function that it calls.
       cycles: that XLA thinks it takes, on a TPU.
     """
@@ -51,6 +53,7 @@ class Operation:
     calls: Mapping[str, str]
     branches: tuple[str, ...]
     trips: int | None
+    value: int | None
     target: str | None
     cycles: int
 
@@ -119,10 +122,9 @@ class Program:
         for op in self.computations[name]:
             inside = (*path, op.name)
             if op.opcode == "while":
-                found.control.append(Loop(path, "while", op.trips))
-                found.add(
-                    self.counts(op.calls["body"], inside), 1 if op.trips is None else op.trips
-                )
+                trips = self._trips(op)
+                found.control.append(Loop(path, "while", trips))
+                found.add(self.counts(op.calls["body"], inside), 1 if trips is None else trips)
             elif op.opcode == "conditional":
                 found.control.append(Loop(path, "conditional", None))
                 found.conditionals += 1
@@ -133,6 +135,28 @@ class Program:
             elif op.opcode not in _FREE and op.target != "AllocateBuffer":
                 self._add_launch(found, op, sizes)
         return found
+
+    def _trips(self, loop: Operation) -> int | None:
+        """How often a loop runs; None where that is not known before it runs.
+
+        A TPU's compiler notes nothing. There it is what a counter is compared with, if the body
+        adds 1 to it: jax counts from 0.
+        """
+        if loop.trips is not None:
+            return loop.trips
+        condition, body = (
+            {op.name: op for op in self.computations[loop.calls[name]]}
+            for name in ("condition", "body")
+        )
+        test, result = (list(ops.values())[-1] for ops in (condition, body))
+        if test.opcode != "compare" or test.calls.get("direction") != "LT":
+            return None
+        counter, end = (condition[name] for name in test.operands)
+        if counter.opcode != "get-tuple-element" or end.value is None or result.opcode != "tuple":
+            return None
+        added = body[result.operands[int(counter.calls["index"])]]
+        steps = [body[name].value for name in added.operands if name in body]
+        return end.value if added.opcode == "add" and 1 in steps else None
 
     def _add_launch(self, found: Counts, op: Operation, sizes: Mapping[str, int]) -> None:
         found.cycles += op.cycles
@@ -215,6 +239,7 @@ def _operation(line: str) -> Operation:
         calls=named,
         branches=tuple(chosen),
         trips=int(trips[1]) if trips else None,
+        value=int(arguments) if opcode[1] == "constant" and arguments.isdecimal() else None,
         target=target[1] if target else None,
         cycles=int(cycles[1]) if cycles else 0,
     )

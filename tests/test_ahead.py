@@ -87,6 +87,33 @@ def test_a_program_is_counted_as_it_runs():
     assert counts.traffic == of_fusion + 7 * of_gemm + 2 * array + 2 * array
 
 
+@pytest.mark.parametrize(("step", "length"), [("%one", 9), ("%two", None), ("%i", None)])
+def test_a_loop_without_a_note_is_as_long_as_what_its_counter_reaches(step, length):
+    program = (
+        PROGRAM.replace("condition=%test, body=%inner\n", "condition=%below, body=%counting\n")
+        + f"""
+%below (t: (s32[], f32[8,4])) -> pred[] {{
+  %end = s32[] constant(9)
+  %t = (s32[], f32[8,4]{{1,0}}) parameter(0)
+  %n = s32[] get-tuple-element(%t), index=0
+  ROOT %less = pred[] compare(%n, %end), direction=LT
+}}
+
+%counting (q: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {{
+  %q = (s32[], f32[8,4]{{1,0}}) parameter(0)
+  %one = s32[] constant(1)
+  %two = s32[] constant(2)
+  %i = s32[] get-tuple-element(%q), index=0
+  %x = f32[8,4]{{1,0}} get-tuple-element(%q), index=1
+  %added = s32[] add(%i, {step})
+  ROOT %out = (s32[], f32[8,4]{{1,0}}) tuple(%added, %x)
+}}
+"""
+    )
+    loops = [loop.trips for loop in hlo.parse(program).step().control if loop.kind == "while"]
+    assert loops == [6, length]
+
+
 def test_nested_loops_say_where_they_lie():
     nested = (
         PROGRAM.replace("body=%inner, backend", "body=%deep, backend")

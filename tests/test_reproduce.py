@@ -44,8 +44,12 @@ def finished(out, name, test, num_seeds=2, **changes):
             {"seed": i, "last": a, "best": b}
             for i, (a, b) in enumerate(zip(last, best, strict=True))
         ],
+        "mean": float(np.mean([entry["test"] for entry in last])),
+        "std": float(np.std([entry["test"] for entry in last], ddof=1)),
         "train_networks": 1437,
+        "steps": 9,
         "seconds": 12.0,
+        "steps_per_second": 0.75,
         "environment": {"device": "1 × cpu (cpu)"},
     }
     (folder / "result.json").write_text(json.dumps(result))

@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -207,29 +208,31 @@ def _quiet() -> Iterator[None]:
     """Keeps off the screen what Orbax's threads and coroutines say of a file that is damaged."""
     loggers = {name: logging.getLogger(name) for name in ("absl", "asyncio")}
     levels = {name: logger.level for name, logger in loggers.items()}
-    hooks = {name: getattr(sys, name) for name in ("excepthook", "unraisablehook")}
+    places = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
+    hooks = {place: getattr(*place) for place in places}
     try:
         for logger in loggers.values():
             logger.setLevel(logging.CRITICAL)
-        for name in hooks:
-            setattr(sys, name, lambda *_: None)
+        for place in hooks:
+            setattr(*place, lambda *_: None)
         yield
     except Exception:
         gc.collect()  # what is left of a failed read speaks when it goes
-        hooks["excepthook"] = _but_for_late_words(hooks["excepthook"])
+        hooks = {place: _but_for_late_words(hook) for place, hook in hooks.items()}
         raise
     finally:
         for name, logger in loggers.items():
             logger.setLevel(levels[name])
-        for name, hook in hooks.items():
-            setattr(sys, name, hook)
+        for place, hook in hooks.items():
+            setattr(*place, hook)
 
 
 def _but_for_late_words(hook: Any) -> Any:
-    """An exception hook that leaves out what threads of a failed read say after its end."""
+    """A hook for exceptions that leaves out what threads of a failed read say after its end."""
 
-    def told(kind: Any, error: Any, trace: Any) -> None:
+    def told(*said: Any) -> None:  # the kind, the exception and its trace; or one object of these
+        error = said[1] if len(said) == 3 else said[0].exc_value
         if str(error) != "Event loop is closed":
-            hook(kind, error, trace)
+            hook(*said)
 
     return told

@@ -91,13 +91,8 @@ def test_a_corrupt_cache_is_built_again(zoo, folder):
     np.testing.assert_array_equal(again.targets_N, zoo.targets_N)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "probegen",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vanilla", "dead_leaves")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["probegen", "vanilla", "dead_leaves"])
 def test_the_whole_job(method, folder, tmp_path, monkeypatch):
     load = digits_cnn.load
     monkeypatch.setattr(digits_cnn, "load", lambda data_dir: load(data_dir, 10, TINY))

@@ -123,7 +123,7 @@ def fuzz(made, work, examples, capsys):
 
 
 def test_damage_of_any_kind(made, tmp_path, capsys):
-    fuzz(made, tmp_path, 16, capsys)
+    fuzz(made, tmp_path, 10, capsys)
 
 
 @pytest.mark.slow

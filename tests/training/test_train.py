@@ -242,7 +242,7 @@ LONG = "--config.num_epochs=60"
 @pytest.mark.parametrize(
     ("signals", "more"),
     [
-        pytest.param([KILL], [], id="one"),
+        pytest.param([KILL], [], id="one", marks=pytest.mark.slow),
         pytest.param([KILL, TERM, TERM], [], id="three", marks=pytest.mark.slow),
         pytest.param([TERM] * 10, [LONG], id="ten-SIGTERM", marks=pytest.mark.slow),
         pytest.param([KILL] * 10, [LONG], id="ten-SIGKILL", marks=pytest.mark.slow),
