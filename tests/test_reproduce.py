@@ -45,7 +45,7 @@ def finished(out, name, test, num_seeds=2, **changes):
             for i, (a, b) in enumerate(zip(last, best, strict=True))
         ],
         "mean": float(np.mean([entry["test"] for entry in last])),
-        "std": float(np.std([entry["test"] for entry in last], ddof=1)),
+        "std": float(np.std([e["test"] for e in last], ddof=1)) if num_seeds > 1 else 0.0,
         "train_networks": 1437,
         "steps": 9,
         "seconds": 12.0,

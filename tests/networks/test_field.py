@@ -60,19 +60,17 @@ def test_a_field_is_its_formula_and_its_gradients_are_those_of_a_loop(spec):
         lambda leaf: leaf.shape, spec.abstract()
     )
     probes = jax.random.uniform(jax.random.key(1), (6, spec.in_dim), minval=-1)
-    responses = spec.respond(weights, probes)
-    in_blocks = dataclasses.replace(spec, block_size=3).respond(weights, probes)
+    responses = jax.jit(spec.respond)(weights, probes)
+    in_blocks = jax.jit(dataclasses.replace(spec, block_size=3).respond)(weights, probes)
     np.testing.assert_allclose(in_blocks, responses, atol=1e-5)
     for n in range(4):
         network = spec.take(weights, n)
         np.testing.assert_allclose(responses[n], plain(spec, network, probes), atol=2e-5)
-    ours = jax.grad(lambda p: jnp.sum(spec.respond(weights, p) ** 2))(probes)
-    loop = sum(
-        jax.grad(lambda p, n=n: jnp.sum(spec.apply(spec.take(weights, n), p) ** 2))(probes)
-        for n in range(4)
-    )
+    ours = jax.jit(jax.grad(lambda p: jnp.sum(spec.respond(weights, p) ** 2)))(probes)
+    of_one = jax.jit(jax.grad(lambda p, network: jnp.sum(spec.apply(network, p) ** 2)))
+    loop = sum(of_one(probes, spec.take(weights, n)) for n in range(4))
     np.testing.assert_allclose(ours, loop, rtol=1e-4, atol=1e-4)
-    taps = spec.respond_with_taps(weights, probes)
+    taps = jax.jit(spec.respond_with_taps)(weights, probes)
     assert tuple(tap.shape[-1] for tap in taps) == (*spec.tap_sizes, spec.out_dim)
     assert registry.from_json(registry.to_json(spec)) == spec
 
