@@ -75,6 +75,16 @@ def test_a_field_is_its_formula_and_its_gradients_are_those_of_a_loop(spec):
     assert registry.from_json(registry.to_json(spec)) == spec
 
 
+@pytest.mark.parametrize("target", ["cuda", "tpu"])
+def test_for_accelerators_it_has_no_control_flow(target):
+    for spec in SPECS:
+        weights = jax.vmap(spec.init)(jax.random.split(jax.random.key(0), 2))
+        gradient = jax.jit(jax.grad(lambda p, w, s=spec: jnp.sum(s.respond(w, p))))
+        traced = gradient.trace(jnp.zeros((3, spec.in_dim)), weights)
+        text = traced.lower(lowering_platforms=(target,)).as_text()
+        assert "stablehlo.while" not in text and "stablehlo.case" not in text
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
