@@ -54,7 +54,7 @@ def zoo() -> Zoo:
     return Zoo("lines", Line(), weights, targets_N, splits, "classification", 2)
 
 
-@pytest.mark.parametrize("mode", ["resident", "stream"])
+@pytest.mark.parametrize("mode", ["resident", pytest.param("stream", marks=pytest.mark.slow)])
 def test_a_family_of_ten_lines_does_everything(mode, zoo, tmp_path, monkeypatch, capsys):
     if mode == "stream":
         read = zoo.read

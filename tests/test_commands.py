@@ -83,6 +83,7 @@ def test_piped_it_prints_a_few_plain_lines(command, tmp_path):
     assert last.startswith(f"{folder}: test accuracy 0.")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_shows_a_live_bar(command, tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))

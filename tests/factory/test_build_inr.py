@@ -104,6 +104,7 @@ def test_fields_of_every_kind_draw_their_images(field, source, tmp_path, capsys)
     assert psnr.mean() > 25 and (psnr > columns["psnr"] - 0.01).all()
 
 
+@pytest.mark.slow
 def test_a_zoo_of_fields_is_trained_on_and_its_model_travels(source, tmp_path):
     build(source, tmp_path / "zoo", "--field=rff", "--steps=30")
     zoo = built_zoos.load(tmp_path / "zoo", "inr")

@@ -33,7 +33,10 @@ CASES = (
     "cifar10_wild_park_vanilla",
 )
 # Run in the forms that are for accelerators, but here.
-ON_ACCELERATORS = tuple(f"cifar10_wild_park_vanilla on a {platform}" for platform in ("gpu", "tpu"))
+ON_ACCELERATORS = (
+    "cifar10_wild_park_vanilla on a gpu",
+    pytest.param("cifar10_wild_park_vanilla on a tpu", marks=pytest.mark.slow),
+)
 LATENT_DIM, WIDTH = 32, 16
 
 

@@ -119,11 +119,11 @@ def fuzz(made, work, examples, capsys):
     each()
     with capsys.disabled():
         print(f"\ntried {tried.counts.total()}: {dict(tried.counts)}")
-    assert tried.counts["detected"] > 0.1 * tried.counts.total()
+    assert tried.counts["detected"] >= max(1, tried.counts.total() // 10)
 
 
 def test_damage_of_any_kind(made, tmp_path, capsys):
-    fuzz(made, tmp_path, 10, capsys)
+    fuzz(made, tmp_path, 16, capsys)
 
 
 @pytest.mark.slow

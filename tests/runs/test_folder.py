@@ -234,6 +234,7 @@ def test_of_two_trainings_at_once_one_works_and_one_is_refused(tmp_path, whole, 
     assert not [path for path in tmp_path.rglob("*") if "lock" in path.name]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_goes_with_the_next(tmp_path, whole):
     """Half a file, half a checkpoint, half of one that was being deleted, and the lock."""
     run = tmp_path / "run"

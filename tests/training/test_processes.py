@@ -179,6 +179,7 @@ def test_sigterm_to_one_process_stops_both_with_all_saved(tmp_path, digits_dir):
     assert last <= saved < 5000
 
 
+@pytest.mark.slow
 def test_processes_with_different_commands_refuse_each_other(tmp_path):
     def each(process):
         return [f"--config.learning_rate={0.1 * (process + 1)}"]

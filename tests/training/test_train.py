@@ -174,6 +174,7 @@ def test_a_truncated_checkpoint_is_named_and_kept(tmp_path, digits_dir, finished
     assert all(path.exists() for path in files)
 
 
+@pytest.mark.slow
 def test_checkpoints_elsewhere_are_enough_where_the_run_folder_is_lost(
     tmp_path, digits_dir, finished
 ):

@@ -122,6 +122,7 @@ def test_a_corrupt_cache_file_is_built_again_with_a_warning(tmp_path, damage):
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_fits_the_digits_and_the_other_waits(tmp_path):
     code = """
         from probegen_jax.factory.builtin import digits
