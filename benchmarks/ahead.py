@@ -13,11 +13,12 @@
   --json=FILE         also writes what was found
 
 No accelerator is needed, but the compiler for it: requirements-ahead-gpu.txt or
-requirements-ahead-tpu.txt. Counts are of one step: kernels, calls of libraries, loops and
-conditionals within it, exchanges between devices. "Bytes" are those of one device, with the whole
-zoo on the devices. Arithmetic and traffic are those of the dearest branch of each conditional, so
-of mixed zoos they are upper bounds. The least time is that of the slower of the two; on TPUs, the
-compiler's own estimate of cycles is shown beside it.
+requirements-ahead-tpu.txt. Counts are of one step, of 32 networks or, if there are more devices, of
+as many as these: kernels, calls of libraries, loops and conditionals within it, exchanges between
+devices. "Bytes" are those of one device, with the whole zoo on the devices. Arithmetic and traffic
+are those of the dearest branch of each conditional, so of mixed zoos they are upper bounds. The
+least time is that of the slower of the two; on TPUs, the compiler's own estimate of cycles is shown
+beside it.
 
 Exit codes: 0 done; 2 a mistake in the command, or a zoo that does not fit, told in one line;
 130 interrupted.
@@ -93,9 +94,10 @@ def _experiment(name: str, options: Any, devices: Sequence[Any]) -> tuple[Any, i
         return experiment.set_up(options.config, platform=platform), None
     from benchmarks import cases
 
-    case = cases.make(name, _BUILT, 128)
+    case = cases.make(name, max(_BUILT, 2 * len(devices)), 128)
     config = case.config.copy_and_resolve_references()
     config.num_seeds = 1
+    config.batch_size = -(-config.batch_size // len(devices)) * len(devices)
     return experiment.set_up(config, case.zoo, platform), options.networks or PUBLISHED[name]
 
 
