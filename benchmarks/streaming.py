@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.prepare import status
+from probegen_jax import settings
 from probegen_jax.method import learning
 from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
@@ -33,14 +34,7 @@ from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 SPEC, BATCH, CLASSES = SirenSpec(), 32, 10
-SETTINGS = {
-    "method": "probegen",
-    "num_probes": 128,
-    "latent_dim": 32,
-    "generator_depth": 2,
-    "head_width": 256,
-    "head_depth": 6,
-}
+SETTINGS = settings.defaults("sparse").to_dict()
 
 
 def sparse_zoo(path: pathlib.Path, gigabytes: float) -> Zoo:

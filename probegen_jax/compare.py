@@ -64,6 +64,7 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
     """
     _check(options)
     # Imports are here so that a mistake on the command line is reported at once.
+    from probegen_jax.method.readouts.registry import DEFAULT, name_in
     from probegen_jax.official import files, parameters
     from probegen_jax.runs.experiment import load_run, set_up
 
@@ -73,7 +74,7 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
             f"method is {config.method!r}, which the official code does not have; it has "
             f"{', '.join(parameters.METHODS)}"
         )
-    if theirs and config.get("readout", "outputs") != "outputs":
+    if theirs and name_in(config) != DEFAULT:
         raise UserError(f"readout is {config.readout!r}, which the official code does not have")
     if theirs and config.get("w0_first") is not None:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 import lzma
 import os
@@ -115,6 +116,12 @@ def read_json(path: pathlib.Path) -> Any:
 
 def _inside(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cell(text: str) -> str:

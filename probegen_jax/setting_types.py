@@ -12,10 +12,11 @@ from probegen_jax.typed_json import Figure, Whole, typed
 _OTHER_TYPES: dict[str, Any] = {
     **dict.fromkeys(("fidelity", "split", "task", "grid", "layer_key"), str),
     **dict.fromkeys(("manual_dir", "splits_file", "networks_dir", "targets_csv"), str | None),
-    **dict.fromkeys(("download_url", "download_sha256", "last_layer_key"), str | None),
+    **dict.fromkeys(("download_url", "download_sha256", "last_layer_key", "state_key"), str | None),
     **dict.fromkeys(("num_classes", "in_dim", "channels"), int),
     **dict.fromkeys(("val_share", "test_share", "w0", "output_shift"), float),
     **dict.fromkeys(("skip_bad", "in_memory"), bool),
+    "w0_first": float | None,
     "hidden": tuple[int, ...],
 }
 

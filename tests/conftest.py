@@ -5,9 +5,11 @@ import os
 # One device: training uses all there are. `on_devices.py` has several.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import contextlib
 import fcntl
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import jax
 import jaxtyping
@@ -69,14 +71,20 @@ def _optimized(request):
     _optimize(request.node.get_closest_marker("optimized") is not None)
 
 
+@contextlib.contextmanager
+def _made_once(name: str) -> Iterator[pathlib.Path]:
+    """A folder that all workers share; one of them makes it, the others wait."""
+    with (SHARE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield SHARE / name
+
+
 @pytest.fixture(scope="session")
 def digits_dir() -> pathlib.Path:
     """A cache folder that holds the built-in zoo, fitted once for all tests of all workers."""
     from probegen_jax.factory.builtin import digits
 
-    folder = SHARE / "digits"
-    with (SHARE / "digits.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _made_once("digits") as folder:
         if not folder.exists():
             little = jax.config.read("jax_disable_most_optimizations")
             _optimize(True)
@@ -90,9 +98,7 @@ def built_zoos_dir() -> pathlib.Path:
     """A folder with small zoos, `inr` and `cnn`, built once; to be copied, not changed."""
     from probegen_jax import build_zoo
 
-    folder = SHARE / "zoos"
-    with (SHARE / "zoos.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _made_once("zoos") as folder:
         if not folder.exists():
             common = ["--images=digits", "--num=12", "--seed=0"]
             inr = ["inr", *common, "--steps=2", "--hidden=4"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_run import stopped_at
 
 import probegen_jax
 from probegen_jax import evaluate
@@ -14,7 +15,6 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.report.write import write_report
 from probegen_jax.runs.experiment import load_run
-from probegen_jax.training.records import MetricsLog
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 SETTINGS = {
@@ -55,7 +55,7 @@ def zoo() -> Zoo:
 
 
 @pytest.mark.parametrize("mode", ["resident", pytest.param("stream", marks=pytest.mark.slow)])
-def test_a_family_of_ten_lines_does_everything(mode, zoo, tmp_path, monkeypatch, capsys):
+def test_a_family_of_ten_lines_does_everything(mode, zoo, tmp_path, capsys):
     if mode == "stream":
         read = zoo.read
         zoo = dataclasses.replace(zoo, weights=Stored(read))
@@ -69,17 +69,8 @@ def test_a_family_of_ten_lines_does_everything(mode, zoo, tmp_path, monkeypatch,
     assert "warning" not in capsys.readouterr().err
 
     # Stopped in the middle, the same call goes on and ends with the same bits.
-    write = MetricsLog.write
-
-    def stop(log, record):
-        write(log, record)
-        if record["step"] >= 40:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(MetricsLog, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(40):
         probegen_jax.train(zoo, num_probes=4, workdir=tmp_path / "parts", **settings)
-    monkeypatch.undo()
     parts = probegen_jax.train(zoo, num_probes=4, workdir=tmp_path / "parts", **settings)
     assert "resuming" in capsys.readouterr().out
     assert parts.result["seeds"] == result["seeds"]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from probegen_jax.method.generators import registry
 from probegen_jax.method.generators.base import Generator
 from probegen_jax.method.readouts.base import Readout, Sizes
-from probegen_jax.method.readouts.registry import readout
+from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.networks.contract import NetworkSpec
 
 
@@ -75,6 +75,6 @@ def make_model(
     """
     shape = spec.probe_shape
     generator = make_generator(settings, shape, images=images, rngs=rngs, platform=platform)
-    kind = readout(settings.get("readout", "outputs"))
+    kind = readout(name_in(settings))
     head = kind.make(spec, head_sizes(settings, num_outputs), rngs=rngs)
     return ProbeGen(spec, generator, head)

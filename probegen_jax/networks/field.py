@@ -18,10 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import (
-    affine,
-    check_at_least_one,
-)
+from probegen_jax.networks.contract import affine
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.sine import sine
 
@@ -64,12 +61,7 @@ class FieldSpec(PointSpec):
                 f"encoding is {self.encoding!r} with {self.frequencies} frequencies; give at least "
                 "1 to an encoding, and 0 to none"
             )
-        if not self.hidden or min(self.sizes) < 1 or self.num_weights >= 2**31:
-            raise UserError(
-                f"the networks' widths are {self.sizes}; each must be at least 1, and there must "
-                "be fewer than 2³¹ weights"
-            )
-        check_at_least_one(block_size=self.block_size)
+        self._check_sizes()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -80,10 +72,6 @@ class FieldSpec(PointSpec):
             "fourier": 2 * self.frequencies,
         }[self.encoding]
         return (first, *self.hidden, self.out_dim)
-
-    @property
-    def tap_sizes(self) -> tuple[int, ...]:
-        return self.hidden
 
     @property
     def num_weights(self) -> int:

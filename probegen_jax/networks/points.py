@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import NetworkSpec, check_at_least_one
 
 
 class PointSpec(NetworkSpec):
     """Networks whose probes are points, (D,); on an image, coordinates are in [-1, 1].
 
     Attributes:
+      hidden: widths of the hidden layers.
+      sizes: widths from the input to the output.
       in_dim: coordinates of a probe, D.
       out_dim: values of a response, R.
       output_shift: added to the last layer's output.
@@ -24,11 +27,25 @@ class PointSpec(NetworkSpec):
       block_size: networks of a batch that run side by side; all, if None.
     """
 
+    hidden: tuple[int, ...]
+    sizes: tuple[int, ...]
     in_dim: int
     out_dim: int
     output_shift: float
     grid: Literal["xy", "ij"]
     block_size: int | None
+
+    def _check_sizes(self) -> None:
+        if min(self.sizes) < 1 or not self.hidden or (self.num_weights or 0) >= 2**31:
+            raise UserError(
+                f"the networks' widths are {self.sizes}; each must be at least 1, and there must "
+                "be fewer than 2³¹ weights"
+            )
+        check_at_least_one(block_size=self.block_size)
+
+    @property
+    def tap_sizes(self) -> tuple[int, ...]:
+        return self.hidden
 
     @property
     def probe_shape(self) -> tuple[int, ...]:

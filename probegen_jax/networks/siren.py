@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.errors import BadNetworkError
 from probegen_jax.networks.contract import (
     Options,
     ReadOptions,
     affine,
-    check_at_least_one,
     check_finite,
 )
 from probegen_jax.networks.points import PointSpec
@@ -56,21 +55,12 @@ class SirenSpec(PointSpec):
     w0_first: float | None = None
 
     def __post_init__(self):
-        if min(self.sizes) < 1 or not self.hidden or self.num_weights >= 2**31:
-            raise UserError(
-                f"the networks' widths are {self.sizes}; each must be at least 1, and there must "
-                "be fewer than 2³¹ weights"
-            )
-        check_at_least_one(block_size=self.block_size)
+        self._check_sizes()
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Widths from input to output."""
         return (self.in_dim, *self.hidden, self.out_dim)
-
-    @property
-    def tap_sizes(self) -> tuple[int, ...]:
-        return self.hidden
 
     @property
     def w0s(self) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Num
 from scipy.special import softmax
 
 from probegen_jax import settings
+from probegen_jax.method.readouts.registry import name_in
 from probegen_jax.method.tasks import TASKS, Task, of_metric
 from probegen_jax.runs.experiment import Run
 from probegen_jax.zoo.zoo import SPLITS, Zoo
@@ -199,7 +200,7 @@ def _facts(run: Run) -> dict[str, str]:
         "probes": f"{config.num_probes} ({config.method}), {kind}",
         "responses": f"{spec.response_dim} for each probe",
         "head": f"{config.head_depth} linear layers, {config.head_width} wide, reads "
-        + config.get("readout", "outputs"),
+        + name_in(config),
     }
     if zoo.runs_N is not None:
         facts["training runs"] = f"{len(np.unique(zoo.runs_N)):,}"

@@ -19,7 +19,7 @@ from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
 from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
-from probegen_jax.method.readouts.registry import readout
+from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS, Scale, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs import records
@@ -252,7 +252,7 @@ class Run:
         params, scale = self._trained(which), self.experiment.scale
         if scale is None:
             return params
-        head = readout(self.experiment.config.get("readout", "outputs"))
+        head = readout(name_in(self.experiment.config))
         return params | {"head": head.predicting_values(params["head"], scale)}
 
     def outputs(

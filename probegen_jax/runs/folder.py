@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from probegen_jax import locks, settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import clear
+from probegen_jax.method.readouts.registry import DEFAULT
 from probegen_jax.runs import records
 from probegen_jax.runs.records import METRICS, ZOO
 
@@ -34,7 +35,7 @@ _FREE = (
 
 
 # What the lack of a key means, in runs that were made before there was one.
-_WHEN_ABSENT = {"readout": "outputs"}
+_WHEN_ABSENT = {"readout": DEFAULT}
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from probegen_jax.method import learning
 from probegen_jax.method.generators.base import Given
 from probegen_jax.method.model import ProbeGen, head_sizes
 from probegen_jax.method.readouts.base import Sizes
-from probegen_jax.method.readouts.registry import readout
+from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.runs.experiment import Run
@@ -251,7 +251,7 @@ def predictor_of(run: Run, which: str = "last") -> Predictor:
         seeds=experiment.seeds,
         probes_SxP=np.asarray(experiment.learner.probes(state)),
         head_params=state.params["head"],
-        readout=config.get("readout", "outputs"),
+        readout=name_in(config),
         head_sizes=head_sizes(config.to_dict(), zoo.num_outputs),
         batch_size=config.batch_size,
         result=run.result,

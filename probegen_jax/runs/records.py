@@ -71,18 +71,20 @@ def totals(dataset: str, config: Any, metric: str, last: Sequence[Figures]) -> d
 
 def sign(result: Mapping[str, Any]) -> dict[str, Any]:
     """A result with a digest, by which damage shows; of the same figures it is the same."""
-    figures = {name: value for name, value in result.items() if name not in _TIMES}
-    digest = typed_json.signed(figures)[typed_json.DIGEST]
+    digest = typed_json.signed(_without_times(result))[typed_json.DIGEST]
     return {**result, typed_json.DIGEST: digest}
+
+
+def _without_times(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in _TIMES}
 
 
 def _is_whole(result: Mapping[str, Any]) -> bool:
     """Whether a result is as it was written."""
-    figures = {name: value for name, value in result.items() if name not in _TIMES}
     fitting = not result["seconds"] or math.isclose(
         result["steps_per_second"] * result["seconds"], result["steps"], rel_tol=1e-9
     )
-    return fitting and typed_json.is_as_signed(figures)
+    return fitting and typed_json.is_as_signed(_without_times(result))
 
 
 def read_result(folder: pathlib.Path, changed: bool = False) -> dict[str, Any] | None:

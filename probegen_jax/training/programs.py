@@ -21,6 +21,7 @@ from probegen_jax.training.mesh import (
     EVERYWHERE,
     SEEDS,
     on_mesh,
+    platform_of,
 )
 
 
@@ -37,9 +38,8 @@ class Programs:
 
     def __init__(self, learner: learning.Learner, mesh: Mesh):
         self.mesh = mesh
-        platform = mesh.devices.flat[0].platform
         axis = DATA if mesh.shape[DATA] > 1 else None
-        learner = dataclasses.replace(learner, data_axis=axis, platform=platform)
+        learner = dataclasses.replace(learner, data_axis=axis, platform=platform_of(mesh))
         self.learner = learner
         networks = P(SEEDS, DATA) if learner.from_responses else BY_NETWORK
 

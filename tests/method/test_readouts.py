@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import probegen_jax
+from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.method.model import make_model
 from probegen_jax.method.readouts import scalar
@@ -19,15 +20,7 @@ from probegen_jax.runs.experiment import load_run
 from probegen_jax.runs.exported import export
 from probegen_jax.zoo import own
 
-SETTINGS = {
-    "method": "probegen",
-    "num_probes": 128,
-    "latent_dim": 32,
-    "generator_depth": 2,
-    "head_width": 256,
-    "head_depth": 6,
-    "readout": "hidden",
-}
+SETTINGS = settings.defaults("mnist_inr").to_dict() | {"readout": "hidden"}
 
 
 def count(module: nnx.Module) -> int:

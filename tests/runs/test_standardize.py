@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_run import stopped_at
 
 import probegen_jax
 from probegen_jax import evaluate, settings
@@ -19,7 +20,6 @@ from probegen_jax.report import findings
 from probegen_jax.runs import exported
 from probegen_jax.runs.experiment import load_run
 from probegen_jax.runs.folder import computed
-from probegen_jax.training.records import MetricsLog
 from probegen_jax.zoo.files import torch_files
 from probegen_jax.zoo.zoo import Zoo
 
@@ -135,19 +135,10 @@ def test_the_official_code_would_predict_values_too(large, tmp_path):
     assert np.abs(np.mean(predicted, axis=0) - zoo.targets_N[zoo.splits["test"]]).mean() < 5
 
 
-def test_a_run_goes_on_bit_for_bit(large, tmp_path, monkeypatch):
+def test_a_run_goes_on_bit_for_bit(large, tmp_path):
     run, zoo = large
-    write = MetricsLog.write
-
-    def stop(log, record):
-        write(log, record)
-        if record["step"] >= 70:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(MetricsLog, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(70):
         trained(zoo, tmp_path / "parts")
-    monkeypatch.undo()
     parts = trained(zoo, tmp_path / "parts")
     assert parts.result["seeds"] == run.result["seeds"]
     jax.tree.map(np.testing.assert_array_equal, parts.head_params, run.params()["head"])

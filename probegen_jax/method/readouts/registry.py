@@ -12,6 +12,13 @@ READOUTS = {
     "hidden": f"{__package__}.hidden:Hidden",
 }
 
+DEFAULT = "outputs"
+
+
+def name_in(config: Any) -> str:
+    """The readout of a config, or of a dict of it; without the key, `DEFAULT`."""
+    return config.get("readout", DEFAULT)
+
 
 def readout(name: str) -> Any:
     """The class of a readout; see `base.Readout`."""

@@ -16,9 +16,8 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
-from probegen_jax.networks.cnn import forward, one_by_one
+from probegen_jax.networks.cnn import forward, one_by_one, state_dict
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
-from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.networks.contract import (
     NetworkSpec,
     ReadOptions,
@@ -182,13 +181,8 @@ class CnnSpec(NetworkSpec):
     def file_shapes(
         self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
     ) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {}
-        for index, layer in enumerate(self.layers):
-            channels = (layer.out_channels, layer.in_channels)
-            shapes[f"layers.{index}.weight"] = (*channels, layer.kernel, layer.kernel)
-            shapes[f"layers.{index}.bias"] = channels[:1]
-        shapes["fc.weight"] = (self.num_classes, self.layers[-1].out_channels)
-        return shapes | {"fc.bias": (self.num_classes,)}
+        layers = [(each.in_channels, each.out_channels, each.kernel) for each in self.layers]
+        return state_dict.shapes(layers, self.num_classes)
 
     def read(
         self,
@@ -206,7 +200,7 @@ class CnnSpec(NetworkSpec):
         if chosen not in self.activations:
             raise BadNetworkError(name, f"its activation is {chosen!r}")
         try:
-            weights = from_torch(state)
+            weights = state_dict.from_torch(state)
             if others := state.keys() - self.file_shapes(config, name, options).keys():
                 raise UserError(f"has {min(others)}, which such a network has not")
             weights["activation"] = np.int32(self.activations.index(chosen))

@@ -103,12 +103,8 @@ def from_torch(
 
 def file_shapes(config: Mapping[str, Any], network: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays, in torch's layout, that a checkpoint's config describes."""
-    layers = _table(config, network).tolist()
-    shapes: dict[str, tuple[int, ...]] = {}
-    for index, (m, n, k, *_) in enumerate(layers):
-        shapes |= {f"layers.{index}.weight": (n, m, k, k), f"layers.{index}.bias": (n,)}
-    num_classes = config.get("n_classes", 10)
-    return shapes | {"fc.weight": (num_classes, layers[-1][1]), "fc.bias": (num_classes,)}
+    layers = _table(config, network)[:, :3].tolist()
+    return state_dict.shapes(layers, config.get("n_classes", 10))
 
 
 def _table(config: Mapping[str, Any], network: str) -> Int[np.ndarray, "L 7"]:

@@ -1,6 +1,6 @@
 """Weights of a CNN from PyTorch's names and layout."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,19 @@ def from_torch(state: Mapping[str, Any]) -> dict[str, Any]:
         "layers": tuple(layers),
         "head": {"kernel": array("fc.weight").T, "bias": array("fc.bias")},
     }
+
+
+def shapes(layers: Iterable[Sequence[int]], num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays, in torch's layout.
+
+    Args:
+      layers: of each, channels in and out and the size of the kernel.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    out = 0
+    for index, (m, out, k) in enumerate(layers):
+        found |= {f"layers.{index}.weight": (out, m, k, k), f"layers.{index}.bias": (out,)}
+    return found | {"fc.weight": (num_classes, out), "fc.bias": (num_classes,)}
 
 
 def to_torch(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -138,13 +138,18 @@ def _stat(entry: os.DirEntry) -> os.stat_result | None:
 Source = Folder | Zip
 
 
-def refuse_bomb(content: bytes, network: str) -> None:
-    """Refuses a torch file that unpacks to far more than it is; torch itself packs nothing."""
+def members_of(content: bytes) -> list[zipfile.ZipInfo]:
+    """What a torch file holds; nothing where it is no zip, or one that torch will refuse."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
+            return archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        return  # no zip, or one that torch will refuse
+        return []
+
+
+def refuse_bomb(content: bytes, network: str) -> None:
+    """Refuses a torch file that unpacks to far more than it is; torch itself packs nothing."""
+    unpacked = sum(member.file_size for member in members_of(content))
     if unpacked > _FREE + 2 * len(content):
         raise BadNetworkError(network, _unpacks_to(unpacked))
 

@@ -1,7 +1,6 @@
 """Fetching an archive: all of it under its name, or nothing."""
 
 import dataclasses
-import hashlib
 import pathlib
 import shutil
 import zipfile
@@ -11,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from probegen_jax import locks
 from probegen_jax.errors import UserError
+from probegen_jax.files import sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def noted_checksum(archive: pathlib.Path) -> str:
     """The SHA-256 of an archive that was fetched, as it was noted then."""
     noted = _beside(archive)
     words = noted.read_text(encoding="utf-8", errors="replace").split() if noted.is_file() else []
-    return words[0] if words else _sha256(archive)
+    return words[0] if words else sha256_of(archive)
 
 
 def _beside(archive: pathlib.Path) -> pathlib.Path:
@@ -83,7 +83,7 @@ def _download(address: Address, target: pathlib.Path) -> None:
         _knock(address)
         manager = tfds.download.DownloadManager(download_dir=partial)
         path = pathlib.Path(manager.download(address.url))
-        checksum = _sha256(path)
+        checksum = sha256_of(path)
         if address.sha256 is not None and checksum != address.sha256.lower():
             found = f"SHA-256 {checksum}, expected {address.sha256}"
             raise UserError(f"{address.url}: the download has {found}; {_again(address)}")
@@ -109,11 +109,6 @@ def _check_kept(target: pathlib.Path, sha256: str | None) -> None:
         raise UserError(
             f"{target}: has SHA-256 {checksum}, expected {sha256}; delete it and run again"
         )
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _broken(address: Address, reason: str) -> UserError:

@@ -12,7 +12,6 @@ import pathlib
 import re
 import typing
 import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -132,11 +131,7 @@ def _load(content: bytes, network: str) -> Any:
 
 
 def _fault(error: Exception, content: bytes) -> str:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        names = []
+    names = [member.filename for member in archives.members_of(content)]
     for inside, program in (("/constants.pkl", "TorchScript"), ("/archive_format", "torch.export")):
         if any(name.endswith(inside) for name in names):
             return f"is a {program} program, not a state dict; save its state_dict() by torch.save"

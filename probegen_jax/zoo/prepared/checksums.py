@@ -4,8 +4,9 @@ The files' own checksums leave room: numbers in JSON have none, and whole files 
 `sha256sum --check SHA256SUMS` reads the same file. Zoos of earlier versions have none.
 """
 
-import hashlib
 import pathlib
+
+from probegen_jax.files import sha256_of
 
 FILE = "SHA256SUMS"
 
@@ -15,7 +16,7 @@ def write(folder: pathlib.Path) -> None:
     files = sorted(
         path for path in folder.iterdir() if _is_data(path.name) or path.suffix == ".json"
     )
-    lines = [f"{_sha256(path)}  {path.name}\n" for path in files]
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in files]
     (folder / FILE).write_text("".join(lines), encoding="utf-8")
 
 
@@ -35,14 +36,9 @@ def check(folder: pathlib.Path, *, data: bool) -> None:
             continue
         if "/" in name or not (folder / name).is_file():
             raise ValueError(f"{name} is missing")
-        if noted.get(name) != _sha256(folder / name):
+        if noted.get(name) != sha256_of(folder / name):
             raise ValueError(f"{name} is not as it was written")
 
 
 def _is_data(name: str) -> bool:
     return ".array_record" in name
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
