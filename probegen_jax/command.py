@@ -10,7 +10,7 @@ from absl import flags
 from probegen_jax.errors import UserError
 
 # Settings that say where a run's zoo and checkpoints lie, which may have moved since the training.
-_PLACES = (
+PLACES = (
     *("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv"),
     "checkpoint_dir",
 )
@@ -61,11 +61,11 @@ def check_writable(out: pathlib.Path, example: str) -> None:
 
 def define_places(values: flags.FlagValues) -> None:
     """Adds a flag for each setting that says where a run's zoo and checkpoints lie."""
-    for name in _PLACES:
+    for name in PLACES:
         flags.DEFINE_string(name, None, "where it lies now", flag_values=values)
 
 
 def places(values: flags.FlagValues) -> dict[str, str]:
     """What the flags of `define_places` say, as `experiment.load_run` takes it."""
-    given = {name: values[name].value for name in _PLACES}
+    given = {name: values[name].value for name in PLACES}
     return {name: value for name, value in given.items() if value is not None}

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from probegen_jax import locks, settings
+from probegen_jax.command import PLACES
 from probegen_jax.errors import UserError
 from probegen_jax.files import clear
 from probegen_jax.method.readouts.registry import DEFAULT
@@ -17,14 +18,10 @@ from probegen_jax.runs import records
 from probegen_jax.runs.records import METRICS, ZOO
 
 BOARD = "tensorboard"
-PATHS = (
-    *("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv"),
-    "checkpoint_dir",
-)
 # Where things lie, on how many devices, and what is shown, may change between a run and its
 # continuation; what is computed may not.
 _FREE = (
-    *PATHS,
+    *PLACES,
     "download_url",
     "mesh",
     "data",
@@ -195,7 +192,7 @@ def with_absolute_places(config: Mapping[str, Any]) -> dict[str, Any]:
     def absolute(path: str) -> str:
         return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
-    return {k: absolute(v) if k in PATHS and v else v for k, v in config.items()}
+    return {k: absolute(v) if k in PLACES and v else v for k, v in config.items()}
 
 
 def refuse_other_zoo(
