@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.torch_networks import REPO
+from benchmarks import REPO
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.published import small_cnn_zoo

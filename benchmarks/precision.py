@@ -12,7 +12,6 @@ of sums and everything between matmuls are the CPU's, so this shows the effect o
 import argparse
 import functools
 import json
-import pathlib
 import statistics
 import sys
 from collections.abc import Callable
@@ -23,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
+from benchmarks import REPO
+
 sys.path[:0] = [str(REPO), str(REPO / "tests"), str(REPO / "tests" / "method")]
 
 PRECISIONS = ("highest", "bf16x3", "tf32", "bf16")

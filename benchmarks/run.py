@@ -34,12 +34,12 @@ from typing import Any
 
 from absl import flags
 
+from benchmarks import REPO
 from benchmarks.prepare import status
 from probegen_jax import command, errors
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_text
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
 CASES = ("mnist_inr", "cifar10_gs", "wild_park")
 SIDES = ("ours", "seeds3", "naive", "loop", "lean", "compile", "vmap")
 # Networks to train on: ours of an epoch, and PyTorch's, whose epochs are long.

@@ -6,7 +6,6 @@
 
 import dataclasses
 import itertools
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
+from benchmarks import REPO
+
 sys.path[:0] = [str(REPO), str(REPO / "tests")]
 
 from plain_torch import PlainCnn

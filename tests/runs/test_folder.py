@@ -1,5 +1,6 @@
 """A run's folder: one training at a time, and finished when all that was promised is there."""
 
+import importlib.util
 import json
 import os
 import re
@@ -20,7 +21,8 @@ from probegen_jax.report.write import write_report
 from probegen_jax.runs import experiment
 from probegen_jax.training.records import MetricsLog
 
-ALL = {"report": True, "tensorboard": True}
+TENSORBOARD = importlib.util.find_spec("tensorboardX") is not None
+ALL = {"report": True, "tensorboard": TENSORBOARD}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def same(folder, other):
 def test_a_finished_folder_holds_no_more_than_it_should(whole):
     assert sorted(path.name for path in whole.iterdir()) == [
         *("checkpoints", "config.json", "curves.png", "metrics.jsonl", "pictures", "probes.png"),
-        *("report.html", "result.json", "tensorboard", "zoo.json"),
+        *("report.html", "result.json", *["tensorboard"] * TENSORBOARD, "zoo.json"),
     ]
 
 
@@ -75,6 +77,7 @@ def test_the_last_rows_of_the_metrics_are_made_again(run, whole):
     same(run, whole)
 
 
+@pytest.mark.skipif(not TENSORBOARD, reason="tensorboardX is not installed")
 def test_logs_for_tensorboard_are_made_again(run, capsys):
     shutil.rmtree(run / "tensorboard")
     go_on(run, **ALL)
@@ -212,7 +215,9 @@ def test_of_two_trainings_at_once_one_works_and_one_is_refused(tmp_path, whole, 
     run, other, more = tmp_path / "run", tmp_path / "run", ""
     if shared == "checkpoint_dir":
         other, more = tmp_path / "other", f", checkpoint_dir={str(tmp_path / 'saved')!r}"
-    with start(f"{WAITS}\ngo_on(folder, report=True, tensorboard=True{more})", run) as first:
+    with start(
+        f"{WAITS}\ngo_on(folder, report=True, tensorboard={TENSORBOARD}{more})", run
+    ) as first:
         begun(tmp_path, first)
         with start(f"go_on(folder{more})", other) as second:
             _, error = second.communicate(timeout=120)
