@@ -32,6 +32,7 @@ from typing import Any
 from absl import flags
 
 from probegen_jax import command, errors, settings
+from probegen_jax.config_files import config_path
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
 from probegen_jax.method import published_figures
@@ -44,7 +45,7 @@ _FREE = ("seed", "num_seeds", "eval_every", "checkpoint_every", "matmul_precisio
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = settings.parse(argv, __doc__, _define)
-    compare(values.config, values, str(settings.config_path(argv)))
+    compare(values.config, values, str(config_path(argv)))
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -1,18 +1,24 @@
 """Reads and checks the command line and the config; every mistake is an error of one line."""
 
-import contextlib
 import math
 import pathlib
 import re
 import sys
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from probegen_jax.config_files import (
+    config_argument,
+    config_file,
+    config_path,
+    configs_to_import,
+    shipped_configs,
+    what_went_wrong,
+)
 from probegen_jax.errors import UserError, in_file
 from probegen_jax.method.generators.registry import METHODS
 from probegen_jax.method.readouts.registry import READOUTS
@@ -56,18 +62,18 @@ def parse(
     config_flags.DEFINE_config_file("config", None, "FILE[:ARG]", flag_values=values)
     define(values)
     path = config_path(argv)
-    argv, file = list(argv), _file(path)
-    place, value = _config_argument(argv)
+    argv, file = list(argv), config_file(path)
+    place, value = config_argument(argv)
     _, colon, argument = value.partition(":")
     argv[place] = f"{argv[place].removesuffix(value)}{file}{colon}{argument}"
     actual_argv, sys.argv = sys.argv, argv  # where config_flags looks for --config.KEY
     try:
-        with _configs_to_import(file):
+        with configs_to_import(file):
             extra = values(argv)[1:]
             getattr(values.config, "dataset", None)  # where a file's OSError is raised again
     except Exception as error:  # a config file is a program and can raise anything
-        told = in_file(error, path, file, _shipped())
-        told = told or f"{_what_went_wrong(error, path)}; --help shows the usage"
+        told = in_file(error, path, file, shipped_configs())
+        told = told or f"{what_went_wrong(error, path)}; --help shows the usage"
         raise UserError(told) from error
     finally:
         sys.argv = actual_argv
@@ -75,94 +81,6 @@ def parse(
         raise UserError(f"command line: {extra[0]!r} is not a flag; --help shows the usage")
     check(values.config, path)
     return values
-
-
-def config_name(argv: Sequence[str]) -> str:
-    """Name of the config file without its ending: names the run folder."""
-    return config_path(argv).stem
-
-
-def config_path(argv: Sequence[str]) -> pathlib.Path:
-    """The config file that a command line names, as it is named there.
-
-    `configs/NAME.py` means the shipped one if the current folder has no such file.
-
-    Raises:
-      UserError: no config is named, or there is no such file.
-    """
-    value = _config_argument(argv)[1]
-    if not value:
-        raise UserError("no config given; say which with --config=configs/digits.py")
-    path = pathlib.Path(value.split(":")[0])
-    if not _file(path).is_file():
-        names = sorted(file.name for file in _shipped().glob("*.py") if file.stem != "common")
-        raise UserError(
-            f"no config file at {path}; give the path of one, or a shipped one: "
-            + ", ".join(f"configs/{name}" for name in names)
-        )
-    return path
-
-
-def _config_argument(argv: Sequence[str]) -> tuple[int, str]:
-    """Where the last value of `--config` stands in a command line, and that value, maybe empty."""
-    found = 0, ""
-    for place, argument in enumerate(argv[1:], 1):
-        name, equals, given = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            following = "" if place + 1 == len(argv) else argv[place + 1]
-            found = (place, given) if equals else (place + 1, following)
-    return found
-
-
-def _file(path: pathlib.Path) -> pathlib.Path:
-    """The file that a config's path means: the one there, or else a shipped one of that name."""
-    shipped = path.parent == pathlib.Path("configs") and not path.exists()
-    return _shipped() / path.name if shipped else path
-
-
-def _shipped() -> pathlib.Path:
-    """The folder of the shipped configs: in an installed package, or beside a checkout's."""
-    inside = pathlib.Path(__file__).resolve().with_name("configs")
-    return inside if inside.is_dir() else inside.parent.with_name("configs")
-
-
-@contextlib.contextmanager
-def _configs_to_import(file: pathlib.Path) -> Iterator[None]:
-    """Lets a config file say `from configs import common`, whatever else is called `configs` here.
-
-    What it imports so is looked for beside it, then among the shipped configs.
-    """
-
-    def loaded() -> dict[str, types.ModuleType]:
-        return {n: sys.modules.pop(n) for n in [*sys.modules] if n.split(".")[0] == "configs"}
-
-    others = loaded()
-    sys.modules.pop("config_config", None)  # what config_flags calls the file it read before
-    sys.modules["configs"] = types.ModuleType("configs")
-    sys.modules["configs"].__path__ = [str(file.resolve().parent), str(_shipped())]
-    try:
-        yield
-    finally:
-        loaded()
-        sys.modules.update(others)
-
-
-def _what_went_wrong(error: Exception, path: pathlib.Path) -> str:
-    """One line, without the stack trace that config_flags puts into its messages."""
-    lines = str(error).strip().splitlines() or [""]
-    if isinstance(error, AttributeError) and error.name == "get_config":
-        return f"{path} has no function get_config()"
-    if isinstance(error, AttributeError | KeyError) and error.args:  # how ConfigDict refuses a key
-        key = re.search(r'Key "(\w+)"|(\w+)', lines[0])
-        meant = re.search(r'Did you mean "(\w+)"', str(error))
-        return f"unknown config key {key and (key[1] or key[2])!r}" + (
-            f", meaning {meant[1]!r}?" if meant else ""
-        )
-    if any("Traceback" in line for line in lines):
-        return f"{path}: {lines[-1]}"
-    if isinstance(error, flags.Error):
-        return f"command line: {' '.join(lines)}"
-    return f"{path}: {type(error).__name__}: {' '.join(lines)}"
 
 
 def check(config: Any, path: pathlib.Path) -> None:
@@ -300,7 +218,7 @@ def change(config: ConfigDict, values: Mapping[str, Any]) -> None:
     try:
         config.lock().update(dict(values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(_what_went_wrong(error, pathlib.Path("settings"))) from error
+        raise UserError(what_went_wrong(error, pathlib.Path("settings"))) from error
 
 
 def _need(config: ConfigDict, path: pathlib.Path, *keys: str) -> None:

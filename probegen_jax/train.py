@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from probegen_jax import errors, settings
+from probegen_jax.config_files import config_name
 
 if TYPE_CHECKING:
     from probegen_jax.runs.predictor import Predictor
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = settings.parse(argv, __doc__, _define)
-    zoo = settings.config_name(argv) + _zoo_name(values.config)
+    zoo = config_name(argv) + _zoo_name(values.config)
     name = f"{zoo}-{values.config.method}-{values.config.num_probes}"
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax.training.allocator import keep_freed_memory

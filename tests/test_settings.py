@@ -8,6 +8,7 @@ import pytest
 from conftest import REPO
 
 from probegen_jax import settings, train
+from probegen_jax.config_files import config_name
 from probegen_jax.errors import UserError
 
 DIGITS = f"--config={REPO}/configs/digits.py"
@@ -63,7 +64,7 @@ def test_a_shipped_config_is_read_from_any_folder(tmp_path, monkeypatch):
     assert (config.dataset, config.method, config.num_probes) == ("digits", "vanilla", 64)
     assert config.num_seeds == 2
     assert parse("--config", "configs/mnist.py").dataset == "mnist_inr"
-    assert settings.config_name(["train", "--config=configs/mnist.py:64"]) == "mnist"
+    assert config_name(["train", "--config=configs/mnist.py:64"]) == "mnist"
     message = r"no config file at .*nist.py; .*: configs/cifar10_gs.py, .*, configs/own_inr.py$"
     for missing in ("configs/nist.py", f"{tmp_path}/configs/mnist.py", "other/mnist.py"):
         with pytest.raises(UserError, match=message):
