@@ -5,6 +5,7 @@ from configs import common
 
 def get_config(arg: str = ""):
     config = common.config_for("digits", arg)
+    config.pixels_size = 8
     config.num_epochs = 100
     config.learning_rate = 2e-3
     config.num_seeds = 3

@@ -86,6 +86,8 @@ def parse(
 def check(config: Any, path: pathlib.Path) -> None:
     """Refuses values that no run can use, naming key, value and remedy.
 
+    Where the method decides how many probes there are, `num_probes` is set to that.
+
     Raises:
       UserError: the first such value.
     """
@@ -101,11 +103,12 @@ def check(config: Any, path: pathlib.Path) -> None:
         )
     own = METHODS[config.method].settings
     _need(config, path, *own)
-    for key in (*_AT_LEAST_ONE, *(key for key in own if type(config[key]) is int)):
+    for key in (*(key for key in own if type(config[key]) is int), *_AT_LEAST_ONE):
         if config[key] < 1:
             raise UserError(f"{key} is {config[key]}; give at least 1 with --config.{key}=N")
         if key not in _INTERVALS and config[key] > _LARGEST:
             raise UserError(f"{key} is {config[key]}; give at most {_LARGEST}")
+    _count_probes(config)
     for key in ("head_depth", "generator_depth"):
         if config.get(key, 1) > _DEEPEST:
             raise UserError(f"{key} is {config[key]}; give at most {_DEEPEST}")
@@ -134,6 +137,19 @@ def check(config: Any, path: pathlib.Path) -> None:
             raise UserError(f"{key} is {value!r}; choose from {', '.join(choices)}")
 
 
+def _count_probes(config: ConfigDict) -> None:
+    """Sets `num_probes` where the method decides it; what was given must be that, or as it was."""
+    if (number := METHODS[config.method].number) is None:
+        return
+    probes, keys = number(config), ", ".join(METHODS[config.method].settings)
+    if config.num_probes not in (probes, defaults("").num_probes):
+        raise UserError(
+            f"num_probes is {config.num_probes}, but {config.method} has {probes} by {keys}; "
+            f"change {keys} instead"
+        )
+    config.num_probes = probes
+
+
 def defaults(dataset: str) -> ConfigDict:
     """The paper's settings for INR zoos, which the configs and the Python API start from."""
     config = ConfigDict()
@@ -147,9 +163,11 @@ def defaults(dataset: str) -> ConfigDict:
     config.max_train_networks = placeholder(int)
 
     # `probegen`, `vanilla` (every probe a free parameter), or, not trained, `uniform` (random
-    # coordinates, for INRs) or `dead_leaves` (images of opaque shapes, for CNNs).
+    # coordinates, for INRs), `pixels` (all pixels of an image, for INRs) or `dead_leaves` (images
+    # of opaque shapes, for CNNs).
     config.method = "probegen"
-    config.num_probes = 128  # probes, P
+    config.num_probes = 128  # probes, P; of `pixels`, pixels_size²
+    config.pixels_size = 28  # for `pixels`: how many lie along each side of the image
     config.latent_dim = 32  # width of the latents
     # Linear layers of the generator, at most 100; transposed convolutions where it makes images.
     config.generator_depth = 2

@@ -4,8 +4,8 @@
   python -m probegen_jax.train --config=configs/digits.py:vanilla,64 --config.num_seeds=5
   python -m probegen_jax.train --config=configs/digits.py --workdir=runs/mine
 
-  --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla, uniform or
-                                   dead_leaves
+  --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla, uniform,
+                                   pixels or dead_leaves
   --config.KEY=VALUE               changes one setting
   --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given, with the
                                    name of zoo_dir, networks_dir, manual_dir or download_url after
@@ -113,8 +113,9 @@ def train_zoo(
 
     Args:
       zoo: any `Zoo`, such as `zoo.own.from_arrays` makes of arrays.
-      method: where the probes come from: "probegen", "vanilla", "uniform" or "dead_leaves".
-      num_probes: P.
+      method: where the probes come from: "probegen", "vanilla", "uniform", "pixels" or
+        "dead_leaves".
+      num_probes: P; of "pixels" it is `pixels_size`².
       workdir: the run folder; `runs/ZOO-METHOD-PROBES` if None.
       **changes: settings other than the defaults in docs/settings.md, as `num_epochs=100`; keys
         within a key as a dict, `data={"mode": "stream"}`.
@@ -132,7 +133,7 @@ def train_zoo(
         config.standardize = settings.placeholder(bool)
     settings.change(config, {"method": method, "num_probes": num_probes, **changes})
     settings.check(config, pathlib.Path("probegen_jax.train"))
-    workdir = workdir or f"runs/{zoo.name}-{method}-{num_probes}"
+    workdir = workdir or f"runs/{zoo.name}-{method}-{config.num_probes}"
     _, run = _train(config, workdir, zoo=zoo)
 
     from probegen_jax.runs.exported import load

@@ -24,6 +24,8 @@ def test_config_argument_and_overrides():
     assert config.learning_rate == 1.0
     assert parse(f"{DIGITS}:32").method == "probegen"
     assert parse(DIGITS).num_probes == 128
+    assert parse(f"{DIGITS}:pixels").num_probes == parse(f"{DIGITS}:pixels,64").num_probes == 64
+    assert parse(f"{DIGITS}:pixels", "--config.pixels_size=28").num_probes == 784
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,8 @@ def test_config_argument_and_overrides():
         ([DIGITS, "--config.matmul_precision=tf32"], "matmul_precision is 'tf32'; choose from"),
         ([DIGITS, "--config.sine=slow"], "sine is 'slow'; choose from auto, fast, exact"),
         ([DIGITS, "--config.compute_dtype=int8"], "compute_dtype is 'int8'; choose from float32"),
+        ([f"{DIGITS}:pixels,32"], "num_probes is 32, but pixels has 64 by pixels_size; change pix"),
+        ([f"{DIGITS}:pixels", "--config.pixels_size=0"], "pixels_size is 0; give at least 1"),
         ([DIGITS, "--config.block_size=0"], "block_size is 0; it must be at least 1"),
         ([DIGITS, "--workdirs=x"], "Unknown command line flag 'workdirs'"),
         ([DIGITS, "stray"], "'stray' is not a flag"),

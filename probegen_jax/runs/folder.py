@@ -13,7 +13,7 @@ from probegen_jax import locks, settings
 from probegen_jax.command import PLACES
 from probegen_jax.errors import UserError
 from probegen_jax.files import clear
-from probegen_jax.method.readouts.registry import DEFAULT
+from probegen_jax.method.generators.registry import of_other_methods
 from probegen_jax.runs import records
 from probegen_jax.runs.records import METRICS, ZOO
 
@@ -29,10 +29,6 @@ _FREE = (
     "report",
     "tensorboard",
 )
-
-
-# What the lack of a key means, in runs that were made before there was one.
-_WHEN_ABSENT = {"readout": DEFAULT}
 
 
 @contextlib.contextmanager
@@ -124,9 +120,12 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what is computed, as JSON gives them back.
 
-    Those that are None are left out, for earlier versions did not have them all.
+    A key that a run lacks, being of before there was one, has its default. Those that are None are
+    left out, for earlier versions did not have them all, and those of other methods.
     """
-    kept = {k: v for k, v in (_WHEN_ABSENT | config).items() if k not in _FREE and v is not None}
+    whole = settings.defaults("").to_dict() | dict(config)
+    free = {*_FREE, *of_other_methods(config.get("method", ""))}
+    kept = {key: value for key, value in whole.items() if key not in free and value is not None}
     if kept.get("matmul_precision") == "auto":  # which is "highest" or no worse
         kept["matmul_precision"] = "highest"
     kept["standardize"] = settings.standardizes(config)  # not so in runs from before it was a key

@@ -8,6 +8,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.method.layers import dense
 from probegen_jax.method.model import make_generator
 from probegen_jax.method.readouts.outputs import Head
+from probegen_jax.networks.siren import SirenSpec
 
 
 def generator(method, num_probes=6, key=0, depth=2):
@@ -39,6 +40,17 @@ def test_uniform_probes_lie_on_the_image_and_are_not_trained():
     assert jnp.abs(model()).max() <= 1
     np.testing.assert_allclose(model().std(), 1 / 3**0.5, rtol=0.05)
     assert not jax.tree.leaves(nnx.state(model, nnx.Param))
+
+
+@pytest.mark.parametrize("side", [1, 2, 28])
+def test_pixels_are_those_that_an_inr_is_drawn_on(side):
+    settings = {"method": "pixels", "num_probes": side**2, "pixels_size": side}
+    model = make_generator(settings, (2,), rngs=nnx.Rngs(params=0))
+    expected = SirenSpec().pixel_coordinates(side, side) if side > 1 else np.zeros((1, 2))
+    np.testing.assert_allclose(model(), expected, atol=1e-7)
+    assert not jax.tree.leaves(nnx.state(model, nnx.Param))
+    with pytest.raises(UserError, match=r"read points of 3 coordinate.s., and pixels have 2"):
+        make_generator(settings, (3,), rngs=nnx.Rngs(params=0))
 
 
 def test_free_probes_and_latents_start_normal():

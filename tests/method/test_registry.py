@@ -127,16 +127,17 @@ def test_settings_of_a_method_are_checked_for_that_method_alone(tanh, in_repo, t
 
 
 def test_an_entry_says_rightly_whether_probes_are_trained(monkeypatch):
-    values = {"num_probes": 3, "latent_dim": 4, "generator_depth": 3, "generator_width": 2}
+    values = {"num_probes": 4, "latent_dim": 4, "generator_depth": 3, "generator_width": 2}
+    values["pixels_size"] = 2
     for name, method in METHODS.items():
         for kind, each in method.entries.items():
             shape = (8, 8, 1) if kind == "images" else (2,)
-            images = np.zeros((3, *shape), np.float32) if name == "dead_leaves" else None
+            images = np.zeros((4, *shape), np.float32) if name == "dead_leaves" else None
             generator = make_generator(
                 values | {"method": name}, shape, images=images, rngs=nnx.Rngs(params=0)
             )
             assert type(generator) is each.generator
-            assert generator().shape == (3, *shape)
+            assert generator().shape == (4, *shape)
     wrong = Entry(METHODS["vanilla"].entries["coordinates"].path, trained=False)
     monkeypatch.setitem(METHODS, "wrong", Method("wrong", {"coordinates": wrong}))
     with pytest.raises(ValueError, match="trained=False, which is not so"):
@@ -148,7 +149,8 @@ def test_methods_are_known_without_jax():
         "import sys\n"
         "from probegen_jax import settings\n"
         "from probegen_jax.method.generators import registry\n"
-        "assert list(registry.METHODS) == ['probegen', 'vanilla', 'uniform', 'dead_leaves']\n"
+        "known = ['probegen', 'vanilla', 'uniform', 'pixels', 'dead_leaves']\n"
+        "assert list(registry.METHODS) == known\n"
         "assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPO)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from probegen_jax.errors import UserError
 from probegen_jax.method.generators.base import Fixed, Generator
 from probegen_jax.method.layers import dense
 
@@ -60,4 +61,30 @@ class Uniform(Generator):
         self.probes = Fixed(jax.random.uniform(rngs.params(), shape, jnp.float32, -1.0, 1.0))
 
     def __call__(self) -> Float[Array, "P ..."]:
+        return self.probes[...]
+
+
+class Pixels(Generator):
+    """All pixels of an image as fixed probes: what INRs draw is read whole.
+
+    Row by row, x first; over [-1, 1] on both axes, the outermost pixels lying on ±1 (the grid that
+    the published zoos were fitted on).
+    """
+
+    def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, side: int, rngs: nnx.Rngs):
+        """Args:
+        num_probes: side², which `registry.METHODS` makes of it.
+        side: pixels along each axis.
+        """
+        del rngs  # nothing is drawn
+        if probe_shape != (2,):
+            raise UserError(
+                f"method is 'pixels', but this zoo's networks read points of {probe_shape[0]} "
+                "coordinate(s), and pixels have 2; choose another"
+            )
+        line = jnp.linspace(-1.0, 1.0, side) if side > 1 else jnp.zeros(1)
+        y, x = jnp.meshgrid(line, line, indexing="ij")
+        self.probes = Fixed(jnp.stack([x.ravel(), y.ravel()], axis=-1))
+
+    def __call__(self) -> Float[Array, "P 2"]:
         return self.probes[...]

@@ -21,7 +21,7 @@ imported when they are used.
 
 import dataclasses
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from probegen_jax.errors import UserError
@@ -52,10 +52,12 @@ class Method:
 
     Attributes:
       entries: what makes its probes, by their kind: points (D,) or images (H, W, C).
+      number: of its probes, by the settings, where these are not free to say `num_probes`.
     """
 
     title: str
     entries: Mapping[Literal["coordinates", "images"], Entry]
+    number: Callable[[Mapping[str, Any]], int] | None = None
 
     @property
     def settings(self) -> list[str]:
@@ -78,6 +80,11 @@ METHODS: dict[str, Method] = {
         {"coordinates": Entry(f"{_POINTS}:Vanilla"), "images": Entry(f"{_IMAGES}:VanillaImage")},
     ),
     "uniform": Method("random points", {"coordinates": Entry(f"{_POINTS}:Uniform", trained=False)}),
+    "pixels": Method(
+        "all pixels",
+        {"coordinates": Entry(f"{_POINTS}:Pixels", {"side": "pixels_size"}, trained=False)},
+        number=lambda settings: settings["pixels_size"] ** 2,
+    ),
     "dead_leaves": Method("dead leaves", {"images": Entry(f"{_IMAGES}:DeadLeaves", trained=False)}),
 }
 
@@ -102,3 +109,10 @@ def entry(method: str, probe_shape: tuple[int, ...]) -> Entry:
 def title(method: str) -> str:
     """A method's title in reports; its name, if the method is no longer known."""
     return METHODS[method].title if method in METHODS else method
+
+
+def of_other_methods(method: str) -> set[str]:
+    """The config keys that belong to other methods alone; none if the method is not known."""
+    if method not in METHODS:
+        return set()
+    return {key for m in METHODS.values() for key in m.settings} - set(METHODS[method].settings)
