@@ -10,6 +10,7 @@ from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.vit import VitSpec
 from probegen_jax.typed_json import typed
 
 FAMILIES: dict[str, type[NetworkSpec]] = {
@@ -17,6 +18,7 @@ FAMILIES: dict[str, type[NetworkSpec]] = {
     "cnn": CnnSpec,
     "mixed_cnn": MixedCnnSpec,
     "field": FieldSpec,
+    "vit": VitSpec,
 }
 
 

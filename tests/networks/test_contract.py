@@ -21,6 +21,7 @@ from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.vit import VitSpec
 from probegen_jax.runs.predictor import Predictor
 from probegen_jax.training import tuning
 from probegen_jax.zoo.own import files_and_targets
@@ -228,7 +229,8 @@ def families():
     )
     keys = jax.random.split(jax.random.key(0), 3)
     field = FieldSpec(hidden=(4,), encoding="fourier", frequencies=3, activation="gabor")
-    specs = {"siren": siren, "field": field, "cnn": cnn}
+    vit = VitSpec((4, 4, 1), 2, 4, 1, 2, 6, 3)
+    specs = {"siren": siren, "field": field, "cnn": cnn, "vit": vit}
     found = {kind: (spec, jax.vmap(spec.init)(keys)) for kind, spec in specs.items()}
     return found | {"mixed_cnn": mixture()[:2]}
 
