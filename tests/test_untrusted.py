@@ -25,7 +25,7 @@ from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.factory.images import sources
 from probegen_jax.method import dead_leaves_files
 from probegen_jax.method.readouts.base import Sizes
-from probegen_jax.networks.cnn.published import small_cnn_zoo
+from probegen_jax.networks.cnn.published import CIFAR10, small_cnn_zoo
 from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.siren import SirenSpec
@@ -372,10 +372,10 @@ def test_images_that_unpack_to_too_much_are_told(tmp_path, monkeypatch):
         with zipfile.ZipFile(tmp_path / "leaves.zip", "w") as archive:
             archive.writestr(f"train/../../{name}", content)
         with pytest.raises(UserError, match="is not a readable image"):
-            dead_leaves_files.read(tmp_path / "leaves.zip", 1, (8, 8, 3), 0)
+            dead_leaves_files.read(tmp_path / "leaves.zip", 1, (8, 8, 3), 0, CIFAR10)
     monkeypatch.setattr(dead_leaves_files, "_MOST_BYTES", 10)
     with pytest.raises(UserError, match="unpacks to more than 10 bytes"):
-        dead_leaves_files.read(tmp_path / "leaves.zip", 1, (8, 8, 3), 0)
+        dead_leaves_files.read(tmp_path / "leaves.zip", 1, (8, 8, 3), 0, CIFAR10)
     (tmp_path / "pictures" / "a").mkdir(parents=True)
     (tmp_path / "pictures" / "a" / "large.png").write_bytes(large.getvalue())
     with pytest.raises(UserError, match=r"large\.png: has 81,000,000 pixels"):

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from probegen_jax.method import dead_leaves_files
-from probegen_jax.method.dead_leaves_files import Fidelity, normalise
+from probegen_jax.method.dead_leaves_files import Fidelity
+from probegen_jax.networks.pixels import Pixels
 
 # Radii as parts of the image's side, of density ∝ 1/r³ between these, as in the published images.
 _MIN_RADIUS, _MAX_RADIUS = 0.03, 1.0
@@ -55,6 +56,7 @@ def probe_bank(
     image_shape: tuple[int, int, int],
     seed: int,
     *,
+    pixels: Pixels,
     fidelity: Fidelity = "faithful",
     folder: pathlib.Path,
 ) -> Float[np.ndarray, "N h w C"]:
@@ -64,6 +66,7 @@ def probe_bank(
       source: "generated"; "published", which downloads their zip to `folder` once; or the path of
         that zip or of an unpacked folder.
       seed: of the images, or of the choice among the published ones.
+      pixels: how the zoo's images were normalised.
       fidelity: how published images are prepared, see `dead_leaves_files.read`. Generated ones are
         made at H×W and normalised, whatever it says.
 
@@ -74,9 +77,9 @@ def probe_bank(
       UserError: the published images cannot be had or read.
     """
     if source == "generated":
-        return normalise(generate(number, *image_shape, seed))
+        return pixels.normalise(generate(number, *image_shape, seed))
     path = dead_leaves_files.find(source, folder)
-    return dead_leaves_files.read(path, number, image_shape, seed, fidelity)
+    return dead_leaves_files.read(path, number, image_shape, seed, pixels, fidelity)
 
 
 def _textures(rng: np.random.Generator, rows: int, cols: int) -> Float[np.ndarray, "textures h w"]:

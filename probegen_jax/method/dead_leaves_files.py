@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE
+from probegen_jax.networks.pixels import Pixels
 
 PUBLISHED_URL = (
     "http://data.csail.mit.edu/noiselearning/zipped_data/small_scale/dead_leaves-textures.zip"
@@ -21,21 +22,10 @@ PUBLISHED_URL = (
 
 Fidelity = Literal["faithful", "official"]
 
-# Colour images, of the CNN Wild Park, have CIFAR-10's statistics, as the official code has them.
-_COLOUR_MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
-_COLOUR_STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
-
 # Beyond what an image of dead leaves has, and few enough for any memory.
 _MOST_BYTES, _MOST_PIXELS = 2**28, 2**26
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
-
-def normalise(images_01: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
-    """From [0, 1] to what networks read: CIFAR-10's mean and deviation in colour, else [-1, 1]."""
-    if images_01.shape[-1] == 3:
-        return (images_01 - _COLOUR_MEAN) / _COLOUR_STD
-    return images_01 * np.float32(2) - np.float32(1)
 
 
 def read(
@@ -43,20 +33,22 @@ def read(
     number: int,
     image_shape: tuple[int, int, int],
     seed: int,
+    pixels: Pixels,
     fidelity: Fidelity = "faithful",
     official_choice: bool = False,
 ) -> Float[np.ndarray, "N h w C"]:
     """Some of the published images, prepared as probes.
 
     Colour (C = 3), either way: resized to H×W with an antialiased bilinear filter, scaled to
-    [0, 1], then `normalise`, as the official code does. Grayscale (C = 1): "official" converts to
+    [0, 1], then normalised, as the official code does. Grayscale (C = 1): "official" converts to
     luma (0.299 R + 0.587 G + 0.114 B), scales to [0, 1], and neither resizes nor normalises, so
     that probes are 128×128 on another scale than the networks' own images. "faithful" resizes,
-    takes the mean over channels, as the Small CNN Zoo was trained, and normalises to [-1, 1].
+    takes the mean over channels, as the Small CNN Zoo was trained, and normalises.
 
     Args:
       number: N images, chosen without replacement.
       image_shape: H, W, C of the zoo's images; C is 1 or 3.
+      pixels: how these were normalised.
       official_choice: choose as the official code does that was started with `--seed`.
 
     Returns:
@@ -85,7 +77,7 @@ def read(
         return images
     if channels == 1:
         images = images.mean(axis=-1, keepdims=True)
-    return normalise(images)
+    return pixels.normalise(images)
 
 
 def find(source: str, folder: pathlib.Path) -> pathlib.Path:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shared_rows import Counts, SharedRows
 from probegen_jax.typed_json import typed
 
@@ -81,6 +82,7 @@ class NetworkSpec(abc.ABC):
       plane: where probes are points of an image: "xy" if the column comes first, "ij" if the row.
       vmap_seeds: whether several seeds run as one more `vmap` axis, or one after another.
       needs_config: whether the file of one network must state its architecture beside its arrays.
+      pixels: of networks that read images: how these were normalised; None where that is unknown.
       tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty
         where the family gives none.
     """
@@ -91,6 +93,7 @@ class NetworkSpec(abc.ABC):
     plane: Literal["xy", "ij"] | None = None
     vmap_seeds: ClassVar[bool] = True
     needs_config: ClassVar[bool] = False
+    pixels: Pixels | None = None
     tap_sizes: tuple[int, ...] = ()
 
     # Running networks.
@@ -257,8 +260,12 @@ class NetworkSpec(abc.ABC):
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """This spec as plain values, for `from_json`; without the platform that it runs on."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "platform"}
+        """This spec as plain values, for `from_json`; without the platform that it runs on.
+
+        Nor are `pixels` among them: who has a predictor has its probes.
+        """
+        left_out = ("platform", "pixels")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "NetworkSpec":

@@ -74,9 +74,11 @@ def seeded_probes(experiment: Experiment, seed: int) -> np.ndarray:
             "--config.dead_leaves=published, or the path of their zip or folder"
         )
     leaves = dead_leaves_files.find(config.dead_leaves, data_folder(config.data_dir))
-    fidelity = config.get("fidelity", "faithful")
+    fidelity, pixels = config.get("fidelity", "faithful"), experiment.zoo.spec.pixels
+    if pixels is None:
+        raise UserError("nothing says how the images of these networks were normalised")
     return dead_leaves_files.read(
-        leaves, config.num_probes, shape, seed, fidelity, official_choice=True
+        leaves, config.num_probes, shape, seed, pixels, fidelity, official_choice=True
     )
 
 

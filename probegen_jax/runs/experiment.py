@@ -198,7 +198,7 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
 def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "N h w C"] | None:
     """The images that the method's probes are taken from; None where it needs none."""
     generator = registry.entry(config.method, spec.probe_shape).generator
-    return generator.needed_images(config.to_dict(), spec.probe_shape)
+    return generator.needed_images(config.to_dict(), spec)
 
 
 def make_learner(

@@ -1,5 +1,6 @@
 """Dead leaves: ours, and the published ones from a zip, a folder or an address."""
 
+import dataclasses
 import functools
 import http.server
 import threading
@@ -11,6 +12,9 @@ from PIL import Image
 
 from probegen_jax.errors import UserError
 from probegen_jax.method import dead_leaves, dead_leaves_files
+from probegen_jax.method.generators.images import DeadLeaves
+from probegen_jax.networks.cnn.published import CIFAR10, signed, small_cnn_zoo
+from probegen_jax.networks.pixels import Pixels
 
 COLOUR_MEAN = np.array([0.49139968, 0.48215841, 0.44653091])
 COLOUR_STD = np.array([0.24703223, 0.24348513, 0.26158784])
@@ -61,13 +65,39 @@ def test_leaves_of_all_sizes():
 def test_normalise_is_what_the_zoos_read():
     images = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype(np.float32)
     np.testing.assert_allclose(
-        dead_leaves_files.normalise(images),
+        CIFAR10.normalise(images),
         (images - COLOUR_MEAN) / COLOUR_STD,
         rtol=1e-4,
         atol=1e-6,
     )
     gray = images[..., :1]
-    np.testing.assert_allclose(dead_leaves_files.normalise(gray), gray * 2 - 1, atol=1e-6)
+    np.testing.assert_allclose(signed(1).normalise(gray), gray * 2 - 1, atol=1e-6)
+
+
+def test_images_are_normalised_as_the_networks_say_whatever_their_channels(tmp_path):
+    settings = {"dead_leaves": "generated", "num_probes": 2, "seed": 0, "data_dir": str(tmp_path)}
+    spec = small_cnn_zoo("relu", in_channels=3)
+    other = dataclasses.replace(spec, pixels=Pixels((0.1, 0.2, 0.3), (1.0, 2.0, 4.0)))
+    plain = dead_leaves.generate(4, 32, 32, 3, seed=0)
+    given = DeadLeaves.needed_images(settings, other)
+    np.testing.assert_allclose(given, (plain - [0.1, 0.2, 0.3]) / [1, 2, 4], atol=1e-6)
+    np.testing.assert_allclose(DeadLeaves.needed_images(settings, spec), 2 * plain - 1, atol=1e-6)
+    with pytest.raises(UserError, match="nothing says how these were normalised; give mean and"):
+        DeadLeaves.needed_images(settings, dataclasses.replace(spec, pixels=None))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((np.nan,), (1.0,)), ((0.0,), (-1.0,))],
+)
+def test_statistics_that_cannot_be_are_told(mean, std):
+    with pytest.raises(UserError, match=r"images' mean is .*; give both for every channel"):
+        Pixels(mean, std)
+
+
+def test_statistics_of_other_channels_are_told():
+    with pytest.raises(UserError, match="those of 3 channels, but the networks read images of 1"):
+        CIFAR10.normalise(np.zeros((1, 2, 2, 1), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +127,16 @@ def archive(tmp_path_factory, folder):
 
 
 def test_zip_and_folder_give_the_same_images(folder, archive):
-    from_folder = dead_leaves_files.read(folder, 4, (32, 32, 3), seed=0)
+    from_folder = dead_leaves_files.read(folder, 4, (32, 32, 3), 0, CIFAR10)
     np.testing.assert_array_equal(
-        from_folder, dead_leaves_files.read(archive, 4, (32, 32, 3), seed=0)
+        from_folder, dead_leaves_files.read(archive, 4, (32, 32, 3), 0, CIFAR10)
     )
     np.testing.assert_array_equal(
-        from_folder, dead_leaves_files.read(folder / "train", 4, (32, 32, 3), seed=0)
+        from_folder, dead_leaves_files.read(folder / "train", 4, (32, 32, 3), 0, CIFAR10)
     )
-    assert not np.array_equal(from_folder, dead_leaves_files.read(folder, 4, (32, 32, 3), seed=1))
+    assert not np.array_equal(
+        from_folder, dead_leaves_files.read(folder, 4, (32, 32, 3), 1, CIFAR10)
+    )
 
 
 def chosen(seed: int, number: int) -> np.ndarray:
@@ -113,7 +145,7 @@ def chosen(seed: int, number: int) -> np.ndarray:
 
 @pytest.mark.parametrize("fidelity", ["faithful", "official"])
 def test_colour_is_resized_and_normalised_either_way(folder, originals, fidelity):
-    images = dead_leaves_files.read(folder, 6, (32, 32, 3), 3, fidelity)
+    images = dead_leaves_files.read(folder, 6, (32, 32, 3), 3, CIFAR10, fidelity)
     assert images.dtype == np.float32
     for ours, index in zip(images, chosen(3, 6), strict=True):
         resized = Image.fromarray(originals[index]).resize((32, 32), Image.Resampling.BILINEAR)
@@ -122,7 +154,7 @@ def test_colour_is_resized_and_normalised_either_way(folder, originals, fidelity
 
 
 def test_grayscale_faithful_is_resized_mean_in_minus_one_to_one(folder, originals):
-    images = dead_leaves_files.read(folder, 2, (32, 32, 1), 0, "faithful")
+    images = dead_leaves_files.read(folder, 2, (32, 32, 1), 0, signed(1), "faithful")
     assert images.shape == (2, 32, 32, 1)
     resized = Image.fromarray(originals[chosen(0, 2)[0]]).resize(
         (32, 32), Image.Resampling.BILINEAR
@@ -132,17 +164,19 @@ def test_grayscale_faithful_is_resized_mean_in_minus_one_to_one(folder, original
 
 
 def test_grayscale_official_is_neither_resized_nor_normalised(folder, originals):
-    images = dead_leaves_files.read(folder, 2, (32, 32, 1), 0, "official")
+    images = dead_leaves_files.read(folder, 2, (32, 32, 1), 0, signed(1), "official")
     assert images.shape == (2, 128, 128, 1)
     luma = originals[chosen(0, 2)[0]] @ np.array([0.299, 0.587, 0.114]) / 255
     np.testing.assert_allclose(images[0, ..., 0], luma, atol=0.6 / 255)
 
 
 def test_bank_of_each_source(folder, tmp_path):
-    generated = dead_leaves.probe_bank("generated", 3, (8, 8, 1), 0, folder=tmp_path)
+    generated = dead_leaves.probe_bank(
+        "generated", 3, (8, 8, 1), 0, pixels=signed(1), folder=tmp_path
+    )
     np.testing.assert_array_equal(generated, dead_leaves.generate(3, 8, 8, 1, 0) * 2 - 1)
-    named = dead_leaves.probe_bank(str(folder), 3, (8, 8, 1), 0, folder=tmp_path)
-    np.testing.assert_array_equal(named, dead_leaves_files.read(folder, 3, (8, 8, 1), 0))
+    named = dead_leaves.probe_bank(str(folder), 3, (8, 8, 1), 0, pixels=signed(1), folder=tmp_path)
+    np.testing.assert_array_equal(named, dead_leaves_files.read(folder, 3, (8, 8, 1), 0, signed(1)))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -176,7 +210,9 @@ def test_a_failed_fetch_leaves_nothing(server, tmp_path, page, message):
 
 
 def test_bad_input_is_named(folder, archive, tmp_path):
-    read = functools.partial(dead_leaves_files.read, image_shape=(32, 32, 3), seed=0)
+    read = functools.partial(
+        dead_leaves_files.read, image_shape=(32, 32, 3), seed=0, pixels=CIFAR10
+    )
     with pytest.raises(UserError, match="no dead leaves at"):
         read(tmp_path / "nowhere", 1)
     with pytest.raises(UserError, match="no images under"):
@@ -194,4 +230,4 @@ def test_bad_input_is_named(folder, archive, tmp_path):
     with pytest.raises(UserError, match=r"broken\.png is not a readable image"):
         read(tmp_path, 1)
     with pytest.raises(UserError, match="2 channels"):
-        dead_leaves_files.read(folder, 1, (32, 32, 2), 0)
+        dead_leaves_files.read(folder, 1, (32, 32, 2), 0, signed(2))

@@ -15,6 +15,7 @@ from probegen_jax import compare, evaluate, settings, train
 from probegen_jax.errors import UserError
 from probegen_jax.method import dead_leaves_files
 from probegen_jax.method.generators.registry import METHODS
+from probegen_jax.networks.cnn.published import CIFAR10
 from probegen_jax.official import files
 from probegen_jax.zoo.files import torch_files
 
@@ -221,8 +222,8 @@ def test_probes_follow_the_official_seed(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "train" / "leaves" / f"{number:02}.png")
     np.random.seed(1)
     chosen = train_test_split(np.arange(20), test_size=5)[1]
-    images = dead_leaves_files.read(tmp_path, 5, (4, 4, 3), 1, official_choice=True)
-    first = dead_leaves_files.normalise(np.float32(chosen / 255)[:, None, None, None] + np.zeros(3))
+    images = dead_leaves_files.read(tmp_path, 5, (4, 4, 3), 1, CIFAR10, official_choice=True)
+    first = CIFAR10.normalise(np.float32(chosen / 255)[:, None, None, None] + np.zeros(3))
     np.testing.assert_allclose(images[:, :1, :1], first, rtol=1e-5)
 
 

@@ -5,6 +5,7 @@ each, which differ in learning rate, scale of the initial weights, length of tra
 the training images. The target is the accuracy on digits that no network saw.
 """
 
+import dataclasses
 import functools
 import pathlib
 
@@ -17,6 +18,7 @@ from probegen_jax.factory.images import sources
 from probegen_jax.factory.images.files import Part
 from probegen_jax.factory.images.sources import ImageSet
 from probegen_jax.factory.parts import code_hash
+from probegen_jax.networks.cnn.published import signed
 from probegen_jax.networks.mixed_cnn.mixed import build
 from probegen_jax.zoo import cache, flat_weights
 from probegen_jax.zoo.zoo import Zoo
@@ -56,6 +58,7 @@ def load(
     mixed, packed = build(specs, weights)
     rows_of = split_architectures(planned, range(len(planned)), *_SHARES, where="digits_cnn")
     splits = {split: np.asarray(rows, np.int32) for split, rows in rows_of.items()}
+    mixed = dataclasses.replace(mixed, pixels=signed(1))
     return Zoo("digits_cnn", mixed, packed, arrays["accuracy"], splits, "regression", 1)
 
 

@@ -1,5 +1,6 @@
 """Built CNNs as they are stored: what is kept of each, and which are for what."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -69,6 +70,7 @@ def write(build: Build, factory: CnnFactory, images: ImageSet, plan: Mapping[str
         {
             "name": f"{images.name}_cnn_built",
             "image_shape": list(images.image_shape),
+            "pixels": dataclasses.asdict(factory.pixels),
             "summary": summary,
             "plan": plan,
         },

@@ -15,6 +15,7 @@ from probegen_jax.factory.cnn.planned import Planned, by_architecture, plan
 from probegen_jax.factory.cnn.search_space import Space
 from probegen_jax.factory.images.files import Part
 from probegen_jax.factory.images.sources import ImageSet, scaled
+from probegen_jax.networks.pixels import Pixels
 from probegen_jax.zoo.cache import Arrays
 
 # Networks that are trained before they are written: seconds' worth on a CPU, a full GPU.
@@ -29,6 +30,7 @@ class CnnFactory:
     Attributes:
       planned: the networks.
       parts: numbers of the networks in each part, all of one architecture.
+      pixels: how images are normalised for the networks.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class CnnFactory:
         Raises:
           UserError: an architecture that cannot be, or images of one class.
         """
-        train, test = _chosen(images, space, seed)
+        train, test, self.pixels = _chosen(images, space, seed)
         self.planned = plan(
             space, number, images.image_shape, images.num_classes, len(train), seed, where
         )
@@ -128,7 +130,7 @@ def finite(network: Planned, arrays: Arrays, row: int) -> list[int]:
     return [k for k in range(len(network.units)) if np.isfinite(arrays["weights"][row, k]).all()]
 
 
-def _chosen(images: ImageSet, space: Space, seed: int) -> list[Part]:
+def _chosen(images: ImageSet, space: Space, seed: int) -> tuple[Part, Part, Pixels]:
     """To train and to test on: as many images as the space says, as networks shall see them."""
     parts = []
     for name, part in (("train", images.train), ("test", images.test)):
@@ -144,8 +146,10 @@ def _chosen(images: ImageSet, space: Space, seed: int) -> list[Part]:
     pixels = [scaled(part.images) for part in parts]
     if space["pixels"] == "signed":
         pixels = [array * np.float32(2) - np.float32(1) for array in pixels]
+        mean = std = np.full(images.image_shape[2], 0.5)
     else:
         mean = pixels[0].mean((0, 1, 2), dtype=np.float64)
         std = np.maximum(pixels[0].std((0, 1, 2), dtype=np.float64), 1e-6)
         pixels = [((array - mean) / std).astype(np.float32) for array in pixels]
-    return [Part(array, part.labels) for array, part in zip(pixels, parts, strict=True)]
+    train, test = (Part(array, part.labels) for array, part in zip(pixels, parts, strict=True))
+    return train, test, Pixels(tuple(mean.tolist()), tuple(std.tolist()))

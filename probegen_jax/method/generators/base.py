@@ -7,6 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from probegen_jax.networks.contract import NetworkSpec
+
 
 class Fixed(nnx.Variable):
     """State of a generator that training does not touch."""
@@ -28,13 +30,14 @@ class Generator(nnx.Module):
 
     @classmethod
     def needed_images(
-        cls, settings: Mapping[str, Any], probe_shape: tuple[int, ...]
+        cls, settings: Mapping[str, Any], spec: NetworkSpec
     ) -> Float[np.ndarray, "N h w C"] | None:
         """Images to take probes from, read once for all seeds; None, as here, if it needs none.
 
-        The class is then called with them as `images`. The settings are the whole config.
+        The class is then called with them as `images`. The settings are the whole config; the spec
+        is the networks'.
         """
-        del settings, probe_shape
+        del settings, spec
         return None
 
 

@@ -14,6 +14,7 @@ from probegen_jax.method import dead_leaves
 from probegen_jax.method.generators.base import Fixed, Generator
 from probegen_jax.method.generators.coordinates import Vanilla
 from probegen_jax.method.layers import ConvTranspose
+from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.user_cache import data_folder
 
 
@@ -102,14 +103,20 @@ class DeadLeaves(Generator):
 
     @classmethod
     def needed_images(
-        cls, settings: Mapping[str, Any], probe_shape: tuple[int, ...]
+        cls, settings: Mapping[str, Any], spec: NetworkSpec
     ) -> Float[np.ndarray, "N h w C"]:
+        if spec.pixels is None:
+            raise UserError(
+                "dead leaves are shown as the networks' images were, but nothing says how these "
+                "were normalised; give mean and std (configs/own_cnn.py), or the spec its pixels"
+            )
         # Twice as many as probes, so that seeds differ in what they take.
         return dead_leaves.probe_bank(
             settings["dead_leaves"],
             2 * settings["num_probes"],
-            probe_shape,
+            spec.probe_shape,
             settings["seed"],
+            pixels=spec.pixels,
             fidelity=settings.get("fidelity", "faithful"),
             folder=data_folder(settings["data_dir"]),
         )

@@ -25,6 +25,7 @@ from probegen_jax.networks.contract import (
     check_at_least_one,
     check_finite,
 )
+from probegen_jax.networks.pixels import Pixels
 
 CnnWeights = dict[str, Any]
 
@@ -45,6 +46,7 @@ class CnnSpec(NetworkSpec):
       block_size: networks of a batch that run side by side; if None, one after another on a CPU,
         where activations then fit the cache, else all.
       platform: see `Options`.
+      pixels: see `NetworkSpec`.
     """
 
     layers: tuple[ConvLayer, ...]
@@ -53,6 +55,7 @@ class CnnSpec(NetworkSpec):
     activations: tuple[str, ...] = ()
     block_size: int | None = None
     platform: str = dataclasses.field(default="cpu", repr=False)  # a zoo's cache knows its repr
+    pixels: Pixels | None = dataclasses.field(default=None, repr=False, compare=False)
 
     vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
     needs_config: ClassVar[bool] = True

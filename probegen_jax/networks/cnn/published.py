@@ -10,8 +10,17 @@ from typing import Any, Literal
 from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
+from probegen_jax.networks.pixels import Pixels
 
 Fidelity = Literal["faithful", "official"]
+
+# How the Wild Park's images are normalised: CIFAR-10's statistics, as the official code has them.
+CIFAR10 = Pixels((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784))
+
+
+def signed(channels: int) -> Pixels:
+    """Images in [-1, 1], as the Small CNN Zoo's are."""
+    return Pixels((0.5,) * channels, (0.5,) * channels)
 
 
 def small_cnn_zoo(
@@ -36,6 +45,7 @@ def small_cnn_zoo(
         ),
         image_shape=(32, 32, in_channels),
         activations=choices,
+        pixels=signed(in_channels),
     )
 
 
@@ -44,6 +54,7 @@ def wild_park(
     fidelity: Fidelity = "faithful",
     network: str = "?",
     image_size: tuple[int, int] = (32, 32),
+    pixels: Pixels = CIFAR10,
 ) -> CnnSpec:
     """The architecture of a CNN Wild Park network.
 
@@ -52,6 +63,7 @@ def wild_park(
         `stride`, `padding`, `activation`, `residual` (`residual` may be absent); `n_classes`.
       fidelity: "faithful" keeps residual links; "official" drops them, as ProbeGen's published
         code does, which is another function.
+      pixels: how the images were normalised.
 
     Raises:
       UserError: lists of different lengths, or an architecture that cannot be.
@@ -74,6 +86,7 @@ def wild_park(
             ),
             num_classes=config.get("n_classes", 10),
             image_shape=(*image_size, channels[0]),
+            pixels=pixels,
         )
     except UserError as error:
         raise UserError(f"network {network}: {error}") from error

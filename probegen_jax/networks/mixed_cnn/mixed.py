@@ -30,6 +30,7 @@ from probegen_jax.networks.mixed_cnn.on_accelerator import batch
 from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Uniform
 from probegen_jax.networks.mixed_cnn.on_cpu import convolution, tape
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
+from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shared_rows import SharedRows
 from probegen_jax.typed_json import typed
 
@@ -53,6 +54,7 @@ class MixedCnnSpec(NetworkSpec):
       block_size: probes that run together; if None, 16 on a CPU, else all.
       platform: see `Options`.
       activations: those that networks of the zoo may have.
+      pixels: see `NetworkSpec`.
     """
 
     kinds: tuple[Kind, ...]
@@ -64,6 +66,7 @@ class MixedCnnSpec(NetworkSpec):
     dtype: Dtype = "float32"
     platform: str = dataclasses.field(default="cpu", repr=False)  # as in `CnnSpec`
     activations: tuple[str, ...] = dataclasses.field(default=tuple(ACTIVATIONS), repr=False)
+    pixels: Pixels | None = dataclasses.field(default=None, repr=False, compare=False)
 
     vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
     needs_config: ClassVar[bool] = True
@@ -253,5 +256,6 @@ def outline(specs: Sequence[CnnSpec], names: Sequence[str]) -> tuple[MixedCnnSpe
         # Batches differ from the zoo's mean; a batch of 32 seldom by more than a quarter.
         tape_size=min(max(volumes), math.ceil(1.25 * sum(volumes) / len(volumes))),
         activations=tables.activations_of(specs),
+        pixels=specs[0].pixels,
     )
     return mixed, {"programs": tables.kinds_in_use(kinds, mixed.max_layers, specs)}

@@ -12,6 +12,7 @@ from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import PER_NETWORK
 from probegen_jax.networks.cnn.layer_table import ParkNetwork
 from probegen_jax.networks.mixed_cnn import mixed, tables
+from probegen_jax.networks.pixels import Pixels
 from probegen_jax.typed_json import typed
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS, SHAPES
@@ -61,7 +62,7 @@ def built(
     """
     size = typed(tuple[int, int, int], metadata["image_shape"], "image_shape in metadata.json")
     names = [f"run {run}" for run in columns["run"]]
-    specs = _architectures(columns, fidelity, names, size[:2])
+    specs = _architectures(columns, fidelity, names, size[:2], _pixels(metadata, size[2]))
     used = dict.fromkeys(specs)
     common = _but_for_activation(list(used), fidelity)
     if common is None:
@@ -106,7 +107,11 @@ def _network(columns: Columns, row: int) -> ParkNetwork:
 
 
 def _architectures(
-    columns: Columns, fidelity: str, names: Sequence[str], image_size: tuple[int, int] = (32, 32)
+    columns: Columns,
+    fidelity: str,
+    names: Sequence[str],
+    image_size: tuple[int, int] = (32, 32),
+    pixels: Pixels = published.CIFAR10,
 ) -> list[cnn.CnnSpec]:
     """The architecture of each network; names are for messages."""
     specs: dict[tuple[bytes, int], cnn.CnnSpec] = {}
@@ -117,12 +122,21 @@ def _architectures(
         key = network.layers.tobytes(), network.num_classes
         if key not in specs:
             try:
-                specs[key] = published.wild_park(network.config(), fidelity, name, image_size)
+                specs[key] = published.wild_park(
+                    network.config(), fidelity, name, image_size, pixels
+                )
             except UserError as error:
                 told = f"{error}; prepare the zoo again with that network removed"
                 raise UserError(told) from error
         of_network.append(specs[key])
     return of_network
+
+
+def _pixels(metadata: Mapping[str, Any], channels: int) -> Pixels:
+    """How a built zoo's images were normalised; earlier versions did not note it."""
+    if "pixels" in metadata:
+        return typed(Pixels, metadata["pixels"], "pixels in metadata.json")
+    return published.CIFAR10 if channels == 3 else published.signed(channels)
 
 
 def _but_for_activation(specs: list[cnn.CnnSpec], fidelity: str) -> cnn.CnnSpec | None:
