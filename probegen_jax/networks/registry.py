@@ -9,6 +9,7 @@ from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.points import PointSpec
+from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.networks.vit import VitSpec
 from probegen_jax.typed_json import typed
@@ -19,6 +20,7 @@ FAMILIES: dict[str, type[NetworkSpec]] = {
     "mixed_cnn": MixedCnnSpec,
     "field": FieldSpec,
     "vit": VitSpec,
+    "resnet": ResNetSpec,
 }
 
 

@@ -20,6 +20,7 @@ from probegen_jax.networks.contract import NetworkSpec, Options, ReadOptions
 from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.networks.vit import VitSpec
 from probegen_jax.runs.predictor import Predictor
@@ -230,7 +231,8 @@ def families():
     keys = jax.random.split(jax.random.key(0), 3)
     field = FieldSpec(hidden=(4,), encoding="fourier", frequencies=3, activation="gabor")
     vit = VitSpec((4, 4, 1), 2, 4, 1, 2, 6, 3)
-    specs = {"siren": siren, "field": field, "cnn": cnn, "vit": vit}
+    resnet = ResNetSpec((4, 8), (1, 2), image_shape=(6, 5, 1), stem_width=4)
+    specs = {"siren": siren, "field": field, "cnn": cnn, "vit": vit, "resnet": resnet}
     found = {kind: (spec, jax.vmap(spec.init)(keys)) for kind, spec in specs.items()}
     return found | {"mixed_cnn": mixture()[:2]}
 

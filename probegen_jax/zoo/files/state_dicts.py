@@ -222,14 +222,14 @@ def _state(
             if last in _WEIGHTS or name in (shapes or ()):
                 raise BadNetworkError(network, f"{key} is a {type(value).__name__}, not a tensor")
             continue  # a figure or a setting beside the weights
+        if len(value.shape) == 0 and "int" in str(value.dtype) and name not in (shapes or ()):
+            continue  # a counter
         if shapes is not None and name not in shapes:
             if last in _FOREIGN:
                 what = f"has {key}, of {_FOREIGN[last]}, which such networks cannot have"
                 raise BadNetworkError(network, what, "fold it into the weights before saving")
             if last in _COORDINATES:
                 want.notes.add(network, f"the array {key} holds coordinates, and is left out")
-                continue
-            if len(value.shape) == 0 and "int" in str(value.dtype):  # a counter
                 continue
         if name in state:
             raise BadNetworkError(network, f"has {name} twice, once behind {prefix!r}")

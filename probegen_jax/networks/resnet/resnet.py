@@ -1,0 +1,291 @@
+"""ResNets (He et al., Deep Residual Learning for Image Recognition, 2016), of any width and depth.
+
+BatchNorm is part of the convolutions: with the statistics of training it is a scale and a shift.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from probegen_jax.errors import UserError
+from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
+from probegen_jax.networks.cnn import forward
+from probegen_jax.networks.cnn.cnn import check_images
+from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions, affine, check_at_least_one
+from probegen_jax.networks.resnet import state_dict
+
+Convolve = Callable[[ConvLayer, jax.Array, Any], jax.Array]
+
+_BOTTLENECK = 4  # how much narrower the inside of a bottleneck is
+_MOST_BLOCKS, _MOST_VALUES = 1000, 2**26  # of a network; of a layer's output for one image
+# Networks with fewer weights leave an accelerator idle, one at a time.
+_SMALL = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A residual block: convolutions, and one on the way around them where shapes change."""
+
+    layers: tuple[ConvLayer, ...]
+    shortcut: ConvLayer | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetSpec(NetworkSpec):
+    """The static part of a ResNet: everything but its weights.
+
+    The weights are `{"stem": conv, "stages": (({"layers": (conv, ...), "shortcut": conv}, ...),
+    ...), "head": {"kernel": (C, classes), "bias": (classes,)}}`, a conv being `{"kernel":
+    (k, k, in, out), "bias": (out,)}`; a block has a shortcut only where shapes change.
+
+    Attributes:
+      widths: channels that the blocks of each stage put out.
+      depths: blocks of each stage.
+      block: "basic" (two 3×3 convolutions) or "bottleneck" (1×1, 3×3, 1×1, inside a quarter wide).
+      stem_width: channels of the first convolution.
+      stem_kernel: side of its kernel, which `stem_stride` belongs to, too.
+      stem_pool: whether max pooling (3×3, stride 2) follows.
+      strides: of each stage's first block; None is 1, then 2 for the others.
+      stride_first: whether the first convolution of a bottleneck has its stride, instead of the
+        3×3 one.
+      shortcut: what goes around a block that changes shapes: "conv", or "pad": every second pixel,
+        and channels of zeros before and after.
+      activation: a name in `ACTIVATIONS`.
+      block_size: networks of a batch that run side by side; if None, one after another where each
+        is work enough: on a CPU, and elsewhere from a million weights.
+      platform: see `Options`.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    block: Literal["basic", "bottleneck"] = "basic"
+    stem_width: int = 16
+    stem_kernel: int = 3
+    stem_stride: int = 1
+    stem_pool: bool = False
+    strides: tuple[int, ...] | None = None
+    stride_first: bool = False
+    shortcut: Literal["conv", "pad"] = "conv"
+    activation: str = "relu"
+    num_classes: int = 10
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    block_size: int | None = None
+    platform: str = dataclasses.field(default="cpu", repr=False)  # a zoo's cache knows its repr
+
+    vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
+
+    def __post_init__(self):
+        strides = self._strides()
+        sizes = (self.stem_width, self.stem_kernel, self.stem_stride, self.num_classes)
+        numbers = (*self.widths, *self.depths, *strides, *sizes, *self.image_shape)
+        if min(numbers) < 1 or not self.widths:
+            raise UserError(
+                f"a ResNet of widths {self.widths}, depths {self.depths}, strides {strides}, "
+                f"stem_width {self.stem_width}, stem_kernel {self.stem_kernel}, stem_stride "
+                f"{self.stem_stride}, {self.num_classes} classes and images {self.image_shape} "
+                "cannot be: there must be a stage, and each number at least 1"
+            )
+        if not len(self.widths) == len(self.depths) == len(strides):
+            raise UserError(
+                f"widths {self.widths}, depths {self.depths} and strides {strides} must be "
+                "equally many: one of each for a stage"
+            )
+        if self.stem_kernel % 2 == 0:
+            raise UserError(f"stem_kernel is {self.stem_kernel}; it must be odd")
+        if self.block == "bottleneck" and any(width % _BOTTLENECK for width in self.widths):
+            raise UserError(f"widths are {self.widths}; those of bottlenecks are multiples of 4")
+        if self.activation not in ACTIVATIONS:
+            raise UserError(unknown_activation(self.activation))
+        if sum(self.depths) > _MOST_BLOCKS or self.num_weights >= 2**31:
+            raise UserError(
+                f"a ResNet of widths {self.widths} and depths {self.depths} is too large: at most "
+                f"{_MOST_BLOCKS} blocks, and fewer than 2³¹ weights"
+            )
+        widest = max(self.stem_width, *self.widths)
+        if math.prod(self.image_shape[:2]) * widest > _MOST_VALUES * self.stem_stride**2:
+            raise UserError(f"images of {self.image_shape} are too large for {widest} channels")
+        check_at_least_one(block_size=self.block_size)
+
+    def _strides(self) -> tuple[int, ...]:
+        return (1, *[2] * (len(self.widths) - 1)) if self.strides is None else self.strides
+
+    @property
+    def stem(self) -> ConvLayer:
+        """The first convolution."""
+        kernel, channels = self.stem_kernel, self.image_shape[2]
+        padding, activation = kernel // 2, self.activation
+        return ConvLayer(channels, self.stem_width, kernel, self.stem_stride, padding, activation)
+
+    @property
+    def stages(self) -> tuple[tuple[Block, ...], ...]:
+        """The blocks, stage by stage."""
+        channels, stages = self.stem_width, []
+        for width, depth, stride in zip(self.widths, self.depths, self._strides(), strict=True):
+            blocks = [self._block(channels, width, stride)]
+            blocks += [self._block(width, width, 1)] * (depth - 1)
+            stages.append(tuple(blocks))
+            channels = width
+        return tuple(stages)
+
+    def _block(self, channels: int, width: int, stride: int) -> Block:
+        act = self.activation
+        changes = channels != width or stride != 1
+        shortcut = ConvLayer(channels, width, 1, stride, 0, "none") if changes else None
+        if self.block == "basic":
+            first = ConvLayer(channels, width, 3, stride, 1, act)
+            return Block((first, ConvLayer(width, width, 3, 1, 1, "none")), shortcut)
+        inner = width // _BOTTLENECK
+        before, within = (stride, 1) if self.stride_first else (1, stride)
+        layers = (
+            ConvLayer(channels, inner, 1, before, 0, act),
+            ConvLayer(inner, inner, 3, within, 1, act),
+            ConvLayer(inner, width, 1, 1, 0, "none"),
+        )
+        return Block(layers, shortcut)
+
+    @property
+    def probe_shape(self) -> tuple[int, int, int]:
+        return self.image_shape
+
+    @property
+    def response_dim(self) -> int:
+        return self.num_classes
+
+    @property
+    def num_weights(self) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract()))
+
+    def abstract(self) -> dict[str, Any]:
+        def block(block: Block) -> dict[str, Any]:
+            arrays: dict[str, Any] = {"layers": tuple(map(_shapes, block.layers))}
+            if block.shortcut is not None and self.shortcut == "conv":
+                arrays["shortcut"] = _shapes(block.shortcut)
+            return arrays
+
+        return {
+            "stem": _shapes(self.stem),
+            "stages": tuple(tuple(map(block, blocks)) for blocks in self.stages),
+            "head": affine(self.widths[-1], self.num_classes),
+        }
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Any]:
+        """One network at its start: normal kernels by their outputs (He et al.), biases of 0."""
+        shapes = self.abstract()
+        leaves, tree = jax.tree.flatten(shapes)
+        keys = jax.random.split(key, len(leaves))
+
+        def draw(shape: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
+            if len(shape.shape) == 1:
+                return jnp.zeros(shape.shape)
+            fan_out = math.prod(shape.shape) // shape.shape[-2]
+            return math.sqrt(2 / fan_out) * jax.random.normal(key, shape.shape)
+
+        return jax.tree.unflatten(tree, map(draw, leaves, keys))
+
+    def run(
+        self, weights: Any, x: Float[Array, "P ..."], convolve: Convolve | None = None
+    ) -> Float[Array, "P R"]:
+        """One network's logits, with any way to convolve.
+
+        Args:
+          x: images, or what the first convolution is given by `convolve`.
+          convolve: from a layer, what it reads and its weights to what comes before its activation;
+            None is a plain convolution and bias. In training, BatchNorm belongs to it.
+        """
+        convolve = convolve or _convolve
+        act = ACTIVATIONS[self.activation]
+        x = act(convolve(self.stem, x, weights["stem"]))
+        if self.stem_pool:
+            x = _max_pool(x)
+        for blocks, arrays_of in zip(self.stages, weights["stages"], strict=True):
+            for block, arrays in zip(blocks, arrays_of, strict=True):
+                around, last = x, block.layers[-1]
+                for layer, conv in zip(block.layers, arrays["layers"], strict=True):
+                    x = convolve(layer, x, conv)
+                    x = x if layer is last else act(x)
+                if block.shortcut is not None and self.shortcut == "conv":
+                    around = convolve(block.shortcut, around, arrays["shortcut"])
+                elif block.shortcut is not None:
+                    around = _padded(block.shortcut, around)
+                x = act(x + around)
+        return forward.head(weights, x)
+
+    def apply(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "P R"]:
+        """One network's logits for every probe; differentiable in weights and probes.
+
+        Probes are images, normalised as the network was trained on them.
+        """
+        check_images(probes, self.image_shape)
+        return self.run(weights, probes)
+
+    def respond(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "B P R"]:
+        """Every network of a batch on every probe; meant to be differentiated in the probes."""
+        check_images(probes, self.image_shape)
+        if self.block_size is None and self.platform != "cpu" and self.num_weights < _SMALL:
+            return super().respond(weights, probes)
+        x, convolve = probes, _convolve
+        if self.block_size is None and self.platform == "cpu":
+            # A convolution inside a loop runs on a single thread there, a matmul on all.
+            x, convolve = forward.patches(probes, self.stem), self._on_patches
+
+        # Run once more on the way back, so that what one network computes is kept, not what all do.
+        @jax.checkpoint
+        def one(network: Any) -> jax.Array:
+            return self.run(network, x, convolve)
+
+        return jax.lax.map(one, weights, batch_size=self.block_size)
+
+    def _on_patches(self, layer: ConvLayer, x: jax.Array, conv: Any) -> jax.Array:
+        """A convolution as a matmul; those for the first are made once for all networks."""
+        patches = x if layer == self.stem else forward.patches(x, layer)
+        kernel = conv["kernel"]
+        return patches @ kernel.reshape(-1, kernel.shape[-1]) + conv["bias"].reshape(1, 1, 1, -1)
+
+    def block_sizes(self, batch: int) -> Sequence[int | None]:
+        return (None, *(size for size in (1, 4, 16) if size < batch))
+
+    def with_probe_shape(self, shape: tuple[int, int, int]) -> "ResNetSpec":
+        """The same convolutions on images of another size."""
+        return dataclasses.replace(self, image_shape=shape)
+
+    def expected(self, options: ReadOptions) -> str:
+        return (
+            f"a ResNet of {self.block} blocks, widths {self.widths}, depths {self.depths} and "
+            f"{self.num_classes} classes, under the names of torchvision, timm or transformers"
+        )
+
+    def read(
+        self,
+        state: Mapping[str, np.ndarray],
+        config: Mapping[str, Any] | None,
+        name: str,
+        options: ReadOptions,
+    ) -> Any:
+        return state_dict.read(self, state, name)
+
+
+def _shapes(layer: ConvLayer) -> dict[str, jax.ShapeDtypeStruct]:
+    return affine(layer.kernel, layer.kernel, layer.in_channels, layer.out_channels)
+
+
+def _convolve(layer: ConvLayer, x: jax.Array, conv: Any) -> jax.Array:
+    return layer.convolve(x, conv["kernel"]) + conv["bias"].reshape(1, 1, 1, -1)
+
+
+def _max_pool(x: Float[Array, "P H W C"]) -> Float[Array, "P h w C"]:
+    """The largest of 3×3 pixels, of every second one."""
+    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+
+
+def _padded(shortcut: ConvLayer, x: Float[Array, "P H W C"]) -> Float[Array, "P h w O"]:
+    """Every so many pixels, with half of the missing channels before and half of them after."""
+    x, missing = x[:, :: shortcut.stride, :: shortcut.stride], shortcut.out_channels - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))

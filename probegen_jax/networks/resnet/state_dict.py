@@ -1,0 +1,172 @@
+"""A ResNet's arrays under the names that libraries give them, and what these tell of it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from probegen_jax.errors import BadNetworkError
+from probegen_jax.networks import batch_norm
+from probegen_jax.networks.contract import check_finite
+
+if TYPE_CHECKING:
+    from probegen_jax.networks.resnet.resnet import ResNetSpec
+
+Names = tuple[str, str]  # of a convolution and the BatchNorm after it
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Names of arrays before `.weight`; {s}, {b}, {i} count stages, blocks, convolutions.
+
+    Attributes:
+      first: the number of the first stage and of the first convolution of a block.
+      shortcuts: of the convolution around a block, any of these.
+    """
+
+    title: str
+    stem: Names
+    layer: Names
+    shortcuts: tuple[Names, ...]
+    heads: tuple[str, ...]
+    first: int
+
+    def layer_names(self, stage: int, block: int, index: int) -> Names:
+        """Those of a block's convolution, all counted from 0."""
+        numbers = {"s": stage + self.first, "b": block, "i": index + self.first}
+        return self.layer[0].format(**numbers), self.layer[1].format(**numbers)
+
+    def shortcut_names(self, state: Mapping[str, Any], stage: int, block: int) -> Names:
+        """Those of the convolution around a block: those in `state`, or the first."""
+        numbers = {"s": stage + self.first, "b": block}
+        found = [(conv.format(**numbers), norm.format(**numbers)) for conv, norm in self.shortcuts]
+        return next((names for names in found if f"{names[0]}.weight" in state), found[0])
+
+    def head(self, state: Mapping[str, Any]) -> str:
+        """The name of the linear layer: that in `state`, or the first."""
+        return next((name for name in self.heads if f"{name}.weight" in state), self.heads[0])
+
+
+# In torchvision and timm; in many a training on CIFAR-10.
+_AROUND = ("downsample", "shortcut")
+_HF = "resnet.encoder.stages.{s}.layers.{b}"
+LAYOUTS = (
+    Layout(
+        "torchvision's, timm's",
+        ("conv1", "bn1"),
+        ("layer{s}.{b}.conv{i}", "layer{s}.{b}.bn{i}"),
+        tuple((f"layer{{s}}.{{b}}.{x}.0", f"layer{{s}}.{{b}}.{x}.1") for x in _AROUND),
+        ("fc", "linear"),
+        1,
+    ),
+    Layout(
+        "transformers'",
+        ("resnet.embedder.embedder.convolution", "resnet.embedder.embedder.normalization"),
+        (f"{_HF}.layer.{{i}}.convolution", f"{_HF}.layer.{{i}}.normalization"),
+        ((f"{_HF}.shortcut.convolution", f"{_HF}.shortcut.normalization"),),
+        ("classifier.1",),
+        0,
+    ),
+)
+
+
+def layout_of(state: Mapping[str, Any], network: str) -> tuple[Layout, str]:
+    """The layout whose names fit, and what stands before each of them.
+
+    Raises:
+      BadNetworkError: none fits: what each of them lacks; or several networks are there.
+    """
+    for layout in LAYOUTS:
+        ends = tuple(f"{name}.weight" for name in (layout.stem[0], layout.layer_names(0, 0, 0)[0]))
+        before = [
+            {key.removesuffix(end) for key in state if f".{key}".endswith(f".{end}")}
+            for end in ends
+        ]
+        # An outer `conv1` or `layer1` is no start of a network where only the other one is.
+        prefixes = sorted(before[0] & before[1])
+        if len(prefixes) > 1:
+            which = ", ".join(repr(prefix) for prefix in prefixes)
+            raise BadNetworkError(network, f"holds several ResNets, under {which}; save one alone")
+        if prefixes:
+            return layout, prefixes[0]
+    lacks = "; ".join(
+        f"{layout.title} need {layout.stem[0]}.weight and {layout.layer_names(0, 0, 0)[0]}.weight"
+        for layout in LAYOUTS
+    )
+    shown = ", ".join(list(state)[:3])
+    raise BadNetworkError(network, f"is no ResNet under known names: {lacks}; it has {shown}, …")
+
+
+def read(spec: "ResNetSpec", state: Mapping[str, np.ndarray], network: str) -> Any:
+    """One network's weights from a state dict of any layout, with BatchNorm folded.
+
+    Raises:
+      BadNetworkError: an array is missing, of another shape, not finite or not of such a network.
+    """
+    layout, prefix = layout_of(state, network)
+    left = {
+        name.removeprefix(prefix): array
+        for name, array in state.items()
+        if name.startswith(prefix) and not name.endswith("num_batches_tracked")
+    }
+    check_finite(network, left)
+
+    def affine(path: tuple[Any, ...], shapes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        name, norm_name = _names(
+            layout, left, [getattr(key, "key", None) or key.idx for key in path]
+        )
+        *sides, inputs, outputs = shapes["kernel"].shape
+        shape_of = {"weight": (outputs, inputs, *sides), "bias": (outputs,)}
+        weight = _taken(left, f"{name}.weight", shape_of["weight"], network)
+        norm = {
+            last: _taken(left, f"{norm_name}.{last}", shape_of["bias"], network)
+            for last in ("weight", "bias", "running_mean", "running_var")
+            if f"{norm_name}.{last}" in left
+        }
+        bias = None
+        if norm_name and not norm and f"{name}.bias" not in left:
+            raise BadNetworkError(network, f"has neither {norm_name}.weight nor {name}.bias")
+        if not norm or f"{name}.bias" in left:
+            bias = _taken(left, f"{name}.bias", shape_of["bias"], network)
+        if norm:
+            batch_norm.check(network, norm_name, norm)
+            weight, bias = batch_norm.folded(weight, bias, norm)
+        return {"kernel": np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2))), "bias": bias}
+
+    weights = jax.tree_util.tree_map_with_path(affine, spec.abstract(), is_leaf=_is_affine)
+    if left:
+        what = f"has {prefix}{next(iter(left))}, which a ResNet of such blocks has not"
+        raise BadNetworkError(network, what)
+    return weights
+
+
+def _is_affine(tree: Any) -> bool:
+    return isinstance(tree, dict) and "kernel" in tree
+
+
+def _names(layout: Layout, state: Mapping[str, Any], path: list[Any]) -> Names:
+    """A layer's names by its place in the weights; the head has no BatchNorm."""
+    match path:
+        case ["stem"]:
+            return layout.stem
+        case ["head"]:
+            return layout.head(state), ""
+        case ["stages", stage, block, "shortcut"]:
+            return layout.shortcut_names(state, stage, block)
+        case ["stages", stage, block, "layers", index]:
+            return layout.layer_names(stage, block, index)
+    raise AssertionError(path)
+
+
+def _taken(
+    state: dict[str, np.ndarray], name: str, shape: tuple[int, ...], network: str
+) -> np.ndarray:
+    """An array, taken out of those that are left to read."""
+    if name not in state:
+        raise BadNetworkError(network, f"has no {name}")
+    array = state.pop(name)
+    if array.shape != shape:
+        raise BadNetworkError(network, f"{name} has shape {array.shape}, not {shape}")
+    return array
