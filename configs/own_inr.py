@@ -1,4 +1,4 @@
-"""INRs of your own: a folder of .pth or .safetensors files and a CSV of targets."""
+"""INRs of your own, SIRENs or other fields: .pth or .safetensors files and a CSV of targets."""
 
 from ml_collections.config_dict import placeholder
 
@@ -19,7 +19,7 @@ def get_config(arg: str = ""):
     # Whether to leave out networks that cannot be used, and list them, instead of stopping.
     config.skip_bad = False
 
-    # Widths of the hidden layers, which are sin(w0·(Wx + b)); then follow a linear layer and the
+    # Widths of the hidden layers, in a SIREN sin(w0·(Wx + b)); then follow a linear layer and the
     # shift.
     config.hidden = (32, 32)
     config.in_dim = 2  # coordinates
@@ -28,10 +28,24 @@ def get_config(arg: str = ""):
     config.w0_first = placeholder(float)  # of the first layer, if it differs. siren-pytorch: 30
     config.output_shift = 0.5  # added to the output
     config.grid = "xy"  # order of coordinates; `ij`: the row comes first
+    # For other fields than SIRENs: `relu`, `gelu`, `tanh`, `sine`, `gaussian`, which is
+    # exp(-x²/(2·width²)), or `gabor`: cos(w0·(Wx + b))·exp(-(width·(Vx + c))²).
+    config.activation = placeholder(str)
+    # What the first layer reads, if not the point x itself. `positional`: x, then sin and cos of
+    # 2ⁿ·first_octave·x; `fourier`: sin and cos of 2π·Bx, where B is in the file.
+    config.encoding = placeholder(str)
+    config.frequencies = placeholder(int)  # of an encoding: octaves, or rows of B
+    config.first_octave = placeholder(float)  # None: π, as in NeRF's paper; its code has 1
+    config.width = placeholder(float)  # of a Gaussian or Gabor activation; None: 0.1
     # Key before .weight and .bias; {} is the layer's number. NFN: `net.{}.linear`
     config.layer_key = "seq.{}"
     # Of the last layer, if it differs. NFN: `net.{}`. siren-pytorch: `last_layer`
     config.last_layer_key = placeholder(str)
+    # Of fields: the linear layers inside the wavelets' exp, and the matrix B (frequencies, in_dim).
+    config.scale_key = placeholder(str)  # None: `scale.{}`. WIRE: `net.{}.scale`
+    config.projection_key = placeholder(str)  # None: `B`
+    # Whether the first layer reads cosines before sines, for `fourier`; None: no.
+    config.cos_first = placeholder(bool)
     # Of the network to read, where files hold several, such as an average: `ema`
     config.state_key = placeholder(str)
     return config

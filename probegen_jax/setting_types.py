@@ -16,7 +16,10 @@ _OTHER_TYPES: dict[str, Any] = {
     **dict.fromkeys(("num_classes", "in_dim", "channels"), int),
     **dict.fromkeys(("val_share", "test_share", "w0", "output_shift"), float),
     **dict.fromkeys(("skip_bad", "in_memory"), bool),
-    "w0_first": float | None,
+    **dict.fromkeys(("w0_first", "first_octave", "width"), float | None),
+    **dict.fromkeys(("activation", "encoding", "scale_key", "projection_key"), str | None),
+    "frequencies": int | None,
+    "cos_first": bool | None,
     "hidden": tuple[int, ...],
 }
 

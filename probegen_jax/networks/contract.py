@@ -45,6 +45,9 @@ class ReadOptions:
         layer's number, from 0.
       last_layer_key: of the last layer, where it differs, with or without a number. NFN's INRs have
         "net.{}.linear" and "net.{}", siren-pytorch's "net.{}" and "last_layer".
+      scale_key: of the second linear layer beside each hidden one, in fields of Gabor wavelets.
+      projection_key: of the matrix (F, D) of random Fourier features.
+      cos_first: whether the cosines of random Fourier features lie before their sines.
       state_key: of the network to read, where a file holds several, such as an average of it.
       fidelity: "faithful" runs CNNs as they were trained, "official" as ProbeGen's published code.
     """
@@ -53,9 +56,13 @@ class ReadOptions:
     last_layer_key: str | None = None
     fidelity: Literal["faithful", "official"] = "faithful"
     state_key: str | None = None
+    scale_key: str = "scale.{}"
+    projection_key: str = "B"
+    cos_first: bool = False
 
     def __post_init__(self):
-        for pattern, least in ((self.layer_key, 1), (self.last_layer_key or "", 0)):
+        numbered = (self.layer_key, self.scale_key)
+        for pattern, least in ((numbered[0], 1), (numbered[1], 1), (self.last_layer_key or "", 0)):
             numbers, rest = pattern.count("{}"), pattern.replace("{}", "")
             if not least <= numbers <= 1 or "{" in rest or "}" in rest:
                 raise UserError(

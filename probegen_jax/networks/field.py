@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import affine
+from probegen_jax.networks.contract import ReadOptions, affine
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.sine import sine
 
@@ -37,7 +37,10 @@ class FieldSpec(PointSpec):
       frequencies: of the encoding, F: octaves of each coordinate (positional), or random
         projections (Fourier), which are not trained.
       projection_std: of the projections at the start, in cycles per unit of a coordinate.
+      first_octave: of a positional encoding, the factor inside its first sines; NeRF's code has 1
+        where the paper has π.
       w0: factor inside a sine or a Gabor wavelet's cosine.
+      w0_first: of the first layer, if it is not `w0`.
       width: of a Gaussian, exp(-x²/(2 width²)); of a Gabor wavelet, the factor before its scale.
       block_size: networks of a batch that run side by side; all, if None.
     """
@@ -54,6 +57,10 @@ class FieldSpec(PointSpec):
     output_shift: float = 0.5
     grid: Literal["xy", "ij"] = "xy"
     block_size: int | None = None
+    first_octave: float = math.pi
+    w0_first: float | None = None
+
+    kind = "a field"
 
     def __post_init__(self):
         if (self.encoding == "none") != (self.frequencies == 0) or self.frequencies < 0:
@@ -61,6 +68,8 @@ class FieldSpec(PointSpec):
                 f"encoding is {self.encoding!r} with {self.frequencies} frequencies; give at least "
                 "1 to an encoding, and 0 to none"
             )
+        if self.width <= 0:
+            raise UserError(f"width is {self.width}; it must be above 0")
         self._check_sizes()
 
     @property
@@ -123,9 +132,11 @@ class FieldSpec(PointSpec):
         """See `NetworkSpec`; a hidden layer's tap is its activation's argument."""
         x, taps = self._encoded(weights, probes), []
         *hidden, last = weights["layers"]
+        w0 = self.w0 if self.w0_first is None else self.w0_first
         for layer in hidden:
             taps.append(x @ layer["kernel"] + layer["bias"][None])
-            x = self._activated(taps[-1], x, layer)
+            x = self._activated(taps[-1], x, layer, w0)
+            w0 = self.w0
         return *taps, x @ last["kernel"] + last["bias"][None] + self.output_shift
 
     def _encoded(
@@ -137,21 +148,64 @@ class FieldSpec(PointSpec):
             projection = jax.lax.stop_gradient(weights["projection"])
             phases = 2 * math.pi * (probes @ projection)
             return jnp.concatenate([sine(phases), sine(phases + math.pi / 2)], axis=-1)
-        octaves = [2.0**n * math.pi * probes for n in range(self.frequencies)]
+        octaves = [2.0**n * self.first_octave * probes for n in range(self.frequencies)]
         waves = [sine(octave + shift) for octave in octaves for shift in (0.0, math.pi / 2)]
         return jnp.concatenate([probes, *waves], axis=-1)
 
     def _activated(
-        self, x: Float[Array, "P H"], before: Float[Array, "P M"], layer: Mapping[str, Array]
+        self,
+        x: Float[Array, "P H"],
+        before: Float[Array, "P M"],
+        layer: Mapping[str, Array],
+        w0: float,
     ) -> Float[Array, "P H"]:
         if self.activation == "gabor":
             scale = before @ layer["scale_kernel"] + layer["scale_bias"][None]
-            return sine(self.w0 * x + math.pi / 2) * jnp.exp(-jnp.square(self.width * scale))
+            return sine(w0 * x + math.pi / 2) * jnp.exp(-jnp.square(self.width * scale))
         functions = {
             "relu": jax.nn.relu,
             "gelu": lambda x: jax.nn.gelu(x, approximate=False),
             "tanh": jnp.tanh,
-            "sine": lambda x: sine(self.w0 * x),
+            "sine": lambda x: sine(w0 * x),
             "gaussian": lambda x: jnp.exp(-jnp.square(x) / (2 * self.width**2)),
         }
         return functions[self.activation](x)
+
+    def to_json(self) -> dict[str, Any]:
+        """See `NetworkSpec`; as earlier versions wrote it where it has nothing that is newer."""
+        newer = {"first_octave": math.pi, "w0_first": None}
+        return {k: v for k, v in super().to_json().items() if k not in newer or v != newer[k]}
+
+    def file_shapes(
+        self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
+    ) -> dict[str, tuple[int, ...]]:
+        shapes = super().file_shapes(config, name, options)
+        if self.activation == "gabor":
+            for index, (m, n) in enumerate(itertools.pairwise(self.sizes[:-1])):
+                layer = options.scale_key.format(index)
+                shapes |= {f"{layer}.weight": (n, m), f"{layer}.bias": (n,)}
+        if self.encoding == "fourier":
+            shapes[options.projection_key] = (self.frequencies, self.in_dim)
+        return shapes
+
+    def _from_state(self, state: Mapping[str, np.ndarray], options: ReadOptions) -> FieldWeights:
+        layers = self._layers(state, options)
+        if self.activation == "gabor":
+            for index, layer in enumerate(layers[:-1]):
+                scale = options.scale_key.format(index)
+                layer["scale_kernel"] = state[f"{scale}.weight"].T
+                layer["scale_bias"] = state[f"{scale}.bias"]
+        weights: FieldWeights = {"layers": layers}
+        if self.encoding == "fourier":
+            weights["projection"] = state[options.projection_key].T
+            if options.cos_first:
+                halves = np.split(layers[0]["kernel"], 2)
+                layers[0]["kernel"] = np.concatenate(halves[::-1])
+                if self.activation == "gabor":
+                    halves = np.split(layers[0]["scale_kernel"], 2)
+                    layers[0]["scale_kernel"] = np.concatenate(halves[::-1])
+        return weights
+
+    def is_stacked(self, networks: Any) -> bool:
+        """See `NetworkSpec`: single networks are state dicts, without `layers`."""
+        return isinstance(networks, Mapping) and "layers" in networks

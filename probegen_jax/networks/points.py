@@ -2,7 +2,9 @@
 
 import abc
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -10,8 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import NetworkSpec, check_at_least_one
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.contract import (
+    NetworkSpec,
+    ReadOptions,
+    check_at_least_one,
+    check_finite,
+)
+
+# How common code calls layers, and the last one where it differs.
+_LAYOUTS = (
+    ("seq.{}", None),
+    ("net.{}.linear", "net.{}"),
+    ("net.{}.freqs", "net.{}"),
+    ("net.{}", "last_layer"),
+    ("net.{}", None),
+    ("net.{}.0", None),
+    ("layers.{}", None),
+    ("linears.{}", None),
+)
 
 
 class PointSpec(NetworkSpec):
@@ -85,6 +104,71 @@ class PointSpec(NetworkSpec):
     def block_sizes(self, batch: int) -> Sequence[int | None]:
         return (None, *(size for size in (1, 4, 16) if size < batch))
 
+    # Single networks, from files.
+
+    @property
+    @abc.abstractmethod
+    def kind(self) -> str:
+        """What such a network is called, with its article."""
+
+    def expected(self, options: ReadOptions) -> str:
+        depth = len(self.sizes) - 1
+        first, last = options.layer_name(0, depth), options.layer_name(depth - 1, depth)
+        return (
+            f"{self.kind} {'→'.join(map(str, self.sizes))} in float32, with arrays {first}.weight "
+            f"to {last}.bias"
+        )
+
+    def file_shapes(
+        self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
+    ) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
+            layer = options.layer_name(index, len(self.sizes) - 1)
+            shapes |= {f"{layer}.weight": (n, m), f"{layer}.bias": (n,)}
+        return shapes
+
+    def read(
+        self,
+        state: Mapping[str, np.ndarray],
+        config: Mapping[str, Any] | None,
+        name: str,
+        options: ReadOptions,
+    ) -> Any:
+        """See `NetworkSpec`; weights in `state` are (out, in)."""
+        fix = "set {} to the zoo's, or use --config.skip_bad=True"
+        shapes = self.file_shapes(config, name, options)
+        for key, shape in shapes.items():
+            array = state.get(key)
+            if array is None:
+                tried, fitting = _layouts_told(state, options)
+                fault = f"has no {key} (it has {', '.join(sorted(state)) or 'nothing'}{tried})"
+                what = f"key names, width and depth{fitting}"
+                raise BadNetworkError(name, fault, fix.format(what))
+            if array.shape != shape:
+                fault = f"{key} has shape {array.shape}, expected {shape}"
+                raise BadNetworkError(name, fault, fix.format("width and depth"))
+            if array.dtype != np.float32:
+                raise BadNetworkError(name, f"{key} is {array.dtype}, not float32")
+        if rest := state.keys() - shapes.keys():
+            fault = f"has {min(rest)}, which a network of {len(self.sizes) - 1} layers has not"
+            raise BadNetworkError(name, fault, fix.format("the key names and depth"))
+        check_finite(name, state)
+        return self._from_state(state, options)
+
+    @abc.abstractmethod
+    def _from_state(self, state: Mapping[str, np.ndarray], options: ReadOptions) -> Any:
+        """One network from arrays that are as `file_shapes` says."""
+
+    def _layers(
+        self, state: Mapping[str, np.ndarray], options: ReadOptions
+    ) -> tuple[dict[str, np.ndarray], ...]:
+        depth = len(self.sizes) - 1
+        names = [options.layer_name(index, depth) for index in range(depth)]
+        return tuple(
+            {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]} for name in names
+        )
+
     @property
     def plane(self) -> Literal["xy", "ij"] | None:
         return self.grid if self.in_dim == 2 else None
@@ -104,6 +188,34 @@ class PointSpec(NetworkSpec):
         y, x = np.meshgrid(*sides, indexing="ij")
         first, second = (x, y) if self.grid == "xy" else (y, x)
         return np.stack([first.ravel(), second.ravel()], axis=-1)
+
+
+def _layouts_told(state: Mapping[str, Any], options: ReadOptions) -> tuple[str, str]:
+    """Which names of layers were looked for, if all in vain; and which others would be found."""
+    given = options.layer_key, options.last_layer_key
+    if _fits(state, *given):
+        return "", ""
+    fitting = [
+        f"--config.layer_key={layer}" + (f" --config.last_layer_key={last}" if last else "")
+        for layer, last in _LAYOUTS
+        if _fits(state, layer, last)
+    ]
+    if fitting:
+        return "", f" (its names fit {' or '.join(fitting)})"
+    tried = dict.fromkeys(layer for layer, _ in (given, *_LAYOUTS))
+    return f"; tried were {', '.join(tried)}", ""
+
+
+def _fits(state: Mapping[str, Any], layer_key: str, last_layer_key: str | None) -> bool:
+    """Whether arrays are called so: a first layer, and a last one where that differs."""
+    before, _, after = layer_key.partition("{}")
+    layer = re.compile(rf"(?:.*\.)?{re.escape(before)}\d+{re.escape(after)}\.weight")
+    found = sum(bool(layer.fullmatch(name)) for name in state)
+    if last_layer_key is None:
+        return found > 1
+    last = re.escape(last_layer_key).replace(r"\{\}", r"\d+")
+    ends = [name for name in state if re.fullmatch(rf"(?:.*\.)?{last}\.weight", name)]
+    return found > 0 and len(ends) == 1
 
 
 @functools.partial(jax.jit, static_argnames="spec")

@@ -15,13 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.errors import BadNetworkError
-from probegen_jax.networks.contract import (
-    Options,
-    ReadOptions,
-    affine,
-    check_finite,
-)
+from probegen_jax.networks.contract import Options, ReadOptions, affine
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.sine import EXACT_TO, sine
 
@@ -149,14 +143,6 @@ class SirenSpec(PointSpec):
             sine = "exact" if far else "fast"
         return dataclasses.replace(super().with_options(options, weights), sine=sine)
 
-    def expected(self, options: ReadOptions) -> str:
-        depth = len(self.sizes) - 1
-        first, last = options.layer_name(0, depth), options.layer_name(depth - 1, depth)
-        return (
-            f"a SIREN {'→'.join(map(str, self.sizes))} in float32, with arrays {first}.weight to "
-            f"{last}.bias"
-        )
-
     def to_json(self) -> dict[str, Any]:
         """See `NetworkSpec`; as earlier versions wrote it where `w0_first` is not set."""
         values = super().to_json()
@@ -164,44 +150,10 @@ class SirenSpec(PointSpec):
             del values["w0_first"]
         return values
 
-    def file_shapes(
-        self, config: Mapping[str, Any] | None, name: str, options: ReadOptions
-    ) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {}
-        for index, (m, n) in enumerate(itertools.pairwise(self.sizes)):
-            layer = options.layer_name(index, len(self.sizes) - 1)
-            shapes |= {f"{layer}.weight": (n, m), f"{layer}.bias": (n,)}
-        return shapes
+    kind = "a SIREN"
 
-    def read(
-        self,
-        state: Mapping[str, np.ndarray],
-        config: Mapping[str, Any] | None,
-        name: str,
-        options: ReadOptions,
-    ) -> SirenWeights:
-        """See `NetworkSpec`; weights in `state` are (out, in)."""
-        fix = "set {} to the zoo's, or use --config.skip_bad=True"
-        shapes = self.file_shapes(config, name, options)
-        for key, shape in shapes.items():
-            array = state.get(key)
-            if array is None:
-                fault = f"has no {key} (it has {', '.join(sorted(state)) or 'nothing'})"
-                raise BadNetworkError(name, fault, fix.format("key names, width and depth"))
-            if array.shape != shape:
-                fault = f"{key} has shape {array.shape}, expected {shape}"
-                raise BadNetworkError(name, fault, fix.format("width and depth"))
-            if array.dtype != np.float32:
-                raise BadNetworkError(name, f"{key} is {array.dtype}, not float32")
-        if rest := state.keys() - shapes.keys():
-            fault = f"has {min(rest)}, which a network of {len(self.sizes) - 1} layers has not"
-            raise BadNetworkError(name, fault, fix.format("the key names and depth"))
-        check_finite(name, state)
-        arrays = [state[key] for key in shapes]
-        return tuple(
-            {"kernel": weight.T, "bias": bias}
-            for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)
-        )
+    def _from_state(self, state: Mapping[str, np.ndarray], options: ReadOptions) -> SirenWeights:
+        return self._layers(state, options)
 
     def is_stacked(self, networks: Any) -> bool:
         """See `NetworkSpec`: layers are dicts with a kernel, single networks are not."""

@@ -26,7 +26,8 @@ from probegen_jax.networks import registry
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.runs.experiment import Run, load_run
 from probegen_jax.runs.folder import computed
-from probegen_jax.runs.predictor import Predictor, predictor_of, read_options
+from probegen_jax.runs.predictor import Predictor, predictor_of
+from probegen_jax.runs.zoo_from_config import read_options
 from probegen_jax.typed_json import is_as_signed, signed, typed
 from probegen_jax.zoo.zoo import Zoo
 

@@ -27,8 +27,8 @@ from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.runs.experiment import Run
+from probegen_jax.runs.zoo_from_config import read_options
 from probegen_jax.training.evaluation import Evaluation
-from probegen_jax.typed_json import typed
 from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.own.networks import find_files, read
 from probegen_jax.zoo.zoo import Networks, Zoo
@@ -257,10 +257,3 @@ def predictor_of(run: Run, which: str = "last") -> Predictor:
         result=run.result,
         class_names=zoo.class_names,
     )
-
-
-def read_options(config: Any) -> ReadOptions:
-    """How files of networks are read, by a run's config or a dict of it."""
-    given = {field.name: config.get(field.name) for field in dataclasses.fields(ReadOptions)}
-    given = {name: value for name, value in given.items() if value is not None}
-    return typed(ReadOptions, given, "settings")

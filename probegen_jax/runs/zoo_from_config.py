@@ -1,12 +1,15 @@
 """The zoo that a config asks for: built in, published, or the user's own."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.tasks import TASKS
+from probegen_jax.networks import registry
 from probegen_jax.networks.contract import ReadOptions
-from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.points import PointSpec
+from probegen_jax.typed_json import typed
 from probegen_jax.zoo.zoo import Zoo
 
 BUILT_IN = ("digits", "digits_cnn")
@@ -90,22 +93,11 @@ def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
         raise UserError(f"task is {config['task']!r}; choose {' or '.join(TASKS)}")
     if config["grid"] not in ("xy", "ij"):
         raise UserError(f"grid is {config['grid']!r}; choose xy or ij")
-    spec = SirenSpec(
-        hidden=tuple(config["hidden"]),
-        in_dim=config["in_dim"],
-        out_dim=config["channels"],
-        w0=config["w0"],
-        output_shift=config["output_shift"],
-        grid=config["grid"],
-        w0_first=config.get("w0_first"),
-    )
     return files_and_targets.from_folder(
         folder,
         targets,
-        spec,
-        ReadOptions(
-            config["layer_key"], config["last_layer_key"], state_key=config.get("state_key")
-        ),
+        _own_spec(config),
+        read_options(config),
         task=config["task"],
         num_outputs=config["num_classes"] or None,
         val_share=config["val_share"],
@@ -113,6 +105,30 @@ def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
         skip_bad=config["skip_bad"],
         data_dir=data_dir,
     )
+
+
+def _own_spec(config: Any) -> PointSpec:
+    """A SIREN, unless an activation or an encoding is given."""
+    values = {
+        "kind": "siren",
+        "hidden": config["hidden"],
+        "in_dim": config["in_dim"],
+        "out_dim": config["channels"],
+        **{key: config[key] for key in ("w0", "output_shift", "grid")},
+        "w0_first": config.get("w0_first"),
+    }
+    of_field = ("activation", "encoding", "frequencies", "first_octave", "width")
+    given = {key: config[key] for key in of_field if config.get(key) is not None}
+    if given:
+        values |= {"kind": "field", "activation": "sine", **given}
+    return registry.points_from_json(values, "settings")
+
+
+def read_options(config: Any) -> ReadOptions:
+    """How files of networks are read, by a run's config or a dict of it."""
+    given = {field.name: config.get(field.name) for field in dataclasses.fields(ReadOptions)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return typed(ReadOptions, given, "settings")
 
 
 def _path(value: str | None) -> pathlib.Path | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -9,7 +10,6 @@ import numpy as np
 
 from probegen_jax.errors import BadNetworkError
 from probegen_jax.networks.contract import ReadOptions
-from probegen_jax.networks.siren import SirenWeights
 from probegen_jax.zoo.files import state_dicts, torch_files
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".tar", ".bin")
@@ -73,11 +73,16 @@ def read_safetensors(data: bytes, network: str) -> tuple[dict[str, np.ndarray], 
         raise BadNetworkError(network, f"is not a readable safetensors file ({error})") from error
 
 
-def to_state(weights: SirenWeights, options: ReadOptions) -> dict[str, np.ndarray]:
-    """The arrays by key that torch would store for one network."""
+def to_state(weights: Any, options: ReadOptions) -> dict[str, np.ndarray]:
+    """The arrays by key that torch would store for one network, a SIREN or another field."""
+    layers = weights["layers"] if isinstance(weights, Mapping) else weights
     state: dict[str, np.ndarray] = {}
-    for index, layer in enumerate(weights):
-        name = options.layer_name(index, len(weights))
-        state[f"{name}.weight"] = np.asarray(layer["kernel"]).T
-        state[f"{name}.bias"] = np.asarray(layer["bias"])
+    for index, layer in enumerate(layers):
+        name, scale = options.layer_name(index, len(layers)), options.scale_key.format(index)
+        for prefix, key in (("", name), ("scale_", scale)):
+            if f"{prefix}kernel" in layer:
+                state[f"{key}.weight"] = np.asarray(layer[f"{prefix}kernel"]).T
+                state[f"{key}.bias"] = np.asarray(layer[f"{prefix}bias"])
+    if "projection" in weights:
+        state[options.projection_key] = np.asarray(weights["projection"]).T
     return state

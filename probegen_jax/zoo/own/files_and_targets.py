@@ -16,7 +16,6 @@ from probegen_jax import trees, user_cache
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import cell, write_text
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
-from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
 from probegen_jax.zoo.files import archives, inr_files
 from probegen_jax.zoo.files.arrays import Notes
@@ -94,7 +93,7 @@ def from_arrays(
 def from_folder(
     folder: pathlib.Path,
     targets_csv: pathlib.Path,
-    spec: SirenSpec,
+    spec: NetworkSpec,
     options: ReadOptions,
     *,
     task: Task,
@@ -179,7 +178,7 @@ def _refuse_one_file_twice(listed: pathlib.Path, stats: Mapping[str, os.stat_res
 
 
 def _read_networks(
-    folder: pathlib.Path, paths: list[str], spec: SirenSpec, options: ReadOptions, skip_bad: bool
+    folder: pathlib.Path, paths: list[str], spec: NetworkSpec, options: ReadOptions, skip_bad: bool
 ) -> cache.Arrays:
     skipped, notes = bad_networks.Skipped(skip_bad), Notes()
     vectors = np.empty((len(paths), flat_weights.size(spec.abstract())), np.float32)
