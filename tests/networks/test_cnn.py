@@ -7,6 +7,7 @@ import pytest
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.cnn import cnn
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.published import small_cnn_zoo, wild_park
@@ -92,6 +93,21 @@ def test_respond_and_its_gradient_equal_a_loop_over_networks(spec, platform):
     assert ours[1].shape == (4, 3, spec.response_dim)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_gpu_layers_whose_patches_are_too_large_are_convolved(monkeypatch):
+    spec = small_cnn_zoo().on_platform("gpu")
+    weights = batch(spec, 4)
+    probes = jax.random.normal(jax.random.key(1), (3, *spec.probe_shape))
+
+    def convolutions():
+        return str(jax.make_jaxpr(spec.respond)(weights, probes)).count("conv_general_dilated[")
+
+    assert convolutions() == 0
+    expected = spec.respond(weights, probes)
+    monkeypatch.setattr(cnn, "_MOST_PATCH_VALUES", 50_000)  # the second layer's are more
+    assert convolutions() == 1
+    np.testing.assert_allclose(spec.respond(weights, probes), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_genuine_cifar10_gs_network_scores_as_published(shared):

@@ -69,19 +69,24 @@ def run_on_patches(
     weights: dict[str, Any],
     first: Float[Array, "P h w V"],
     dropout: Callable[[jax.Array, int], jax.Array] | None = None,
+    matmuls: Sequence[bool] = (),
 ) -> Float[Array, "P R"]:
     """`run` for one network at a time, with matmuls over patches in place of convolutions.
 
     On a CPU a convolution over the weights of many networks becomes a grouped convolution, which
     XLA runs far below the speed of its matmuls, and one inside a loop runs on a single thread. One
     network after the other, as matmuls, keeps the activations in the cache. All networks can share
-    `first`, the patches of the images for the first layer.
+    `first`, the patches of the images for the first layer. Where `matmuls` is given, layers after
+    the first for which it is False are convolved after all.
     """
 
-    def convolution(layer):
+    def convolution(layer, matmul):
+        if not matmul:
+            return layer.convolve
         return lambda x, kernel: _matmul(patches(x, layer), kernel)
 
-    convolutions = [_matmul, *map(convolution, layers[1:])]
+    matmuls = matmuls or [True] * len(layers)
+    convolutions = [_matmul, *map(convolution, layers[1:], matmuls[1:])]
     return run(layers, activations, weights, first, convolutions, dropout)
 
 
