@@ -88,6 +88,9 @@ def make_model(config: Any, zoo: Zoo, seed: int, images: np.ndarray | None = Non
     image_probes = len(shape) == 3
     torch_shape = (shape[2], *shape[:2]) if image_probes else shape
     layers: list[nn.Module] = []
+    linear = ("generator", "convolutional"), ("generator_activation", "none")
+    if any(getattr(config, key, own) != own for key, own in linear):
+        raise errors.UserError("generators here are ProbeGen's own: leave generator… as it is")
     trained = config.method in ("probegen", "vanilla")
     if config.method == "probegen" and image_probes:
         inputs = torch.randn(number, config.latent_dim, 1, 1)

@@ -77,6 +77,9 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
         )
     if theirs and name_in(config) != DEFAULT:
         raise UserError(f"readout is {config.readout!r}, which the official code does not have")
+    for key, official in (("generator", "convolutional"), ("generator_activation", "none")):
+        if theirs and config.get(key, official) != official:
+            raise UserError(f"{key} is {config[key]!r}, which the official code does not have")
     if theirs and config.get("w0_first") is not None:
         raise UserError(
             f"w0_first is {config.w0_first}, but the official code has one w0 for all layers of a "

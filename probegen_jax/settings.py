@@ -20,7 +20,7 @@ from probegen_jax.config_files import (
     what_went_wrong,
 )
 from probegen_jax.errors import UserError, in_file
-from probegen_jax.method.generators.registry import METHODS
+from probegen_jax.method.generators.registry import GENERATOR_ACTIVATIONS, METHODS
 from probegen_jax.method.readouts.registry import READOUTS
 from probegen_jax.setting_types import check_types
 
@@ -38,6 +38,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "compute_dtype": ("float32", "bfloat16"),
     "data.mode": ("auto", "resident", "stream"),
     "matmul_precision": ("auto", "highest", "high", "default"),
+    "generator": ("convolutional", "dense"),
+    "generator_activation": GENERATOR_ACTIVATIONS,
 }
 
 # Published zoos of values, which the published figures learn as they are.
@@ -101,9 +103,9 @@ def check(config: Any, path: pathlib.Path) -> None:
             f"method is {config.method!r}; choose from {', '.join(METHODS)}, as in "
             f"--config={path}:{list(METHODS)[1]},64"
         )
-    own = METHODS[config.method].settings
-    _need(config, path, *own)
-    for key in (*(key for key in own if type(config[key]) is int), *_AT_LEAST_ONE):
+    _need(config, path, *METHODS[config.method].needed)
+    own = [key for key in METHODS[config.method].settings if type(config.get(key)) is int]
+    for key in (*own, *_AT_LEAST_ONE):
         if config[key] < 1:
             raise UserError(f"{key} is {config[key]}; give at least 1 with --config.{key}=N")
         if key not in _INTERVALS and config[key] > _LARGEST:
@@ -171,7 +173,11 @@ def defaults(dataset: str) -> ConfigDict:
     config.latent_dim = 32  # width of the latents
     # Linear layers of the generator, at most 100; transposed convolutions where it makes images.
     config.generator_depth = 2
-    config.generator_width = 16  # of image generators: channels before the last layer
+    # Of image generators: `convolutional`, or, to compare it with, `dense`: fully connected layers.
+    config.generator = "convolutional"
+    config.generator_width = 16  # of convolutional generators: channels before the last layer
+    # Between the generator's layers, to compare linear ones with: `relu`, `gelu`, `tanh`, …
+    config.generator_activation = "none"
     # For `dead_leaves`: `generated`, `published` (a download), or the path of a zip or a folder.
     config.dead_leaves = "generated"
 

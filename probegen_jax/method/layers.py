@@ -1,12 +1,15 @@
 """Flax layers with PyTorch's default initialisation, which the published figures rest on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from probegen_jax.networks.activations import ACTIVATIONS
 
 Matmul = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -31,6 +34,15 @@ def dense(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Linear:
     """A linear layer, kernel (in, out), as `torch.nn.Linear` initialises it."""
     init = uniform_fan_in(in_features)
     return nnx.Linear(in_features, out_features, kernel_init=init, bias_init=init, rngs=rngs)
+
+
+def through(
+    layers: Iterable[Callable[..., jax.Array]], activation: str, x: jax.Array, *args: Any
+) -> jax.Array:
+    """Layers one after the other, with an activation of `ACTIVATIONS` between them."""
+    for n, layer in enumerate(layers):
+        x = layer(ACTIVATIONS[activation](x) if n else x, *args)
+    return x
 
 
 class ConvTranspose(nnx.Module):

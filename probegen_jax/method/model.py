@@ -44,6 +44,7 @@ def make_generator(
     """
     entry = registry.entry(settings["method"], probe_shape)
     own = {keyword: settings[key] for keyword, key in entry.settings.items()}
+    own |= {keyword: settings[key] for keyword, key in entry.optional.items() if key in settings}
     if images is not None:
         own["images"] = images
     generator = entry.generator(settings["num_probes"], probe_shape, rngs=rngs, **own)

@@ -5,14 +5,16 @@ import pytest
 from flax import nnx
 
 from probegen_jax.errors import UserError
+from probegen_jax.method.generators.registry import GENERATOR_ACTIVATIONS
 from probegen_jax.method.layers import dense
 from probegen_jax.method.model import make_generator
 from probegen_jax.method.readouts.outputs import Head
+from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.siren import SirenSpec
 
 
-def generator(method, num_probes=6, key=0, depth=2):
-    settings = {"num_probes": num_probes, "latent_dim": 32, "generator_depth": depth}
+def generator(method, num_probes=6, key=0, depth=2, **more):
+    settings = {"num_probes": num_probes, "latent_dim": 32, "generator_depth": depth} | more
     return make_generator(settings | {"method": method}, (2,), rngs=nnx.Rngs(params=key))
 
 
@@ -33,6 +35,23 @@ def test_probegen_is_linear_in_its_latents():
     origin = model()
     model.latents[...] = 2 * latents
     np.testing.assert_allclose(model() - origin, 2 * (once - origin), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
+def test_an_activation_stands_between_the_layers(activation):
+    model = generator("probegen", depth=3, generator_activation=activation)
+    linear = generator("probegen", depth=3)
+    np.testing.assert_array_equal(model.latents[...], linear.latents[...])  # starts alike
+    x = model.latents[...]
+    for n, layer in enumerate(linear.layers):
+        x = x @ layer.kernel[...] + layer.bias[...][None]
+        x = ACTIVATIONS[activation](x) if n < 2 else x
+    np.testing.assert_allclose(model(), x, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(model(), linear(), atol=1e-3)
+
+
+def test_activations_are_known_without_jax():
+    assert tuple(ACTIVATIONS) == GENERATOR_ACTIVATIONS
 
 
 def test_uniform_probes_lie_on_the_image_and_are_not_trained():

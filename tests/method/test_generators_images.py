@@ -219,6 +219,35 @@ def test_a_method_for_other_probes_is_named(method, shape, message):
         make_generator(SETTINGS | {"method": method}, shape, rngs=nnx.Rngs(params=0))
 
 
+@pytest.mark.parametrize("layers", ["convolutional", "dense"])
+def test_an_activation_stands_between_the_layers_of_images(layers):
+    """Of more probes than a linear generator would run; with none in between, it is that one."""
+    more = {"num_probes": 9, "generator": layers, "method": "probegen"}
+
+    def made(activation):
+        settings = SETTINGS | more | {"generator_activation": activation}
+        return make_generator(settings, (8, 8, 1), rngs=nnx.Rngs(params=0))
+
+    model, linear = made("relu"), made("none")
+    latents_PxD = linear.latents[...].reshape(9, 4)
+    for generator, activation in ((model, jax.nn.relu), (linear, lambda x: x)):
+        x = latents_PxD if layers == "dense" else latents_PxD[:, None, None]
+        for n, layer in enumerate(linear.layers):
+            x = layer(x) if layers == "dense" else layer(x, jnp.ones(9))
+            x = activation(x) if n < 2 else x
+        expected = jnp.tanh(x).reshape(9, 8, 8, 1)
+        np.testing.assert_allclose(generator(), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(model(), linear(), atol=1e-3)
+
+
+def test_dense_generators_make_images_of_any_size():
+    settings = SETTINGS | {"generator": "dense", "generator_depth": 1, "method": "probegen"}
+    made = make_generator(settings, (9, 5, 3), rngs=nnx.Rngs(params=0))
+    assert made().shape == (5, 9, 5, 3) and len(made.layers) == 1
+    with pytest.raises(UserError, match="cannot make 9×5 images"):
+        make_generator(settings | {"generator": "convolutional"}, (9, 5, 3), rngs=nnx.Rngs(0))
+
+
 def test_fixed_images_are_different_images_of_the_bank():
     bank = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1) * np.ones((1, 4, 4, 2), np.float32)
     generator = DeadLeaves(6, (4, 4, 2), images=bank, rngs=nnx.Rngs(params=3))

@@ -9,14 +9,15 @@ from jaxtyping import Array, Float
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.generators.base import Fixed, Generator
-from probegen_jax.method.layers import dense
+from probegen_jax.method.layers import dense, through
 
 
 class DeepLinear(Generator):
     """ProbeGen for vectors: free latents through linear layers with no activation between them.
 
     (P, latent) → Dense → … → Dense → (P, D); Kahana et al. 2025, section 4: the depth biases the
-    probes towards structure, though the map from latents to probes stays linear.
+    probes towards structure, though the map from latents to probes stays linear. With an activation
+    it does not: that is for comparison.
     """
 
     def __init__(
@@ -26,21 +27,21 @@ class DeepLinear(Generator):
         *,
         latent_dim: int,
         depth: int,
+        activation: str = "none",
         rngs: nnx.Rngs,
     ):
         """Args:
         latent_dim: width of the latents and of the hidden layers (32 in the paper).
         depth: linear layers, at least 1 (2 in the paper).
+        activation: between the layers, a name in `ACTIVATIONS` ("none" in the paper).
         """
+        self.activation = activation
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, latent_dim)))
         widths = [latent_dim] * depth + [*probe_shape]
         self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
 
     def __call__(self) -> Float[Array, "P D"]:
-        probes = self.latents[...]
-        for layer in self.layers:
-            probes = layer(probes)
-        return probes
+        return through(self.layers, self.activation, self.latents[...])
 
 
 class Vanilla(Generator):

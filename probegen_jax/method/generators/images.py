@@ -1,5 +1,7 @@
 """Probes that are images: deep linear generators, free pixels, and dead leaves."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.method import dead_leaves
 from probegen_jax.method.generators.base import Fixed, Generator
 from probegen_jax.method.generators.coordinates import Vanilla
-from probegen_jax.method.layers import ConvTranspose
+from probegen_jax.method.layers import ConvTranspose, dense, through
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.user_cache import data_folder
 
@@ -30,6 +32,9 @@ class DeepLinearImage(Generator):
     The same family serves other sizes, s·2ⁿ with s from 4 to 7: the first layer then makes s×s
     pixels, n doublings follow, and the least depth is n + 2 (3 for 8×8: 32→8w, 8w→4w, 4w→C).
     Depth beyond it is k3 s1 p1 layers before the last doubling.
+
+    For comparison: an activation between the layers, or `layers` that are "dense": as many as
+    `depth`, all `latent_dim` wide but the last, which makes the pixels, for images of any size.
     """
 
     def __init__(
@@ -40,16 +45,37 @@ class DeepLinearImage(Generator):
         latent_dim: int = 32,
         width: int = 16,
         depth: int | None = None,
+        layers: str = "convolutional",
+        activation: str = "none",
         rngs: nnx.Rngs,
     ):
         """Args:
         latent_dim: values of a latent (32 in the paper).
         width: w, channels before the last layer at 32×32 (16 in the paper).
         depth: transposed convolutions; by default as few as the size needs (5 at 32×32).
+        layers: "convolutional" or "dense".
+        activation: between the layers, a name in `ACTIVATIONS` ("none" in the paper).
 
         Raises:
           UserError: a size outside the family, or a depth too small for the size.
         """
+        self.probe_shape, self.activation, self.dense = probe_shape, activation, layers == "dense"
+        self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, 1, 1, latent_dim)))
+        if self.dense:
+            widths = [latent_dim] * (depth or 2) + [math.prod(probe_shape)]
+            made = [dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths)]
+        else:
+            made = self._convolutions(probe_shape, latent_dim, width, depth, rngs)
+        self.layers = nnx.List(made)
+
+    @staticmethod
+    def _convolutions(
+        probe_shape: tuple[int, ...],
+        latent_dim: int,
+        width: int,
+        depth: int | None,
+        rngs: nnx.Rngs,
+    ) -> list[ConvTranspose]:
         start, doublings = _start_and_doublings(probe_shape)
         least = doublings + 2
         depth = least if depth is None else depth
@@ -58,7 +84,6 @@ class DeepLinearImage(Generator):
                 f"a deep linear generator of {probe_shape[0]}×{probe_shape[1]} images needs "
                 f"{'exactly' if doublings == 0 else 'at least'} {least} layers, got {depth}"
             )
-        self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, 1, 1, latent_dim)))
         widths = [max(8 * width >> doubling, width) for doubling in range(doublings + 1)]
         layers = [ConvTranspose(latent_dim, widths[0], start, rngs=rngs)]
         for doubling in range(doublings):
@@ -66,13 +91,15 @@ class DeepLinearImage(Generator):
             if doubling == doublings - 1:
                 layers += [ConvTranspose(m, m, 3, 1, 1, rngs=rngs) for _ in range(depth - least)]
             layers.append(ConvTranspose(m, n, 4, 2, 1, rngs=rngs))
-        layers.append(ConvTranspose(widths[-1], probe_shape[2], 3, 1, 1, rngs=rngs))
-        self.layers = nnx.List(layers)
+        return [*layers, ConvTranspose(widths[-1], probe_shape[2], 3, 1, 1, rngs=rngs)]
 
     def __call__(self) -> Float[Array, "P H W C"]:
         latents_PxD = self.latents[...].reshape(self.latents.shape[0], -1)
         number, dim = latents_PxD.shape
-        if number <= dim + 1:
+        if self.dense:
+            probes_PxV = through(self.layers, self.activation, latents_PxD)
+            return jnp.tanh(probes_PxV.reshape(number, *self.probe_shape))
+        if number <= dim + 1 or self.activation != "none":
             return jnp.tanh(self._run(self.latents[...], jnp.ones((number,))))
         # Before the tanh the generator is affine: what it makes of the latents' unit vectors, with
         # biases left out, and of nothing but its biases, tells all it makes. So its cost does not
@@ -86,9 +113,7 @@ class DeepLinearImage(Generator):
         return jnp.tanh(probes_PxV.reshape(number, *made.shape[1:]))
 
     def _run(self, x: Float[Array, "P 1 1 D"], bias_scale_P: Float[Array, " P"]) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x, bias_scale_P, self.platform)
-        return x
+        return through(self.layers, self.activation, x, bias_scale_P, self.platform)
 
 
 class VanillaImage(Vanilla):

@@ -33,12 +33,14 @@ class Entry:
 
     Attributes:
       settings: the config key of each keyword argument that the class takes.
+      optional: likewise, of those that have a default, for configs that lack the key.
       trained: whether training changes the probes.
     """
 
     path: str
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trained: bool = True
+    optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def generator(self) -> Any:
@@ -60,19 +62,36 @@ class Method:
     number: Callable[[Mapping[str, Any]], int] | None = None
 
     @property
-    def settings(self) -> list[str]:
-        """The config keys that belong to it."""
+    def needed(self) -> list[str]:
+        """The config keys that it cannot do without."""
         return sorted({key for entry in self.entries.values() for key in entry.settings.values()})
 
+    @property
+    def settings(self) -> list[str]:
+        """All config keys that belong to it."""
+        optional = {key for entry in self.entries.values() for key in entry.optional.values()}
+        return sorted({*self.needed, *optional})
+
+
+# What may stand between the layers of a generator: the names in `networks.activations`, which
+# needs jax.
+GENERATOR_ACTIVATIONS = (
+    *("none", "relu", "gelu", "tanh", "sigmoid", "leaky_relu", "sine", "selu"),
+)
 
 _POINTS, _IMAGES = f"{__package__}.coordinates", f"{__package__}.images"
 _LINEAR = {"latent_dim": "latent_dim", "depth": "generator_depth"}
+_ACTIVATION = {"activation": "generator_activation"}
 METHODS: dict[str, Method] = {
     "probegen": Method(
         "ProbeGen",
         {
-            "coordinates": Entry(f"{_POINTS}:DeepLinear", _LINEAR),
-            "images": Entry(f"{_IMAGES}:DeepLinearImage", _LINEAR | {"width": "generator_width"}),
+            "coordinates": Entry(f"{_POINTS}:DeepLinear", _LINEAR, optional=_ACTIVATION),
+            "images": Entry(
+                f"{_IMAGES}:DeepLinearImage",
+                _LINEAR | {"width": "generator_width"},
+                optional=_ACTIVATION | {"layers": "generator"},
+            ),
         },
     ),
     "vanilla": Method(
