@@ -8,9 +8,11 @@ from configs import common
 def get_config(arg: str = ""):
     config = common.config_for("own_inr", arg)
     config.networks_dir = placeholder(str)  # folder of the networks
-    # CSV with the columns path (from that folder), target, and maybe split.
+    # CSV with the columns path (from that folder), target, and maybe split. Several classes of a
+    # network stand in target with a `|` between them, or every class has a column of 0 and 1.
     config.targets_csv = placeholder(str)
-    config.task = "classification"  # or `regression`
+    # `classification`, `multilabel` (several classes of a network, or none), or `regression`.
+    config.task = "classification"
     config.standardize = placeholder(bool)  # of values: their scale does not matter. None: yes
     config.num_classes = 0  # 0: the classes that the CSV names; N: they are counted from 0 to N - 1
     # Share of validation, drawn by our seed, where the CSV has no column split.

@@ -39,6 +39,7 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
     Raises:
       UserError: no such run, or one that is not finished.
     """
+    from probegen_jax.method.tasks import TASKS
     from probegen_jax.runs import records
     from probegen_jax.runs.experiment import load_run, run_config
 
@@ -53,12 +54,14 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
         found[which] = experiment.entries(steps, outputs)
     for which, name in (("last", "last step"), ("best", "best on validation")):
         for split in ("val", "test"):
-            values = [entry[split] for entry in found[which]]
-            each = ", ".join(f"{value:.4f}" for value in values)
-            print(
-                f"{name}, {split} ({len(zoo.splits[split])} networks): {experiment.metric_name} "
-                f"{statistics.fmean(values):.4f} ({each})"
+            figures = {experiment.metric_name: [entry[split] for entry in found[which]]}
+            for other in TASKS[zoo.task].beside:
+                figures[other] = [entry[f"{split}_{other}"] for entry in found[which]]
+            told = (
+                f"{metric} {statistics.fmean(values):.4f} ({', '.join(f'{v:.4f}' for v in values)})"
+                for metric, values in figures.items()
             )
+            print(f"{name}, {split} ({len(zoo.splits[split])} networks): {', '.join(told)}")
     totals = records.totals(zoo.name, experiment.config, experiment.metric_name, found["last"])
     totals |= {"train_networks": len(zoo.splits["train"]), "steps": run.step}
     if not agrees(folder, found, run.result, totals):

@@ -230,7 +230,7 @@ def standardizes(config: Any) -> bool:
     asked = config.get("standardize", False)
     if asked is None:
         asked = config["dataset"] not in _AS_PUBLISHED or bool(config.get("zoo_dir"))
-    return asked and config.get("task") != "classification"
+    return asked and config.get("task", "regression") == "regression"
 
 
 def change(config: ConfigDict, values: Mapping[str, Any]) -> None:

@@ -173,7 +173,7 @@ def _cells(each: Row) -> list[str]:
         zoo,
         each["method"],
         each["num_probes"],
-        each["metric"].replace("kendall_tau", "Kendall's τ"),
+        each["metric"].replace("kendall_tau", "Kendall's τ").replace("_", " "),
         each["num_seeds"],
         *figures,
         published,

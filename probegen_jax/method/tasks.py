@@ -4,12 +4,13 @@ A new kind of target is an entry of `TASKS`, by the name that a zoo's `task` giv
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from probegen_jax.errors import UserError
 
@@ -32,9 +33,56 @@ def squared_error(outputs: Float[Array, "B 1"], targets: Float[Array, " B"]) -> 
     return jnp.square(outputs[:, 0] - targets)
 
 
+def binary_cross_entropy(
+    outputs: Float[Array, "B O"], targets: Integer[Array, "B O"]
+) -> Float[Array, " B"]:
+    """Sigmoid cross-entropy of a logit for each class against 0 or 1, the mean over classes."""
+    # Not softplus less a product, which for a certain and right output is a difference of equals.
+    signs_BxO = jnp.where(targets != 0, -outputs, outputs)
+    return jnp.mean(jax.nn.softplus(signs_BxO), axis=1)
+
+
 def accuracy(outputs_NxO: np.ndarray, targets_N: np.ndarray) -> float:
     """Share of networks whose largest logit is their class, in [0, 1]."""
     return float(np.mean(np.argmax(outputs_NxO, axis=-1) == targets_N))
+
+
+def mean_average_precision(outputs_NxO: np.ndarray, targets_NxO: np.ndarray) -> float:
+    """Average precision of each class, the mean over classes that some network has, in [0, 1].
+
+    As scikit-learn's `average_precision_score(average="macro")`, which gives 0 for a class that no
+    network has; here such classes are left out. Where an output is not finite, nan.
+
+    Raises:
+      UserError: no network has any class.
+    """
+    if not np.all(np.isfinite(outputs_NxO)):
+        return float("nan")
+    precisions_O = average_precisions(outputs_NxO, targets_NxO)
+    if np.all(np.isnan(precisions_O)):
+        raise UserError(
+            f"mean average precision needs networks with classes, but all {len(targets_NxO)} have "
+            "none; use a larger split"
+        )
+    return float(np.nanmean(precisions_O))
+
+
+def average_precisions(outputs_NxO: np.ndarray, targets_NxO: np.ndarray) -> Float[np.ndarray, " O"]:
+    """Average precision of each class; nan of a class that no network has."""
+    found = np.full(targets_NxO.shape[1], np.nan)
+    for place in np.flatnonzero(targets_NxO.any(axis=0)):
+        order = np.argsort(-outputs_NxO[:, place], kind="stable")
+        scores_N, hits_N = outputs_NxO[order, place], np.cumsum(targets_NxO[order, place] != 0)
+        # Networks of equal outputs have no order: they come in together.
+        ends = np.append(np.flatnonzero(scores_N[1:] != scores_N[:-1]), len(scores_N) - 1)
+        gained = np.diff(hits_N[ends], prepend=0) / hits_N[-1]
+        found[place] = np.sum(gained * hits_N[ends] / (ends + 1))
+    return found
+
+
+def label_accuracy(outputs_NxO: np.ndarray, targets_NxO: np.ndarray) -> float:
+    """Share of networks and classes of which it is said rightly whether one has the other."""
+    return float(np.mean((outputs_NxO > 0) == (targets_NxO != 0)))
 
 
 def kendall_tau(outputs_Nx1: np.ndarray, targets_N: np.ndarray) -> float:
@@ -119,6 +167,9 @@ class Task:
       metric_title: in texts.
       classes: whether outputs are logits of classes; else the first output is the value itself.
       goal: what is predicted, with `{num_outputs}` for the number of outputs.
+      activation: makes probabilities of logits; None of values.
+      several: whether a network may have several of the classes, or none.
+      beside: what else is told of all outputs and targets of a split, by name.
     """
 
     loss: Loss
@@ -127,6 +178,13 @@ class Task:
     metric_title: str
     classes: bool
     goal: str
+    activation: Callable[[Any], jax.Array] | None = None
+    several: bool = False
+    beside: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """What outputs (..., O) stand for: probabilities of classes, or the values themselves."""
+        return outputs if self.activation is None else np.asarray(self.activation(outputs))
 
 
 TASKS: dict[str, Task] = {
@@ -137,6 +195,18 @@ TASKS: dict[str, Task] = {
         metric_title="accuracy",
         classes=True,
         goal="which of {num_outputs} classes a network belongs to",
+        activation=jax.nn.softmax,
+    ),
+    "multilabel": Task(
+        binary_cross_entropy,
+        mean_average_precision,
+        metric_name="mean_average_precision",
+        metric_title="mean average precision",
+        classes=True,
+        goal="which of {num_outputs} classes a network has, maybe several or none",
+        activation=jax.nn.sigmoid,
+        several=True,
+        beside={"accuracy": label_accuracy},
     ),
     "regression": Task(
         squared_error,

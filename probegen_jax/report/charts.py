@@ -235,8 +235,14 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def bars(title: str, values_P: Float[np.ndarray, " P"], x_label: str) -> str:
-    """One bar for each probe, the largest first; values below 0 in a quiet colour."""
+def bars(
+    title: str,
+    values_P: Float[np.ndarray, " P"],
+    x_label: str,
+    names: Sequence[str] | None = None,
+) -> str:
+    """One bar for each probe, or each of `names`, the largest first; a quiet colour below 0."""
+    names = names or [f"probe {probe}" for probe in range(len(values_P))]
     order = np.argsort(-values_P, kind="stable").tolist()
     values = values_P.tolist()
     axes = _Axes((0.0, float(len(order))), (0.0, *values))
@@ -244,13 +250,13 @@ def bars(title: str, values_P: Float[np.ndarray, " P"], x_label: str) -> str:
     for rank, probe in enumerate(order):
         x, y, css = axes.x(rank), axes.y(values[probe]), "bar" if values[probe] >= 0 else "bar down"
         size = {"width": max(0.6, width * 0.8), "height": max(0.5, abs(zero - y))}
-        tooltip = f"probe {probe}: {values[probe]:+.4f}"
+        tooltip = f"{names[probe]}: {values[probe]:+.4f}"
         parts.append(mark("rect", tooltip, class_=css, x=x, y=min(y, zero), **size))
     most, least = order[0], order[-1]
     return svg(
         "".join(parts),
-        f"{title}: most for probe {most}, {values[most]:+.4f}, "
-        f"least for probe {least}, {values[least]:+.4f}",
+        f"{title}: most for {names[most]}, {values[most]:+.4f}, "
+        f"least for {names[least]}, {values[least]:+.4f}",
     )
 
 

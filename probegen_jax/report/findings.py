@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,8 +23,11 @@ _MOST_NETWORKS = 1024
 _WORST = 12
 _PLANES = 5
 _LONGEST = 40  # characters of a class's name
+_MOST_NAMED = 10  # classes of one network
 _MOST_PIXELS = 256  # along a side of a drawing
 
+# A class or a value; or whether a network has each class, where it may have several.
+Target = int | float | list[int]
 Series = tuple[str, list[int], list[float]]  # label, steps, values
 
 
@@ -48,13 +52,14 @@ class Wrong:
     """A test network that was predicted badly.
 
     Attributes:
-      error: probability of the predicted class less that of the true one, or distance of values.
+      error: probability of the predicted class less that of the true one, or distance of values;
+        of several classes, by how much the probability of each is off, on average.
       drawing: what it draws, of INRs of the plane.
     """
 
     row: int
-    target: float
-    predicted: float
+    target: Target
+    predicted: Target
     error: float
     drawing: Drawing | None = None
 
@@ -95,15 +100,15 @@ class Findings:
     probes_before: Float[np.ndarray, "P ..."]
     probes_after: Float[np.ndarray, "P ..."]
     planes: list[Drawing]
-    targets_N: Num[np.ndarray, " N"]
+    targets_N: Num[np.ndarray, "N *classes"]
     outputs_NxO: Float[np.ndarray, "N O"]
     wrong: list[Wrong]
     importance: Importance
     class_names: list[str] | None = None
 
-    def called(self, target: int | float) -> str:
-        """A class by its name, a value in few characters."""
-        return shown(target) if self.class_names is None else self.class_names[int(target)]
+    def called(self, target: Target) -> str:
+        """A class by its name, several of them in a row, a value in few characters."""
+        return _called(target, self.class_names)
 
     @property
     def task(self) -> Task:
@@ -163,14 +168,19 @@ def find(run: Run) -> Findings:
 
 def names_of_classes(zoo: Zoo) -> list[str] | None:
     """What each class is called, in few characters; None of a regression."""
-    if zoo.task != "classification":
+    if not TASKS[zoo.task].classes:
         return None
     return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in zoo.called]
 
 
-def _called(zoo: Zoo, targets_N: Num[np.ndarray, " N"]) -> list[str]:
-    names = names_of_classes(zoo)
-    return [shown(each) if names is None else names[int(each)] for each in targets_N]
+def _called(target: Target, names: Sequence[str] | None) -> str:
+    if names is None:
+        return shown(target)
+    if not np.ndim(target):
+        return names[int(target)]
+    has = [names[place] for place in np.flatnonzero(target)]
+    more = f" and {len(has) - _MOST_NAMED} more" if len(has) > _MOST_NAMED else ""
+    return ", ".join(has[:_MOST_NAMED]) + more if has else "none"
 
 
 def unfinished(run: Run) -> dict[str, Any]:
@@ -213,17 +223,17 @@ def _draw(zoo: Zoo, rows: list[int]) -> dict[int, Drawing]:
     images = zoo.spec.render(zoo.read(np.asarray(rows)), *size)
     if images is None:
         return {}
-    called = _called(zoo, zoo.targets_N[np.asarray(rows)])
+    names = names_of_classes(zoo)
     return {
-        row: Drawing(row, name, image, zoo.spec.plane or "xy")
-        for row, name, image in zip(rows, called, images, strict=True)
+        row: Drawing(row, _called(target, names), image, zoo.spec.plane or "xy")
+        for row, target, image in zip(rows, zoo.targets_N[rows].tolist(), images, strict=True)
     }
 
 
 def _different(zoo: Zoo) -> list[int]:
     """A few test networks, of different targets."""
     rows = zoo.splits["test"]
-    _, first = np.unique(zoo.targets_N[rows], return_index=True)
+    _, first = np.unique(zoo.targets_N[rows], return_index=True, axis=0)
     return [int(row) for row in rows[np.sort(first)[:_PLANES]]]
 
 
@@ -238,8 +248,13 @@ def shown(value: Any) -> str:
 def _wrong(
     zoo: Zoo, rows: Int[np.ndarray, " N"], outputs_NxO: Float[np.ndarray, "N O"]
 ) -> list[Wrong]:
-    targets_N = zoo.targets_N[rows]
-    if TASKS[zoo.task].classes:
+    task, targets_N = TASKS[zoo.task], zoo.targets_N[rows]
+    if task.several:
+        shares_NxO = task.predictions(outputs_NxO)
+        predicted_N = (shares_NxO >= 0.5).astype(targets_N.dtype)
+        is_wrong_N = np.any(predicted_N != targets_N, axis=1)
+        errors_N = is_wrong_N * np.mean(np.abs(shares_NxO - targets_N), axis=1)
+    elif task.classes:
         shares_NxO = softmax(outputs_NxO, axis=-1)
         predicted_N = np.argmax(outputs_NxO, axis=-1)
         networks = np.arange(len(rows))
@@ -249,7 +264,7 @@ def _wrong(
         errors_N = np.abs(predicted_N - targets_N)
     order = np.argsort(-np.nan_to_num(errors_N, nan=np.inf), kind="stable")[:_WORST]
     return [
-        Wrong(int(rows[n]), float(targets_N[n]), float(predicted_N[n]), float(errors_N[n]))
+        Wrong(int(rows[n]), targets_N[n].tolist(), predicted_N[n].tolist(), float(errors_N[n]))
         for n in order
         if errors_N[n] != 0
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from probegen_jax.method import published_figures
-from probegen_jax.method.tasks import of_metric
+from probegen_jax.method.tasks import average_precisions, of_metric
 from probegen_jax.report import charts, pictures
 from probegen_jax.report.findings import Findings, shown
 from probegen_jax.report.text import figure, group, percent, plural, score, table
@@ -37,8 +37,9 @@ def results(run: Findings) -> str:
     seeds = result["seeds"]
     both = [(which, split) for which in ("last", "best") for split in ("val", "test")]
     columns = {f"{split}, {which}": (which, split) for which, split in both}
-    if "test_within_runs" in seeds[0]["last"]:
-        columns["test within runs, last"] = ("last", "test_within_runs")
+    for name in ("accuracy", "within_runs"):
+        if f"test_{name}" in seeds[0]["last"]:
+            columns[f"test {name.replace('_', ' ')}, last"] = ("last", f"test_{name}")
 
     def row(name: str, values: Iterable[float | None], end: str = "") -> list[str]:
         cells = (_MISSING if value is None else score(run, value) for value in values)
@@ -140,7 +141,13 @@ def probes(run: Findings) -> str:
 
 
 def prediction_chart(run: Findings) -> str:
-    """The confusion matrix, or predicted against true values."""
+    """The confusion matrix, predicted against true values, or the precision of each class."""
+    if run.task.several:
+        precisions_O = average_precisions(run.outputs_NxO, run.targets_N)
+        most = np.argsort(-run.targets_N.sum(axis=0), kind="stable")[:_MOST_CELLS]
+        shown_O = np.sort(most[np.isfinite(precisions_O[most])])
+        names = [run.called(place) for place in shown_O.tolist()]
+        return charts.bars("average precision", precisions_O[shown_O], "class", names)
     if not run.task.classes:
         return charts.scatter("predicted value", run.outputs_NxO[:, 0], run.targets_N)
     predicted_N = np.argmax(run.outputs_NxO, axis=-1)
@@ -155,12 +162,15 @@ def prediction_chart(run: Findings) -> str:
 
 
 def predictions(run: Findings) -> str:
-    """The confusion matrix with each class's accuracy, or a scatter with τ."""
+    """The confusion matrix with each class's accuracy, a scatter with τ, or precisions."""
     reached = run.task.metric(run.outputs_NxO, run.targets_N)
     number = f"{len(run.targets_N):,} test networks"
     if not run.task.classes:
         chart = figure(prediction_chart(run), f"{number}, Kendall's τ = {reached:.3f}")
         return group("narrow", [chart])
+    if run.task.several:
+        words = f"{number}, {run.task.metric_title} {percent(reached)}"
+        return group("row", [figure(prediction_chart(run), words), _several_classes(run)])
     right_N = np.argmax(run.outputs_NxO, axis=-1) == run.targets_N
     labels, numbers = np.unique(run.targets_N, return_counts=True)
     most = np.sort(np.argsort(-numbers, kind="stable")[:_MOST_ROWS])
@@ -174,6 +184,27 @@ def predictions(run: Findings) -> str:
     chart = figure(prediction_chart(run), f"{number}, accuracy {percent(reached)}")
     details = f"<details open><summary>By class</summary>{classes}</details>"
     return group("row", [chart, details])
+
+
+def _several_classes(run: Findings) -> str:
+    """How well it is told which networks have each class."""
+    counts_O = run.targets_N.sum(axis=0, dtype=np.int64)
+    most = np.sort(np.argsort(-counts_O, kind="stable")[:_MOST_ROWS])
+    precisions_O = average_precisions(run.outputs_NxO, run.targets_N)
+    right_O = np.mean((run.outputs_NxO > 0) == (run.targets_N != 0), axis=0)
+    rows = [
+        [
+            run.called(place),
+            str(counts_O[place]),
+            percent(precisions_O[place]) if counts_O[place] else _MISSING,
+            percent(right_O[place]),
+        ]
+        for place in most.tolist()
+    ]
+    head = ["class", "networks with it", "average precision", "accuracy"]
+    rest = f", the {_MOST_ROWS} with most networks" if len(counts_O) > _MOST_ROWS else ""
+    shown_table = table(f"By class{rest}", head, rows, texts=1)
+    return f"<details open><summary>By class</summary>{shown_table}</details>"
 
 
 def wrong_charts(run: Findings) -> dict[str, str]:

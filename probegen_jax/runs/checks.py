@@ -45,7 +45,11 @@ def check_zoo(zoo: Zoo, config: ConfigDict, mesh: Mesh) -> list[str]:
         },
         mesh,
     )
-    notes = _check_classes(zoo) if TASKS[zoo.task].classes else _check_values(zoo, config)
+    task = TASKS[zoo.task]
+    if task.several:
+        notes = _check_several_classes(zoo)
+    else:
+        notes = _check_classes(zoo) if task.classes else _check_values(zoo, config)
     if config.batch_size > train:
         notes.append(
             f"batch_size is {config.batch_size}, but there are {train} networks to train on: "
@@ -102,12 +106,42 @@ def _check_classes(zoo: Zoo) -> list[str]:
     unseen = np.flatnonzero((counts["train"] == 0) & (later > 0))
     if not len(unseen):
         return []
-    names = ", ".join(repr(zoo.called[int(n)]) for n in unseen[:_MOST_NAMED])
-    more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
     return [
-        f"{zoo.name}: no training network is of the class {names}{more}: the {later[unseen].sum()} "
-        "networks of it in val and test will all be predicted wrongly"
+        f"{zoo.name}: no training network is of the class {_named(zoo, unseen)}: the "
+        f"{later[unseen].sum()} networks of it in val and test will all be predicted wrongly"
     ]
+
+
+def _check_several_classes(zoo: Zoo) -> list[str]:
+    """Some classes must be there in every split, and in training not with all networks."""
+    notes = []
+    for split in SPLITS:
+        has_NxC = zoo.targets_N[zoo.splits[split]] != 0
+        counts_C = has_NxC.sum(axis=0)
+        if not counts_C.any():
+            raise UserError(
+                f"{zoo.name}: no network of the split {split!r} has any class; put networks with "
+                "classes into it"
+            )
+        if split == "train" and np.all((counts_C == 0) | (counts_C == len(has_NxC))):
+            raise UserError(
+                f"{zoo.name}: all {len(has_NxC)} training networks have the same classes, so that "
+                "there is nothing to tell apart; put networks with others into the split 'train'"
+            )
+        if len(absent := np.flatnonzero(counts_C == 0)):
+            left_out = "it cannot be learnt" if split == "train" else "the mean leaves it out"
+            notes.append(
+                f"{zoo.name}: no network of the split {split!r} has the class "
+                f"{_named(zoo, absent)}; {left_out}"
+            )
+    return notes
+
+
+def _named(zoo: Zoo, classes: np.ndarray) -> str:
+    """What some classes are called, as many as a line takes."""
+    names = ", ".join(repr(zoo.called[int(n)]) for n in classes[:_MOST_NAMED])
+    more = f" and {len(classes) - _MOST_NAMED} more" if len(classes) > _MOST_NAMED else ""
+    return names + more
 
 
 def _check_values(zoo: Zoo, config: ConfigDict) -> list[str]:

@@ -92,7 +92,7 @@ class Experiment:
 
     @property
     def metric_name(self) -> str:
-        """What is reported: "accuracy" or "kendall_tau"."""
+        """What is reported, such as "accuracy"."""
         return TASKS[self.zoo.task].metric_name
 
     def outputs(
@@ -122,19 +122,21 @@ class Experiment:
         """What `result.json` says of one set of parameters.
 
         Returns:
-          Of every seed: its step and its metric on each split, and also the metric within runs
-          where the zoo has runs.
+          Of every seed: its step and its metric on each split, what the task tells beside it, and
+          also the metric within runs where the zoo has runs.
         """
-        metric = TASKS[self.zoo.task].metric
+        task = TASKS[self.zoo.task]
         found: list[dict[str, Any]] = [{"step": step} for step in at]
         for split, outputs_SxNxO in outputs.items():
-            for entry, score in zip(found, self.scores(split, outputs_SxNxO), strict=True):
-                entry[split] = score
-            if self.zoo.runs_N is not None:
-                rows = self.zoo.splits[split]
-                for entry, outputs_NxO in zip(found, outputs_SxNxO, strict=True):
+            rows = self.zoo.splits[split]
+            targets_N, runs_N = self.zoo.targets_N[rows], self.zoo.runs_N
+            for entry, outputs_NxO in zip(found, outputs_SxNxO, strict=True):
+                entry[split] = task.metric(outputs_NxO, targets_N)
+                for name, measure in task.beside.items():
+                    entry[f"{split}_{name}"] = measure(outputs_NxO, targets_N)
+                if runs_N is not None:
                     entry[f"{split}_within_runs"] = mean_over_runs(
-                        metric, outputs_NxO, self.zoo.targets_N[rows], self.zoo.runs_N[rows]
+                        task.metric, outputs_NxO, targets_N, runs_N[rows]
                     )
         return found
 

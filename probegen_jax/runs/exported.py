@@ -135,7 +135,7 @@ def load_model(folder: pathlib.Path) -> Predictor:
         return Predictor(
             spec=spec,
             reading=read_options(settings),
-            classes=TASKS[content["task"]].classes,
+            task=TASKS[content["task"]],
             seeds=list(said["seeds"]),
             probes_SxP=tensors["probes"],
             head_params=trees.nested(named)["head"],

@@ -24,7 +24,7 @@ from probegen_jax.method.generators.base import Given
 from probegen_jax.method.model import ProbeGen, head_sizes
 from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.method.readouts.registry import name_in, readout
-from probegen_jax.method.tasks import TASKS
+from probegen_jax.method.tasks import TASKS, Task
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.runs.experiment import Run
 from probegen_jax.runs.zoo_from_config import read_options
@@ -44,6 +44,7 @@ class Predictions:
       names: of the networks: paths, or places in what was given.
       faults: why there is no prediction; None where there is one.
       values_SxNxO: of each seed: probabilities of classes, or the value; nan where there is none.
+      task: what was predicted.
       class_names: of each class; None where they are called by their numbers.
       notes: what was not taken as it stood in the files, such as weights of another type.
     """
@@ -51,7 +52,7 @@ class Predictions:
     names: list[str]
     faults: list[str | None]
     values_SxNxO: Float[np.ndarray, "S N O"]
-    classes: bool
+    task: Task
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
@@ -65,31 +66,41 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The class of each network, or -1; for values, the value or nan."""
-        if not self.classes:
+        """The class of each network, or -1; for values, the value or nan.
+
+        Where a network may have several classes, (N, O): 1 of a class that is more likely than not,
+        else 0, or -1.
+        """
+        if not self.task.classes:
             return self.values[:, 0]
         found = np.array([fault is None for fault in self.faults], bool)
+        if self.task.several:
+            return np.where(found[:, None], np.nan_to_num(self.values) >= 0.5, -1)
         return np.where(found, np.argmax(np.nan_to_num(self.values), axis=1), -1)
 
     def to_csv(self) -> str:
         """A line per network: name, prediction, confidence, and any error.
 
         Classes come with a probability each, values with the standard deviation over seeds if there
-        are several. Names that a spreadsheet would take for formulas have a `'` before them.
+        are several. Between several classes of a network is a `|`. Names that a spreadsheet would
+        take for formulas have a `'` before them.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         outputs = self.values_SxNxO.shape[2]
-        spread = not self.classes and len(self.values_SxNxO) > 1
+        classes = self.task.classes
+        spread = not classes and len(self.values_SxNxO) > 1
         called = self.class_names or [str(label) for label in range(outputs)]
-        columns = [f"p_{name}" for name in called] if self.classes else []
+        columns = [f"p_{name}" for name in called] if classes else []
         writer.writerow(["network", "predicted", *columns, *["std"] * spread, "error"])
         values, predicted = self.values, self.predicted
         stds = self.values_SxNxO[:, :, 0].std(axis=0, ddof=1) if spread else None
         for n, (name, fault) in enumerate(zip(self.names, self.faults, strict=True)):
             cells: list[str] = [""] * (1 + len(columns) + spread)
-            if fault is None and self.classes:
-                cells = [cell(called[predicted[n]]), *(f"{value:.9g}" for value in values[n])]
+            if fault is None and classes:
+                places = np.flatnonzero(predicted[n]) if self.task.several else predicted[n : n + 1]
+                name_s = "|".join(called[place] for place in places)
+                cells = [cell(name_s), *(f"{value:.9g}" for value in values[n])]
             elif fault is None:
                 cells = [f"{predicted[n]:.9g}", *([f"{stds[n]:.9g}"] if stds is not None else [])]
             writer.writerow([cell(name), *cells, cell(fault or "")])
@@ -102,6 +113,7 @@ class Predictor:
 
     Attributes:
       reading: how files of such networks are read.
+      task: what is predicted.
       probes_SxP: of each seed (S, P, *spec.probe_shape).
       head_params: of each seed, as a pure dict with a leading seed axis on every leaf.
       readout: name of the head's class in `READOUTS`.
@@ -112,7 +124,7 @@ class Predictor:
 
     spec: NetworkSpec
     reading: ReadOptions
-    classes: bool
+    task: Task
     seeds: list[int]
     probes_SxP: Float[np.ndarray, "S P ..."]
     head_params: Any
@@ -156,6 +168,11 @@ class Predictor:
         Raises:
           UserError: a zoo of another kind of networks.
         """
+        self._refuse_other_networks(zoo)
+        names = [f"{zoo.name}/{row}" for row in rows_N]
+        return self._predictions(names, [None] * len(names), self._outputs(zoo, rows_N))
+
+    def _refuse_other_networks(self, zoo: Zoo) -> None:
         theirs = (zoo.spec.probe_shape, zoo.spec.response_dim)
         ours = (self.spec.probe_shape, self.spec.response_dim)
         if theirs != ours:
@@ -163,14 +180,12 @@ class Predictor:
                 f"networks of {zoo.name} answer probes of shape {theirs[0]} with {theirs[1]} "
                 f"values, but this run was trained on networks that answer {ours[0]} with {ours[1]}"
             )
-        names = [f"{zoo.name}/{row}" for row in rows_N]
-        outputs = self._outputs(zoo, rows_N)
-        return self._predictions(names, [None] * len(names), outputs)
 
     def evaluate(self, zoo: Zoo, split: str = "test") -> list[float]:
-        """The metric of each seed, accuracy or Kendall's τ, on networks of a zoo."""
+        """The metric of each seed, such as accuracy or Kendall's τ, on networks of a zoo."""
         rows_N = zoo.splits[split]
-        outputs_SxNxO = self.predict_rows(zoo, rows_N).values_SxNxO
+        self._refuse_other_networks(zoo)
+        outputs_SxNxO = self._outputs(zoo, rows_N)
         metric = TASKS[zoo.task].metric
         return [metric(outputs_NxO, zoo.targets_N[rows_N]) for outputs_NxO in outputs_SxNxO]
 
@@ -184,9 +199,8 @@ class Predictor:
         faults: list[str | None] = [None] * len(sources)
         notes = Notes()
         expected = self.spec.expected(self.reading)
-        values = np.full(
-            (len(self.seeds), len(sources), self.head_sizes.outputs), np.nan, np.float32
-        )
+        shape = len(self.seeds), len(sources), self.head_sizes.outputs
+        outputs_SxNxO = np.full(shape, np.nan, np.float32)
         for start in range(0, len(sources), _CHUNK):
             good, networks = [], []
             for n in range(start, min(start + _CHUNK, len(sources))):
@@ -197,24 +211,26 @@ class Predictor:
                     faults[n] = f"{error.fault}; this run expects {expected}"
             if good:
                 stacked = Networks("networks", *self.spec.stack(networks))
-                values[:, good] = self._outputs(stacked, np.arange(len(good)))
-        found = self._predictions(names, faults, values)
+                outputs_SxNxO[:, good] = self._outputs(stacked, np.arange(len(good)))
+        found = self._predictions(names, faults, outputs_SxNxO)
         return dataclasses.replace(found, notes=tuple(notes.lines))
 
-    def _predictions(self, names: list[str], faults: list[str | None], values: Any) -> Predictions:
-        return Predictions(names, faults, values, self.classes, self.class_names)
+    def _predictions(
+        self, names: list[str], faults: list[str | None], outputs_SxNxO: Float[np.ndarray, "S N O"]
+    ) -> Predictions:
+        values_SxNxO = self.task.predictions(outputs_SxNxO)
+        return Predictions(names, faults, values_SxNxO, self.task, self.class_names)
 
     def _outputs(
         self, networks: Networks, rows_N: Int[np.ndarray, " N"]
     ) -> Float[np.ndarray, "S N O"]:
-        """Probabilities or values for the networks at rows."""
+        """Logits or values for the networks at rows."""
         state = learning.TrainState(
             {"head": self.head_params}, {"generator": {"probes": self.probes_SxP}}, None, None
         )
         spec = networks.spec.on_platform(jax.default_backend())
         learner = _learner(spec, self.probes_SxP.shape[1:], self.readout, self.head_sizes)
-        outputs = Evaluation(learner, networks, self.batch_size).outputs(state, rows_N)
-        return np.asarray(jax.nn.softmax(outputs, axis=-1)) if self.classes else outputs
+        return Evaluation(learner, networks, self.batch_size).outputs(state, rows_N)
 
 
 @functools.lru_cache(maxsize=8)  # equal learners share what is compiled
@@ -247,7 +263,7 @@ def predictor_of(run: Run, which: str = "last") -> Predictor:
     return Predictor(
         spec=zoo.spec,
         reading=read_options(config),
-        classes=TASKS[zoo.task].classes,
+        task=TASKS[zoo.task],
         seeds=experiment.seeds,
         probes_SxP=np.asarray(experiment.learner.probes(state)),
         head_params=state.params["head"],

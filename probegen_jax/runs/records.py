@@ -26,6 +26,8 @@ class Figures(TypedDict):
     test: Figure
     val_within_runs: NotRequired[Figure | None]
     test_within_runs: NotRequired[Figure | None]
+    val_accuracy: NotRequired[Figure]  # where that is not the metric
+    test_accuracy: NotRequired[Figure]
 
 
 class SeedResult(TypedDict):
@@ -42,7 +44,7 @@ class Result(TypedDict):
     dataset: str
     method: str
     num_probes: int
-    metric: Literal["accuracy", "kendall_tau"]
+    metric: Literal["accuracy", "mean_average_precision", "kendall_tau"]
     seeds: list[SeedResult]
     mean: Figure
     std: Figure

@@ -123,9 +123,11 @@ def train_run(
 def summary(result: dict[str, Any]) -> str:
     """A result in one line, for the terminal."""
     best = [seed["best"]["test"] for seed in result["seeds"]]
+    beside = [seed["last"].get("test_accuracy") for seed in result["seeds"]]
+    accuracy = "" if None in beside else f" (accuracy {sum(beside) / len(beside):.4f})"
     return (
-        f"test {result['metric']} {result['mean']:.4f} ± {result['std']:.4f} at the last step, "
-        f"{sum(best) / len(best):.4f} at the best on validation, over {len(best)} seed(s); "
+        f"test {result['metric']} {result['mean']:.4f} ± {result['std']:.4f}{accuracy} at the last "
+        f"step, {sum(best) / len(best):.4f} at the best on validation, over {len(best)} seed(s); "
         f"{result['seconds']:.0f} s of training, {result['steps_per_second']:.0f} steps/s"
     )
 

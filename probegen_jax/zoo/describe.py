@@ -27,9 +27,8 @@ _MOST_CLASSES = 100  # with a line each
 _CHUNK = 4096
 
 
-def class_counts(labels_N: Int[np.ndarray, " N"], names: Sequence[str]) -> list[str]:
+def class_counts(counts: Int[np.ndarray, " C"], names: Sequence[str]) -> list[str]:
     """A bar for each class, as lines of text; of many classes, those with most networks."""
-    counts = np.bincount(labels_N, minlength=len(names))
     most = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
     most = np.sort(most) if len(names) <= _MOST_CLASSES else most
     bars = _bars([names[n] for n in most], counts[most])
@@ -47,9 +46,9 @@ def histogram(values: Num[np.ndarray, " N"], digits: int = 3) -> list[str]:
 
 
 def _bars(names: list[str], counts: np.ndarray) -> list[str]:
-    width = max(map(len, names))
+    width, most = max(map(len, names)), max(1, counts.max())
     return [
-        f"  {name:>{width}}  {count:7,}  {'█' * round(_BAR * count / counts.max())}".rstrip()
+        f"  {name:>{width}}  {count:7,}  {'█' * round(_BAR * count / most)}".rstrip()
         for name, count in zip(names, counts.tolist(), strict=True)
     ]
 

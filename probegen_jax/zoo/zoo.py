@@ -82,7 +82,8 @@ class Zoo(Networks):
     """Stacked networks, what is to be predicted of each, and which are for what.
 
     Attributes:
-      targets_N: class index (int32) or value (float32) of each network.
+      targets_N: class index (int32) or value (float32) of each network; where a network may have
+        several classes, (N, C) of 0 or 1 (int8).
       splits: rows of "train", "val" and "test"; no row is in two.
       task: what kind of target it is.
       num_outputs: classes, or values per target.
@@ -93,7 +94,7 @@ class Zoo(Networks):
 
     targets_N: np.ndarray
     splits: Mapping[str, np.ndarray]
-    task: Literal["classification", "regression"]
+    task: Literal["classification", "multilabel", "regression"]
     num_outputs: int
     runs_N: np.ndarray | None = None
     image_shape: tuple[int, int] | None = None
@@ -130,9 +131,14 @@ class Zoo(Networks):
         """Counts, sizes, a histogram of the targets and statistics of the weights, as text."""
         number = self.spec.num_weights
         size = "" if number is None else f" of {number:,} weights"
+        classes, targets = f" into {self.num_outputs} classes", []
         if self.task == "classification":
-            classes = f" into {self.num_outputs} classes"
-            targets = describe.class_counts(self.targets_N, self.called)
+            counts = np.bincount(self.targets_N, minlength=self.num_outputs)
+            targets = describe.class_counts(counts, self.called)
+        elif self.task == "multilabel":
+            number = self.targets_N.sum(axis=1, dtype=np.int64)
+            classes = f" of {self.num_outputs} classes, {number.mean():.1f} to a network"
+            targets = describe.class_counts(self.targets_N.sum(axis=0, dtype=np.int64), self.called)
         else:
             classes, targets = "", describe.histogram(self.targets_N)
         lines = [

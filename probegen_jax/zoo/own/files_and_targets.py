@@ -28,7 +28,7 @@ def from_arrays(
     name: str,
     spec: NetworkSpec,
     weights: Any,
-    targets: Shaped[np.ndarray, " N"],
+    targets: Shaped[np.ndarray, "N *classes"],
     *,
     task: Task,
     num_outputs: int | None = None,
@@ -42,7 +42,8 @@ def from_arrays(
     Args:
       weights: the pytree of `spec.abstract()` with a leading network axis on each leaf; kernels are
         (N, in, out). Or one array (N, V) of such networks flattened by `flat_weights.flatten`.
-      targets: of each network: class, or value.
+      targets: of each network: class or value; or, where it may have several classes, (N, C) of 0
+        and 1.
       num_outputs: number of classes, which are then counted from 0; if None, classes are the
         targets that occur.
     """
@@ -211,10 +212,27 @@ def _read_networks(
 def _checked_targets(
     name: str, targets: np.ndarray, task: Task, num_outputs: int | None
 ) -> tuple[np.ndarray, int]:
+    if task != "multilabel" and targets.ndim != 1:
+        raise UserError(
+            f"zoo {name}: targets are of shape {targets.shape}; give one for each network, or "
+            'task="multilabel" for networks with several classes'
+        )
     if task == "regression":
         for row in np.flatnonzero(~np.isfinite(targets)):
             raise UserError(f"zoo {name}: target {row} is not finite")
         return as_float32(targets, f"zoo {name}"), 1
+    if task == "multilabel":
+        if targets.ndim != 2 or not targets.shape[1] or not np.isin(targets, (0, 1)).all():
+            raise UserError(
+                f"zoo {name}: targets are {targets.dtype} {targets.shape}; give a row of 0 and 1 "
+                "for each network, with a column for each class"
+            )
+        if num_outputs not in (None, targets.shape[1]):
+            raise UserError(
+                f"zoo {name}: targets have {targets.shape[1]} columns, but there are {num_outputs} "
+                "classes"
+            )
+        return targets.astype(np.int8), targets.shape[1]
     if not np.issubdtype(targets.dtype, np.integer):
         raise UserError(f"zoo {name}: targets are {targets.dtype}; classes are whole numbers")
     classes = num_outputs or int(targets.max(initial=0)) + 1

@@ -4,21 +4,21 @@ import codecs
 import csv
 import dataclasses
 import io
-import math
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from probegen_jax.errors import UserError
+from probegen_jax.zoo.own import classes
 from probegen_jax.zoo.zoo import SPLITS
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "multilabel", "regression"]
 
 # More networks than this, all of another class, are of no class.
 _ALL_DIFFERENT = 20
+_COLUMNS = ("path", "target", "split")
 _ROUNDING = 1e-3  # what rounding to float32 may take from values, of the range of them all
-_LONGEST = 200  # letters in the name of a class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Listing:
 
     Attributes:
       paths: of the files, from the folder of networks.
-      targets: class (int32) or value (float32).
+      targets: class (int32) or value (float32); where a network may have several classes, a row of
+        0 and 1 each (int8).
       splits: "train", "val" or "test" of each network; None if the CSV does not say.
       class_names: what the CSV calls each class; None if classes are just numbered from 0.
     """
@@ -42,27 +43,40 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
     """Reads a CSV of targets; classes are counted from 0 if `num_outputs` is given, else named.
 
     Cells are apart by commas, semicolons or tabs, whichever its first line has most of; where it is
-    not commas, one may stand in a value for the decimal point.
+    not commas, one may stand in a value for the decimal point. Several classes of a network stand
+    in one cell, with `|` or `;` between them; or every class has a column of 0 and 1.
     """
     try:
         columns, rows, separator = _read(path)
     except (OSError, UnicodeError, csv.Error) as error:
         what = f"cannot be read ({error})"
         raise UserError(f"{path}: {what}; give a CSV of targets, in UTF-8") from error
-    for column in ("path", "target"):
+    several = classes.Several(columns, path, num_outputs) if task == "multilabel" else None
+    for column in ("path",) if several else ("path", "target"):
         if column not in columns:
             raise UserError(f"{path}: has no column {column!r}; it needs path,target[,split]")
     if not rows:
         raise UserError(f"{path}: lists no networks; give one a line, as path,target")
     named = task == "classification" and num_outputs is None
     if named:
-        parse, low, high, kind = _class_name, "", "\U0010ffff", "the name of a class"
+        take, low, high, kind = classes.name_of, "", "\U0010ffff", "the name of a class"
     elif task == "classification":
-        parse, low, high = int, 0, num_outputs - 1
+        take, low, high = int, 0, num_outputs - 1
         kind = f"a class number from 0 to {high}"
     else:
         high, kind = float(np.finfo(np.float32).max), "a finite number"
-        parse, low = float if separator == "," else _with_comma, -high
+        take, low = float if separator == "," else _with_comma, -high
+
+    def parse(row: dict[str, str], where: str) -> Any:
+        try:
+            target = take(row["target"])
+        except (TypeError, ValueError, AttributeError):
+            target = None  # told below
+        if target is None or not low <= target <= high:
+            what = f"target {row['target']!r} of {row['path']} is not {kind}"
+            raise UserError(f"{where}: {what}; correct it, or delete the line")
+        return target
+
     seen: dict[str, int] = {}
     targets = []
     for line, row in rows:
@@ -73,19 +87,15 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
             raise UserError(
                 f"{path}: {name} is in line {seen[name]} and in line {line}; list it once"
             )
-        try:
-            target = parse(row["target"])
-        except (TypeError, ValueError, AttributeError):
-            target = None  # told below
-        if target is None or not low <= target <= high:
-            what = f"target {row['target']!r} of {name} is not {kind}"
-            raise UserError(f"{where}: {what}; correct it, or delete the line")
-        targets.append(target)
+        targets.append(several.read(row, where) if several else parse(row, where))
         if "split" in columns and row["split"] not in SPLITS:
             raise UserError(f"{where}: split is {row['split']!r}; use {', '.join(SPLITS)}")
     of_split = [row["split"] for _, row in rows] if "split" in columns else None
+    if several:
+        classes_NxC, names = several.table(targets)
+        return Listing(list(seen), classes_NxC, of_split, names)
     if named:
-        names = _in_order(set(targets), path)
+        names = classes.in_order(set(targets), path)
         if len(names) == len(targets) > _ALL_DIFFERENT:
             raise UserError(
                 f"{path}: all {len(targets):,} networks have targets of their own, from "
@@ -93,8 +103,8 @@ def read_csv(path: pathlib.Path, task: Task, num_outputs: int | None = None) -> 
                 "are values, give --config.task=regression"
             )
         place = {name: n for n, name in enumerate(names)}
-        classes = np.asarray([place[target] for target in targets], np.int32)
-        return Listing(list(seen), classes, of_split, names)
+        classes_N = np.asarray([place[target] for target in targets], np.int32)
+        return Listing(list(seen), classes_N, of_split, names)
     if task == "regression":
         return Listing(list(seen), as_float32(np.asarray(targets, np.float64), str(path)), of_split)
     return Listing(list(seen), np.asarray(targets, np.int32), of_split)
@@ -126,7 +136,8 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[tuple[int, dict[str, str]
         header, before = file.readline(), 1
     separator = max(",;\t", key=header.count)
     names = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
-    columns = [name.strip().lower() for name in names]
+    names = [name.strip() for name in names]
+    columns = [name.lower() if name.lower() in _COLUMNS else name for name in names]
     reader = csv.DictReader(file, columns, delimiter=separator, skipinitialspace=True)
     rows = [(reader.line_num + before + 1, row) for row in reader if any(row.values())]
     return columns, rows, separator
@@ -134,26 +145,3 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[tuple[int, dict[str, str]
 
 def _with_comma(text: str) -> float:
     return float(text.replace(",", ".", 1))
-
-
-def _class_name(text: str) -> str:
-    name = text.strip()
-    if not name or len(name) > _LONGEST or not name.isprintable():
-        raise ValueError(name)
-    return name
-
-
-def _in_order(names: set[str], path: pathlib.Path) -> tuple[str, ...]:
-    """Names of classes in the order of their numbers, if all are numbers, else by name."""
-    try:
-        numbers = {name: float(name) for name in names}
-    except ValueError:
-        numbers = {}
-    if not numbers or not all(map(math.isfinite, numbers.values())):
-        return tuple(sorted(names))
-    twins: dict[float, str] = {}
-    for name in sorted(names):
-        if twins.setdefault(numbers[name], name) != name:
-            both = f"{twins[numbers[name]]!r} and {name!r}"
-            raise UserError(f"{path}: the targets {both} are the same number; write them alike")
-    return tuple(sorted(names, key=numbers.__getitem__))
