@@ -12,6 +12,7 @@ from conftest import REPO
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.readouts.base import Sizes
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import registry
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
@@ -199,7 +200,8 @@ def test_weights_that_are_not_stacked_are_not_counted(weights, found):
 def test_a_family_that_reads_no_files_says_so(tmp_path):
     sizes = Sizes(2, 4, 1, 1)
     probes = np.zeros((1, 2, 3))
-    predictor = Predictor(LINE, ReadOptions(), False, [0], probes, {}, "outputs", sizes, 4)
+    task = TASKS["regression"]
+    predictor = Predictor(LINE, ReadOptions(), task, [0], probes, {}, "outputs", sizes, 4)
     with pytest.raises(UserError, match=r"^cannot read files of networks like Line; give their"):
         predictor.predict(tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"^cannot read files of networks like CnnSpec"):

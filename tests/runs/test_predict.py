@@ -18,6 +18,7 @@ import probegen_jax
 from probegen_jax import build_zoo, settings, train
 from probegen_jax.errors import UserError
 from probegen_jax.export import main as export
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.contract import ReadOptions
@@ -245,7 +246,8 @@ def mixed_predictor():
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], nnx.to_pure_dict(params))
     spec, _ = mixed.build([KNOWN], [jax.device_get(KNOWN.init(jax.random.key(0)))])
     sizes = Sizes(3, 8, 2, 1)
-    return predictor.Predictor(spec, ReadOptions(), False, [0], probes, params, "outputs", sizes, 4)
+    task = TASKS["regression"]
+    return predictor.Predictor(spec, ReadOptions(), task, [0], probes, params, "outputs", sizes, 4)
 
 
 def test_cnns_of_architectures_that_the_zoo_has_not(mixed_predictor, tmp_path):
