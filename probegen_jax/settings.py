@@ -32,6 +32,7 @@ _INTERVALS = ("eval_every", "checkpoint_every")  # of any length: longer than th
 _LARGEST = 2**31 - 1  # what is counted on devices is int32
 _DEEPEST = 100  # linear layers: XLA compiles each for itself
 _BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what checkpoints can be sent to
+_SHARES = ("label_smoothing", "dropout", "ema")
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES: dict[str, tuple[str, ...]] = {
     "sine": ("auto", "fast", "exact"),
@@ -114,8 +115,15 @@ def check(config: Any, path: pathlib.Path) -> None:
     for key in ("head_depth", "generator_depth"):
         if config.get(key, 1) > _DEEPEST:
             raise UserError(f"{key} is {config[key]}; give at most {_DEEPEST}")
-    if not 0 < config.learning_rate < math.inf:
-        raise UserError(f"learning_rate is {config.learning_rate}; it must be above 0 and finite")
+    for key in ("learning_rate", "probe_learning_rate"):
+        value = config.get(key)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{key} is {value}; it must be above 0 and finite")
+    for key in (*_SHARES, "weight_decay"):
+        if not 0 <= (value := config.get(key, 0.0)) < math.inf:
+            raise UserError(f"{key} is {value}; it must be finite and not negative")
+        if key in _SHARES and value >= 1:
+            raise UserError(f"{key} is {value}; it must be below 1")
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}; it must not be negative")
     if (last := config.seed + config.num_seeds - 1) > _LARGEST:
@@ -190,6 +198,16 @@ def defaults(dataset: str) -> ConfigDict:
     config.num_epochs = 30  # times that training sees every network
     config.batch_size = 32  # networks in a step
     config.learning_rate = 3e-4  # Adam's at the first step; it falls to 0 along a cosine
+    # Of what makes the probes, where that is trained; None: as `learning_rate`.
+    config.probe_learning_rate = placeholder(float)
+    # Each step takes this, times the learning rate, off the readout's kernels, as AdamW does.
+    config.weight_decay = 0.0
+    # Of the loss of classes: the share that counts for all classes evenly.
+    config.label_smoothing = 0.0
+    config.dropout = 0.0  # share of the head's hidden values that a step sets to 0
+    # Decay, such as 0.999, of an average of all parameters over steps, which evaluations, the best
+    # and the final model use; 0: they use the parameters themselves.
+    config.ema = 0.0
     config.seed = 0  # the first one, below 2**31
     config.num_seeds = 1  # seeds `seed`, `seed`+1, … are trained at once
     # How INRs' sines are computed: `fast` (an error of 2e-7 up to 10,000), `exact` (XLA's, slower),

@@ -16,6 +16,8 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from probegen_jax.method.dropout import Noise
+from probegen_jax.method.recipe import Factors, Recipe, averaged
 from probegen_jax.method.tasks import Loss
 from probegen_jax.method.vectors import Vectors
 from probegen_jax.networks.contract import NetworkSpec
@@ -55,6 +57,8 @@ class Learner:
     Attributes:
       make_model: from a key to a fresh Flax model, called with stacked zoo weights.
       loss: per-network loss; None, as the optimizer, if the model is only run.
+      recipe: that the optimizer is of; None for the paper's.
+      noisy: whether the model has dropout.
       data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
         over more than one device.
       platform: of the devices that training runs on: "cpu", "gpu" or "tpu".
@@ -69,6 +73,8 @@ class Learner:
     data_axis: str | None = None
     platform: str = "cpu"
     from_responses: bool = False
+    recipe: Recipe | None = None
+    noisy: bool = False
 
     def init(self, keys_S: Key[Array, " S"]) -> TrainState:
         """A fresh state for every seed."""
@@ -86,10 +92,16 @@ class Learner:
         model = nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
         return nnx.split(model, nnx.Param, ...)[0]
 
-    def outputs(self, params: Any, fixed: Any, weights_B: Any) -> Float[Array, "B O"]:
-        """The model's outputs for a batch of zoo networks, or of their responses."""
+    def outputs(
+        self, params: Any, fixed: Any, weights_B: Any, noise: Noise | None = None
+    ) -> Float[Array, "B O"]:
+        """The model's outputs for a batch of zoo networks, or of their responses.
+
+        Args:
+          noise: of a training step, if the model has dropout.
+        """
         model = nnx.merge(self.graphdef, params, fixed)
-        return model.head(weights_B) if self.from_responses else model(weights_B)
+        return (model.read if self.from_responses else model)(weights_B, noise)
 
     def take(self, zoo_weights: Any, rows_B: Int[Array, " B"]) -> Any:
         """The networks of a batch, or their responses; any where the row is -1."""
@@ -110,6 +122,10 @@ class Learner:
             return jax.vmap(functools.partial(function, zoo_weights))(*args_S)
         return jax.lax.map(lambda args: function(zoo_weights, *args), args_S)
 
+    def improved(self, state_S: TrainState) -> Any:
+        """The parameters that training has come to: their average, if the recipe keeps one."""
+        return averaged(state_S.params, state_S.opt_state)
+
     def probes(self, state_S: TrainState) -> Float[Array, "S P ..."]:
         """The probes that each seed's generator makes now."""
 
@@ -125,19 +141,38 @@ class Learner:
 
         Where `valid_B` is False the batch is padding, which is ignored.
         """
+        noise = None
+        if self.noisy:
+            part = 0 if self.data_axis is None else jax.lax.axis_index(self.data_axis)
+            noise = Noise(state.step, part * len(targets_B))
 
         def total_loss(params):
-            losses_B = self.loss(self.outputs(params, state.fixed, weights_B), targets_B)
+            losses_B = self.loss(self.outputs(params, state.fixed, weights_B, noise), targets_B)
             return jnp.sum(jnp.where(valid_B, losses_B, 0))
 
         loss, gradient = jax.value_and_grad(total_loss)(state.params)
         return Sums(gradient, loss, jnp.sum(valid_B, dtype=jnp.float32))
 
-    def improve(self, state: TrainState, sums: Sums) -> tuple[TrainState, Float[Array, ""]]:
-        """One optimiser step with the sums of a whole batch; the new state, and the mean loss."""
+    def factors(self, params: Any) -> Factors | None:
+        """See `Recipe.factors`; None if all parameters are changed alike."""
+        by_parameter = self.recipe is not None and self.recipe.by_parameter
+        return self.recipe.factors(params) if by_parameter else None
+
+    def improve(
+        self, state: TrainState, sums: Sums, factors: Factors | None = None
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        """One optimiser step with the sums of a whole batch; the new state, and the mean loss.
+
+        Args:
+          factors: of parameters that are not in the model's own form.
+        """
         gradient = jax.tree.map(lambda leaf: leaf / sums.count, sums.gradient)
+        factors = factors or self.factors(state.params)
+        more = {} if factors is None else {"factors": factors}
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
-            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+            updates, opt_state = self.optimizer.update(
+                gradient, state.opt_state, state.params, **more
+            )
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, state.fixed, opt_state, state.step + 1)
         return state, sums.loss / sums.count
@@ -156,7 +191,7 @@ class Learner:
 
 def adam_cosine(learning_rate: float, total_steps: int) -> optax.GradientTransformation:
     """Adam (β 0.9, 0.999; ε 1e-8; no decay), learning rate from its peak to 0 in `total_steps`."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, total_steps))
+    return Recipe(learning_rate).optimizer(total_steps)
 
 
 def in_batches(rows_N: Int[np.ndarray, " N"], batch_size: int) -> Int[Array, "T B"]:

@@ -1,5 +1,6 @@
 """ProbeGen: a generator's probes, every network's responses to them, a head that reads those."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from probegen_jax.errors import UserError
+from probegen_jax.method.dropout import Dropout, Noise
 from probegen_jax.method.generators import registry
 from probegen_jax.method.generators.base import Generator
 from probegen_jax.method.readouts.base import Readout, Sizes
@@ -23,9 +26,17 @@ class ProbeGen(nnx.Module):
         self.generator = generator
         self.head = head
 
-    def __call__(self, weights: Any) -> Float[Array, "B O"]:
-        """Outputs (logits, or values) for the networks with stacked `weights`."""
-        return self.head(self.head.answers(self.spec, weights, self.generator()))
+    def __call__(self, weights: Any, noise: Noise | None = None) -> Float[Array, "B O"]:
+        """Outputs (logits, or values) for the networks with stacked `weights`.
+
+        Args:
+          noise: of a training step, if the head has dropout.
+        """
+        return self.read(self.head.answers(self.spec, weights, self.generator()), noise)
+
+    def read(self, answers: Float[Array, "B P A"], noise: Noise | None) -> Float[Array, "B O"]:
+        """Outputs for what the networks have answered."""
+        return self.head(answers) if noise is None else self.head(answers, noise)
 
 
 def make_generator(
@@ -55,7 +66,7 @@ def make_generator(
 
 
 def head_sizes(settings: Mapping[str, Any], num_outputs: int) -> Sizes:
-    """What the readout of a config is made from."""
+    """What the readout of a config is made from; without dropout, which is for training alone."""
     return Sizes(
         settings["num_probes"], settings["head_width"], settings["head_depth"], num_outputs
     )
@@ -72,10 +83,18 @@ def make_model(
 ) -> ProbeGen:
     """A fresh ProbeGen, see `make_generator` and `readouts.base.Readout`.
 
-    Outputs are classes, or 1 for a value. The stream `params` draws the generator, then the head.
+    Outputs are classes, or 1 for a value. Dropout is as the settings say. The stream `params`
+    draws the generator, then the head.
     """
     shape = spec.probe_shape
     generator = make_generator(settings, shape, images=images, rngs=rngs, platform=platform)
     kind = readout(name_in(settings))
-    head = kind.make(spec, head_sizes(settings, num_outputs), rngs=rngs)
+    sizes = head_sizes(settings, num_outputs)
+    dropout = settings.get("dropout", 0.0)
+    head = kind.make(spec, dataclasses.replace(sizes, dropout=dropout), rngs=rngs)
+    if dropout and not any(isinstance(part, Dropout) for _, part in nnx.iter_modules(head)):
+        raise UserError(
+            f"dropout is {dropout}, but the readout {name_in(settings)!r} with head_depth "
+            f"{sizes.depth} has no layer for it; use --config.dropout=0"
+        )
     return ProbeGen(spec, generator, head)

@@ -28,6 +28,14 @@ def cross_entropy(outputs: Float[Array, "B O"], targets: Int[Array, " B"]) -> Fl
     return jax.nn.logsumexp(outputs, axis=1) - logits
 
 
+def smoothed_cross_entropy(
+    outputs: Float[Array, "B O"], targets: Int[Array, " B"], smoothing: float
+) -> Float[Array, " B"]:
+    """Cross-entropy of logits against the class, but for a share that all classes have evenly."""
+    of_all = jax.nn.logsumexp(outputs, axis=1) - jnp.mean(outputs, axis=1)
+    return (1 - smoothing) * cross_entropy(outputs, targets) + smoothing * of_all
+
+
 def squared_error(outputs: Float[Array, "B 1"], targets: Float[Array, " B"]) -> Float[Array, " B"]:
     """Squared error of a single output."""
     return jnp.square(outputs[:, 0] - targets)

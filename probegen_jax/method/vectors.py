@@ -25,6 +25,11 @@ class Vectors:
         params = jax.tree.map(lambda leaf: leaf[0], state_S.params)
         vector, self._split = ravel_pytree(params)
         self._opt_state = jax.eval_shape(learner.optimizer.init, vector)
+        self._factors = learner.factors(params)
+        if self._factors is not None:
+            self._factors = type(self._factors)(
+                *(ravel_pytree(jax.tree.map(jnp.full_like, params, f))[0] for f in self._factors)
+            )
 
     def join(self, state: TrainState) -> TrainState:
         """A seed's state as vectors."""
@@ -49,7 +54,7 @@ class Vectors:
     def improve(self, state: TrainState, sums: Sums) -> tuple[TrainState, Float[Array, ""]]:
         """See `Learner.improve`."""
         sums = dataclasses.replace(sums, gradient=ravel_pytree(sums.gradient)[0])
-        state, loss = self._learner.improve(self._unpack(state), sums)
+        state, loss = self._learner.improve(self._unpack(state), sums, self._factors)
         return self._pack(state), loss
 
     def _pack(self, state: TrainState) -> TrainState:

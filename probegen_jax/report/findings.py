@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Num
 from scipy.special import softmax
 
 from probegen_jax import settings
+from probegen_jax.method.learning import TrainState
 from probegen_jax.method.readouts.registry import name_in
 from probegen_jax.method.tasks import TASKS, Task, of_metric
 from probegen_jax.runs.experiment import Run
@@ -143,7 +144,8 @@ def find(run: Run) -> Findings:
     experiment, zoo, learner = run.experiment, run.experiment.zoo, run.experiment.learner
     # Of the whole model only the generator is made: the rest is not compiled.
     before = jax.jit(lambda key: learner.make_model(key).generator())(experiment.keys[0][0])
-    after = learner.probes(run.state)[0]
+    trained = dataclasses.replace(run.state, params=learner.improved(run.state))
+    after = learner.probes(trained)[0]
     rows = zoo.splits["test"]
     outputs_NxO = run.outputs(rows)[0]
     wrong, different = _wrong(zoo, rows, outputs_NxO), _different(zoo)
@@ -161,7 +163,7 @@ def find(run: Run) -> Findings:
         targets_N=zoo.targets_N[rows],
         outputs_NxO=outputs_NxO,
         wrong=[dataclasses.replace(net, drawing=drawings.get(net.row)) for net in wrong],
-        importance=_importance(run),
+        importance=_importance(run, trained),
         class_names=names_of_classes(zoo),
     )
 
@@ -270,14 +272,14 @@ def _wrong(
     ]
 
 
-def _importance(run: Run) -> Importance:
+def _importance(run: Run, trained: TrainState) -> Importance:
     experiment, zoo = run.experiment, run.experiment.zoo
     learner, task = experiment.learner, TASKS[zoo.task]
     rows = zoo.splits["val"]
     chosen = np.linspace(0, len(rows) - 1, min(_MOST_NETWORKS, len(rows))).astype(int)
     rows = rows[np.unique(chosen)]
     targets_N, learnt_N = zoo.targets_N[rows], experiment.learnt_zoo.targets_N[rows]
-    first = jax.tree.map(lambda leaf: leaf[:1], run.state)
+    first = jax.tree.map(lambda leaf: leaf[:1], trained)
     params, fixed = jax.tree.map(lambda leaf: leaf[0], (first.params, first.fixed))
     responses_NxPxR = jnp.asarray(experiment.evaluation.responses(first, rows)[0])
     mean_PxR = jnp.mean(responses_NxPxR, axis=0)

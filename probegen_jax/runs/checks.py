@@ -46,6 +46,11 @@ def check_zoo(zoo: Zoo, config: ConfigDict, mesh: Mesh) -> list[str]:
         mesh,
     )
     task = TASKS[zoo.task]
+    if config.get("label_smoothing") and (task.several or not task.classes):
+        raise UserError(
+            f"label_smoothing is {config.label_smoothing}, but {zoo.name} is no zoo of networks "
+            "that each have one class; use --config.label_smoothing=0"
+        )
     if task.several:
         notes = _check_several_classes(zoo)
     else:

@@ -17,9 +17,9 @@ from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
-from probegen_jax.method.learning import adam_cosine
 from probegen_jax.method.model import make_model
 from probegen_jax.method.readouts.registry import name_in, readout
+from probegen_jax.method.recipe import Recipe
 from probegen_jax.method.tasks import TASKS, Scale, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs import records
@@ -219,14 +219,15 @@ def make_learner(
         rngs = nnx.Rngs(params=key)
         return make_model(spec, settings, num_outputs, images=images, rngs=rngs, platform=platform)
 
-    optimizer = adam_cosine(config.learning_rate, _schedule(config, zoo).total_steps)
-    return learning.Learner(model_from, zoo.spec, TASKS[zoo.task].loss, optimizer)
+    recipe, noisy = Recipe.of(settings), settings.get("dropout", 0.0) > 0
+    optimizer = recipe.optimizer(_schedule(config, zoo).total_steps)
+    loss = recipe.loss(TASKS[zoo.task].loss)
+    return learning.Learner(model_from, spec, loss, optimizer, recipe=recipe, noisy=noisy)
 
 
 def _schedule(config: ConfigDict, zoo: Zoo) -> Schedule:
-    per_epoch = -(-len(zoo.splits["train"]) // config.batch_size)
-    total = config.num_epochs * per_epoch
-    return Schedule(per_epoch, total, config.eval_every, config.checkpoint_every)
+    steps = -(-len(zoo.splits["train"]) // config.batch_size)
+    return Schedule(steps, steps * config.num_epochs, config.eval_every, config.checkpoint_every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +268,8 @@ class Run:
         return scale.values(outputs) if scale else outputs
 
     def _trained(self, which: str) -> Any:
-        return {"last": self.state.params, "best": self.best_params}[which]
+        best = which == "best"
+        return self.best_params if best else self.experiment.learner.improved(self.state)
 
 
 def load_run(

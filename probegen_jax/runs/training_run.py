@@ -218,7 +218,7 @@ def _result(experiment: Experiment, training: Training) -> dict[str, Any]:
 
     zoo, seeds = experiment.zoo, experiment.seeds
     steps, seconds = experiment.total_steps, training.seconds
-    last = entries([steps] * len(seeds), training.state.params)
+    last = entries([steps] * len(seeds), training.params)
     at_best = entries(training.best["step"], training.best_params)
     return records.sign(
         records.totals(zoo.name, experiment.config, experiment.metric_name, last)

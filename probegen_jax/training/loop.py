@@ -228,6 +228,11 @@ class Training:
         if self.done < self.schedule.total_steps:
             raise Stopped(agreed=True)
 
+    @property
+    def params(self) -> Any:
+        """What training has come to, of all seeds; see `Learner.improved`."""
+        return self._programs.learner.improved(self.state)
+
     def outputs(self, split: str, params_S: Any) -> Float[np.ndarray, "S N O"]:
         """Every seed's outputs for the networks of a split, with the given parameters."""
         return evaluation.on_host(
@@ -257,11 +262,11 @@ class Training:
         self.done += made
         val_outputs = None
         if schedule.is_evaluated(self.done):
-            val_outputs = self._outputs("val", self.state.params)
+            val_outputs = self._outputs("val", self.params)
         if self.done != boundary:
             return made, None
         record = {"step": self.done, "epoch": epoch + 1}
-        return made, _Boundary(record, self._losses_SxT, self.state.params, val_outputs)
+        return made, _Boundary(record, self._losses_SxT, self.params, val_outputs)
 
     def _finish(self, log: MetricsLog | None, bar: Progress) -> None:
         """Fetches what was computed for the pending boundary, logs it, keeps the best."""

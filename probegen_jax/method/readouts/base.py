@@ -21,16 +21,22 @@ class Sizes:
       width: of the hidden layers of its MLP.
       depth: linear layers of its MLP, at least 1.
       outputs: classes, or 1 for a value.
+      dropout: share of the hidden values of its MLP that a training step drops.
     """
 
     num_probes: int
     width: int
     depth: int
     outputs: int
+    dropout: float = 0.0
 
 
 class Readout(nnx.Module):
-    """Predicts from what networks answer; what is trained of it are its `nnx.Param`s."""
+    """Predicts from what networks answer; what is trained of it are its `nnx.Param`s.
+
+    One with dropout holds a `Dropout` if its `Sizes` ask for it, and is then called with a second
+    argument in training: the `Noise` of the step.
+    """
 
     @classmethod
     @abc.abstractmethod

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from probegen_jax.errors import UserError
+from probegen_jax.method.dropout import Noise
 from probegen_jax.method.layers import dense
 from probegen_jax.method.readouts.base import Readout, Sizes
 from probegen_jax.method.readouts.outputs import Head
@@ -36,9 +37,7 @@ class Hidden(Readout):
         self.token = nnx.List(
             [dense(values, _TOKEN_WIDTH, rngs=rngs), dense(_TOKEN_WIDTH, _TOKEN, rngs=rngs)]
         )
-        self.head = Head(
-            sizes.num_probes * _TOKEN, sizes.width, sizes.depth, sizes.outputs, rngs=rngs
-        )
+        self.head = Head.of(sizes.num_probes * _TOKEN, sizes, rngs=rngs)
 
     @classmethod
     def make(cls, spec: NetworkSpec, sizes: Sizes, *, rngs: nnx.Rngs) -> "Hidden":
@@ -60,10 +59,12 @@ class Hidden(Readout):
     def last_layer(params: Mapping[str, Any]) -> tuple[str | int, ...]:
         return "head", *Head.last_layer(params["head"])
 
-    def __call__(self, answers: Float[Array, "B P A"]) -> Float[Array, "B O"]:
+    def __call__(
+        self, answers: Float[Array, "B P A"], noise: Noise | None = None
+    ) -> Float[Array, "B O"]:
         ends = [sum(self.tap_sizes[: n + 1]) for n in range(len(self.tap_sizes))]
         *taps, outputs = jnp.split(answers, ends, axis=-1)
         encoded = [encode(tap) for encode, tap in zip(self.encoders, taps, strict=True)]
         widen, narrow = self.token
         token = narrow(jax.nn.relu(widen(jnp.concatenate([*encoded, outputs], axis=-1))))
-        return self.head(token)
+        return self.head(token, noise)
