@@ -105,6 +105,11 @@ def check(config: Any, path: pathlib.Path) -> None:
             f"--config={path}:{list(METHODS)[1]},64"
         )
     _need(config, path, *METHODS[config.method].needed)
+    if (source := METHODS[config.method].source) and not config.get(source):
+        raise UserError(
+            f"method is {config.method!r}, which takes its probes from {source}; say where they "
+            f"are with --config.{source}=…"
+        )
     own = [key for key in METHODS[config.method].settings if type(config.get(key)) is int]
     for key in (*own, *_AT_LEAST_ONE):
         if config[key] < 1:
@@ -173,8 +178,8 @@ def defaults(dataset: str) -> ConfigDict:
     config.max_train_networks = placeholder(int)
 
     # `probegen`, `vanilla` (every probe a free parameter), or, not trained, `uniform` (random
-    # coordinates, for INRs), `pixels` (all pixels of an image, for INRs) or `dead_leaves` (images
-    # of opaque shapes, for CNNs).
+    # coordinates, for INRs), `pixels` (all pixels of an image, for INRs), `dead_leaves` (images of
+    # opaque shapes, for CNNs) or `images` (real ones, for CNNs).
     config.method = "probegen"
     config.num_probes = 128  # probes, P; of `pixels`, pixels_size²
     config.pixels_size = 28  # for `pixels`: how many lie along each side of the image
@@ -188,6 +193,9 @@ def defaults(dataset: str) -> ConfigDict:
     config.generator_activation = "none"
     # For `dead_leaves`: `generated`, `published` (a download), or the path of a zip or a folder.
     config.dead_leaves = "generated"
+    # For `images`: a folder of images, an `.npz` with the array images, `tfds:NAME` of a data set
+    # that TFDS has prepared, or `digits`, `mnist`, `fashion_mnist` or `cifar10`.
+    config.probe_images = placeholder(str)
 
     # What is read of the networks: `outputs`, what they answer, or `hidden`: what every neuron
     # computes on the way, too (INRs).

@@ -5,7 +5,7 @@
   python -m probegen_jax.train --config=configs/digits.py --workdir=runs/mine
 
   --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla, uniform,
-                                   pixels or dead_leaves
+                                   pixels, dead_leaves or images
   --config.KEY=VALUE               changes one setting
   --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given, with the
                                    name of zoo_dir, networks_dir, manual_dir or download_url after
@@ -113,8 +113,8 @@ def train_zoo(
 
     Args:
       zoo: any `Zoo`, such as `zoo.own.from_arrays` makes of arrays.
-      method: where the probes come from: "probegen", "vanilla", "uniform", "pixels" or
-        "dead_leaves".
+      method: where the probes come from: "probegen", "vanilla", "uniform", "pixels",
+        "dead_leaves" or "images".
       num_probes: P; of "pixels" it is `pixels_size`².
       workdir: the run folder; `runs/ZOO-METHOD-PROBES` if None.
       **changes: settings other than the defaults in docs/settings.md, as `num_epochs=100`; keys

@@ -51,6 +51,7 @@ def test_config_argument_and_overrides():
         ([DIGITS, "--config.compute_dtype=int8"], "compute_dtype is 'int8'; choose from float32"),
         ([f"{DIGITS}:pixels,32"], "num_probes is 32, but pixels has 64 by pixels_size; change pix"),
         ([f"{DIGITS}:pixels", "--config.pixels_size=0"], "pixels_size is 0; give at least 1"),
+        ([f"{DIGITS}:images"], "method is 'images', which takes its probes from probe_images; say"),
         ([DIGITS, "--config.generator=fc"], "generator is 'fc'; choose from convolutional, dense"),
         ([DIGITS, "--config.generator_activation=x"], "generator_activation is 'x'; choose from"),
         ([DIGITS, "--config.block_size=0"], "block_size is 0; it must be at least 1"),

@@ -170,12 +170,23 @@ class Training:
                 f"step {self.done}, to the same end",
                 file=sys.stderr,
             )
+        self._refuse_other_probes(arrays["state"])
         self.state, self.best_params = arrays["state"], arrays["best_params"]
         self.best, self.seconds, self.records = facts["best"], facts["seconds"], facts["records"]
         at, known = self.done % self.schedule.steps_per_epoch, len(facts["losses"][0])
         self._losses_SxT[:, at - known : at] = facts["losses"]
         self._batches.restore(facts["data"])
         return True
+
+    def _refuse_other_probes(self, saved: learning.TrainState) -> None:
+        """Fixed probes, which networks have answered already, must be those of the checkpoint."""
+        if learning.probes_are_fixed(saved):
+            pair = [state.fixed.get("generator", {}) for state in (self.state, saved)]
+            if not all(jax.tree.leaves(jax.tree.map(np.array_equal, *fetch(self.mesh, pair)))):
+                raise UserError(
+                    "the images that probes are taken from have changed since this run began; put "
+                    "back those of then, or choose another folder with --workdir=DIR"
+                )
 
     def _last_whole(self, steps: Sequence[int]) -> tuple[int, Any, dict[str, Any]]:
         """The last checkpoint that can be read: its step, arrays and facts."""

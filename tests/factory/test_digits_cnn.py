@@ -92,7 +92,7 @@ def test_a_corrupt_cache_is_built_again(zoo, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["probegen", "vanilla", "dead_leaves"])
+@pytest.mark.parametrize("method", ["probegen", "vanilla", "dead_leaves", "images"])
 def test_the_whole_job(method, folder, tmp_path, monkeypatch):
     load = digits_cnn.load
     monkeypatch.setattr(digits_cnn, "load", lambda data_dir: load(data_dir, 10, TINY))
@@ -102,6 +102,7 @@ def test_the_whole_job(method, folder, tmp_path, monkeypatch):
             "train",
             f"--config={REPO}/configs/digits_cnn.py:{method},3",
             f"--config.data_dir={folder}",
+            "--config.probe_images=digits",
             f"--config.report={method == 'probegen'}",
             *(f"--config.{key}={value}" for key, value in small.items()),
         ],

@@ -159,6 +159,35 @@ def test_a_folder_by_class(scheme, tmp_path):
     }
 
 
+def test_some_images_without_labels(tmp_path):
+    """Of a folder without classes, an .npz without labels, a named source; as many as there are."""
+    gray, flat, shape = PIXELS[..., 0], tmp_path / "flat", (6, 5, 1)
+    write_folder(tmp_path / "classes", pixels=gray)
+    flat.mkdir()
+    for path in sorted((tmp_path / "classes").rglob("*.png")):
+        path.rename(flat / path.name)
+    np.savez(tmp_path / "x.npz", images=gray)
+    known = {image.tobytes() for image in sources.scaled(gray[..., None])}
+    for source in (str(flat), str(tmp_path / "x.npz")):
+        found = sources.some(source, 3, shape, seed=0)
+        assert {image.tobytes() for image in found[..., 0]} <= known and len(found) == 3
+        assert len(sources.some(source, 1000, shape, seed=0)) == len(gray)
+        assert not np.array_equal(found, sources.some(source, 3, shape, seed=1))
+    digits = sources.some("digits", 4, (16, 16, 3), seed=0)
+    assert digits.shape == (4, 16, 16, 3) and digits.dtype == np.float32
+    np.testing.assert_array_equal(digits[..., 0], digits[..., 2])
+
+
+def test_images_without_labels_that_are_no_good_are_told(tmp_path):
+    with pytest.raises(UserError, match="there are no images here; give a folder that has some"):
+        sources.some(str(tmp_path), 3, (8, 8, 1), seed=0)
+    np.savez(tmp_path / "two.npz", images=np.zeros((3, 8, 8, 2), np.uint8))
+    with pytest.raises(UserError, match="images have 2 channels, but the zoo's networks read 3"):
+        sources.some(str(tmp_path / "two.npz"), 3, (8, 8, 3), seed=0)
+    with pytest.raises(UserError, match="no images at 'nowhere'; give digits, mnist"):
+        sources.some("nowhere", 3, (8, 8, 3), seed=0)
+
+
 def test_a_folder_with_train_and_test(tmp_path):
     write_folder(tmp_path / "train", pixels=PIXELS[..., 0])
     write_folder(tmp_path / "test", pixels=255 - PIXELS[..., 0])

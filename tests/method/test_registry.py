@@ -132,7 +132,9 @@ def test_an_entry_says_rightly_whether_probes_are_trained(monkeypatch):
     for name, method in METHODS.items():
         for kind, each in method.entries.items():
             shape = (8, 8, 1) if kind == "images" else (2,)
-            images = np.zeros((4, *shape), np.float32) if name == "dead_leaves" else None
+            images = (
+                np.zeros((4, *shape), np.float32) if name in ("dead_leaves", "images") else None
+            )
             generator = make_generator(
                 values | {"method": name}, shape, images=images, rngs=nnx.Rngs(params=0)
             )
@@ -149,7 +151,7 @@ def test_methods_are_known_without_jax():
         "import sys\n"
         "from probegen_jax import settings\n"
         "from probegen_jax.method.generators import registry\n"
-        "known = ['probegen', 'vanilla', 'uniform', 'pixels', 'dead_leaves']\n"
+        "known = ['probegen', 'vanilla', 'uniform', 'pixels', 'dead_leaves', 'images']\n"
         "assert list(registry.METHODS) == known\n"
         "assert 'jax' not in sys.modules"
     )

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from small_run import go_on, make_zoo
+from small_run import go_on, make_zoo, stopped_at
 
 import probegen_jax
 from probegen_jax import settings
+from probegen_jax.errors import UserError
+from probegen_jax.method.generators import coordinates
 from probegen_jax.runs.folder import differences
 
 
@@ -20,6 +22,18 @@ def test_pixels_are_trained_on_and_predicted_for(tmp_path):
     again = probegen_jax.load(tmp_path / "run", zoo=zoo)
     assert again.evaluate(zoo) == [run.result["seeds"][0]["last"]["test"]]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["num_probes"] == 4
+
+
+def test_fixed_probes_that_have_changed_are_told(tmp_path, monkeypatch):
+    """Networks answer them before the checkpoint is read: it must have been the same ones."""
+    with stopped_at(8):
+        go_on(tmp_path / "run", method="pixels", pixels_size=2)
+    spread = coordinates.jnp.linspace
+    with monkeypatch.context() as patch:
+        patch.setattr(coordinates.jnp, "linspace", lambda a, b, n: spread(a, b / 2, n))
+        with pytest.raises(UserError, match="have changed since this run began; put back those"):
+            go_on(tmp_path / "run", method="pixels", pixels_size=2)
+    assert go_on(tmp_path / "run", method="pixels", pixels_size=2).result["steps"] == 18
 
 
 @pytest.mark.parametrize("key", ["pixels_size", "readout"])

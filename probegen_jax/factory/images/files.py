@@ -129,13 +129,16 @@ def read_idx(path: pathlib.Path) -> Num[np.ndarray, "..."]:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def from_npz(path: pathlib.Path) -> Found:
+def from_npz(path: pathlib.Path, labelled: bool = True) -> Found:
     """An `.npz` with `images` and `labels`, or with two arrays for each part.
 
     Those are called `x_train` and `y_train` or `train_images` and `train_labels`, likewise with
     `val` and `test`. Of an array of four axes the channels are the last, or, as PyTorch has it,
     the second: whichever is from 1 to 4; where that is both or neither, the one that is less than
     both sides.
+
+    Args:
+      labelled: whether there must be labels; where there are none, all are 0.
 
     Raises:
       UserError: it cannot be read, holds other arrays, or does not say which axis is the channels.
@@ -151,6 +154,9 @@ def from_npz(path: pathlib.Path) -> Found:
                 pixels = _channels_last(file[names[images]], path)
                 return part(pixels, file[names[labels]], where)
 
+            if not labelled and "images" in names and "labels" not in names:
+                pixels = _channels_last(file[names["images"]], path)
+                return Found(part(pixels, np.zeros(len(pixels), np.int32), path))
             if {"images", "labels"} <= names.keys():
                 return Found(read("images", "labels", path))
             for images, labels in (("x_{}", "y_{}"), ("{}_images", "{}_labels")):

@@ -60,6 +60,21 @@ def read(folder: pathlib.Path, size: tuple[int, int] | None) -> Found:
     return Found(made["train"], made.get("test"), names, made.get("val"))
 
 
+def read_some(
+    folder: pathlib.Path, number: int, seed: int, size: tuple[int, int]
+) -> Num[np.ndarray, "N H W C"]:
+    """Images anywhere below a folder, brought to a `size`: `number` of them, or all if fewer.
+
+    Raises:
+      UserError: there are none, or one cannot be read.
+    """
+    files = _images_in(folder)
+    if not files:
+        raise UserError(f"{folder}: there are no images here; give a folder that has some")
+    chosen = np.random.default_rng(seed).permutation(len(files))[:number]
+    return _decode([files[n] for n in chosen], size)
+
+
 def _parts(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The folders of train, val and test; empty where the folder holds classes."""
     below, called = _folders(folder), {}

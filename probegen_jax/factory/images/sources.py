@@ -118,6 +118,47 @@ def load(
     return ImageSet(name, *parts, len(names), names, digest(parts), num_val, drawn)
 
 
+def some(
+    source: str,
+    number: int,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    data_dir: pathlib.Path | None = None,
+) -> Float[np.ndarray, "N H W C"]:
+    """Images of a source without their labels, which it need not have, in [0, 1].
+
+    They are chosen by seed from those to train on, `number` of them, or all if there are fewer.
+    Channels become their mean where one is wanted, and a gray one is repeated.
+
+    Args:
+      source: as of `load`; a folder need not have subfolders, nor an `.npz` labels.
+
+    Raises:
+      UserError: the images cannot be had or read, or have other channels.
+    """
+    *size, channels = image_shape
+    path = pathlib.Path(source.removeprefix("folder:")).expanduser()
+    if path.is_dir():
+        images = folders.read_some(path, number, seed, tuple(size))
+    else:
+        if path.suffix == ".npz":
+            images = files.from_npz(path, labelled=False).train.images
+        else:
+            images = _find(source, None, data_dir)[0].train.images
+        chosen = np.random.default_rng(seed).permutation(len(images))[:number]
+        images = _resized(images[chosen], tuple(size))
+    if channels == 1:
+        images = _gray(images)
+    elif images.shape[-1] == 1:
+        images = np.repeat(images, channels, axis=-1)
+    if images.shape[-1] != channels:
+        raise UserError(
+            f"{source}: images have {images.shape[-1]} channels, but the zoo's networks read "
+            f"{channels}; give others"
+        )
+    return scaled(images)
+
+
 def _find(
     source: str, resize: tuple[int, int] | None, data_dir: pathlib.Path | None
 ) -> tuple[Found, str]:

@@ -17,6 +17,7 @@ from probegen_jax.method.generators.base import Fixed, Generator
 from probegen_jax.method.generators.coordinates import Vanilla
 from probegen_jax.method.layers import ConvTranspose, dense, through
 from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.pixels import Pixels
 from probegen_jax.user_cache import data_folder
 
 
@@ -130,18 +131,13 @@ class DeadLeaves(Generator):
     def needed_images(
         cls, settings: Mapping[str, Any], spec: NetworkSpec
     ) -> Float[np.ndarray, "N h w C"]:
-        if spec.pixels is None:
-            raise UserError(
-                "dead leaves are shown as the networks' images were, but nothing says how these "
-                "were normalised; give mean and std (configs/own_cnn.py), or the spec its pixels"
-            )
         # Twice as many as probes, so that seeds differ in what they take.
         return dead_leaves.probe_bank(
             settings["dead_leaves"],
             2 * settings["num_probes"],
             spec.probe_shape,
             settings["seed"],
-            pixels=spec.pixels,
+            pixels=_pixels(spec, "dead leaves"),
             fidelity=settings.get("fidelity", "faithful"),
             folder=data_folder(settings["data_dir"]),
         )
@@ -166,6 +162,36 @@ class DeadLeaves(Generator):
 
     def __call__(self) -> Float[Array, "P H W C"]:
         return self.probes[...]
+
+
+class Images(DeadLeaves):
+    """Real images as probes, never trained."""
+
+    @classmethod
+    def needed_images(
+        cls, settings: Mapping[str, Any], spec: NetworkSpec
+    ) -> Float[np.ndarray, "N h w C"]:
+        from probegen_jax.factory.images import sources  # only this method needs it
+
+        pixels = _pixels(spec, "images")
+        images = sources.some(
+            settings["probe_images"],
+            2 * settings["num_probes"],  # see above
+            spec.probe_shape,
+            settings["seed"],
+            data_folder(settings["data_dir"]),
+        )
+        return pixels.normalise(images)
+
+
+def _pixels(spec: NetworkSpec, probes: str) -> Pixels:
+    """How the networks' images were normalised."""
+    if spec.pixels is None:
+        raise UserError(
+            f"{probes} are shown as the networks' images were, but nothing says how these "
+            "were normalised; give mean and std (configs/own_cnn.py), or the spec its pixels"
+        )
+    return spec.pixels
 
 
 def _start_and_doublings(probe_shape: tuple[int, ...]) -> tuple[int, int]:

@@ -55,11 +55,13 @@ class Method:
     Attributes:
       entries: what makes its probes, by their kind: points (D,) or images (H, W, C).
       number: of its probes, by the settings, where these are not free to say `num_probes`.
+      source: the config key, which must not be None, that says where its probes come from.
     """
 
     title: str
     entries: Mapping[Literal["coordinates", "images"], Entry]
     number: Callable[[Mapping[str, Any]], int] | None = None
+    source: str | None = None
 
     @property
     def needed(self) -> list[str]:
@@ -69,8 +71,9 @@ class Method:
     @property
     def settings(self) -> list[str]:
         """All config keys that belong to it."""
+        source = {self.source} if self.source else set()
         optional = {key for entry in self.entries.values() for key in entry.optional.values()}
-        return sorted({*self.needed, *optional})
+        return sorted({*self.needed, *source, *optional})
 
 
 # What may stand between the layers of a generator: the names in `networks.activations`, which
@@ -105,6 +108,11 @@ METHODS: dict[str, Method] = {
         number=lambda settings: settings["pixels_size"] ** 2,
     ),
     "dead_leaves": Method("dead leaves", {"images": Entry(f"{_IMAGES}:DeadLeaves", trained=False)}),
+    "images": Method(
+        "real images",
+        {"images": Entry(f"{_IMAGES}:Images", trained=False)},
+        source="probe_images",
+    ),
 }
 
 
