@@ -157,8 +157,8 @@ def from_function(
     if len(dims) > 1:
         counts = " or ".join(map(str, sorted(dims)))
         raise UserError(
-            f"{_called(function)} returns {counts} values for a probe, depending on how many probes "
-            "there are; it must be as many for each"
+            f"{_called(function)} returns {counts} values for a probe, by how many probes there "
+            "are; it must be as many for each"
         )
     return FunctionSpec(
         function,
