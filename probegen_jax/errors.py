@@ -38,6 +38,10 @@ class BadNetworkError(UserError):
         self.fault = fault
 
 
+class UnknownNamesError(BadNetworkError):
+    """A network whose arrays have other names than those of a family."""
+
+
 class Stopped(BaseException):
     """Asked to stop by SIGTERM, with everything saved; like KeyboardInterrupt, not an error.
 

@@ -118,7 +118,7 @@ def check(config: Any, path: pathlib.Path) -> None:
             raise UserError(f"{key} is {config[key]}; give at most {_LARGEST}")
     _count_probes(config)
     for key in ("head_depth", "generator_depth"):
-        if config.get(key, 1) > _DEEPEST:
+        if (config.get(key) or 1) > _DEEPEST:
             raise UserError(f"{key} is {config[key]}; give at most {_DEEPEST}")
     for key in ("learning_rate", "probe_learning_rate"):
         value = config.get(key)
@@ -185,6 +185,7 @@ def defaults(dataset: str) -> ConfigDict:
     config.pixels_size = 28  # for `pixels`: how many lie along each side of the image
     config.latent_dim = 32  # width of the latents
     # Linear layers of the generator, at most 100; transposed convolutions where it makes images.
+    # None: as few as images of that side need: 5 for 32 to 56, 6 for 64 to 112, 7 for 128 to 224.
     config.generator_depth = 2
     # Of image generators: `convolutional`, or, to compare it with, `dense`: fully connected layers.
     config.generator = "convolutional"

@@ -72,7 +72,9 @@ def test_a_shipped_config_is_read_from_any_folder(tmp_path, monkeypatch):
     assert config.num_seeds == 2
     assert parse("--config", "configs/mnist.py").dataset == "mnist_inr"
     assert config_name(["train", "--config=configs/mnist.py:64"]) == "mnist"
-    message = r"no config file at .*nist.py; .*: configs/cifar10_gs.py, .*, configs/own_inr.py$"
+    message = (
+        r"no config file at .*nist.py; .*: configs/cifar10_gs.py, .*, configs/own_networks.py$"
+    )
     for missing in ("configs/nist.py", f"{tmp_path}/configs/mnist.py", "other/mnist.py"):
         with pytest.raises(UserError, match=message):
             parse(f"--config={missing}")

@@ -89,6 +89,7 @@ class NetworkSpec(abc.ABC):
       plane: where probes are points of an image: "xy" if the column comes first, "ij" if the row.
       vmap_seeds: whether several seeds run as one more `vmap` axis, or one after another.
       needs_config: whether the file of one network must state its architecture beside its arrays.
+      config_beside: whether `read` also looks at the config.json that lies beside a file, if any.
       pixels: of networks that read images: how these were normalised; None where that is unknown.
       tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty
         where the family gives none.
@@ -100,6 +101,7 @@ class NetworkSpec(abc.ABC):
     plane: Literal["xy", "ij"] | None = None
     vmap_seeds: ClassVar[bool] = True
     needs_config: ClassVar[bool] = False
+    config_beside: ClassVar[bool] = False
     pixels: Pixels | None = None
     tap_sizes: tuple[int, ...] = ()
 
@@ -214,6 +216,27 @@ class NetworkSpec(abc.ABC):
 
     # Single networks, from files or memory.
 
+    @classmethod
+    def from_files(
+        cls,
+        config: Mapping[str, Any] | None,
+        state: Mapping[str, np.ndarray],
+        name: str,
+        given: Mapping[str, Any],
+    ) -> "NetworkSpec | None":
+        """The spec of networks like one in a file; None where a family is not told by files.
+
+        Args:
+          config: of the config.json beside the file, if there is one.
+          state: its arrays by name.
+          given: what the user says of the networks, where it is not None: it counts more.
+
+        Raises:
+          UnknownNamesError: a network of another family; what this one would need.
+          BadNetworkError: one of this family that cannot be read, or of which more must be said.
+        """
+        return None
+
     def expected(self, options: ReadOptions) -> str:
         """What a single network must be for `read`, in a few words."""
         self._reads_no_files()
@@ -239,7 +262,7 @@ class NetworkSpec(abc.ABC):
 
         Args:
           state: arrays by name, in torch's layout.
-          config: the architecture, where `needs_config`.
+          config: the architecture, where `needs_config`; what lies beside, where `config_beside`.
 
         Raises:
           BadNetworkError: it is not such a network, or cannot be used.

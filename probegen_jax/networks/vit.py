@@ -23,6 +23,7 @@ from probegen_jax.networks.contract import (
     check_at_least_one,
     check_finite,
 )
+from probegen_jax.networks.pixels import Pixels
 
 VitWeights = dict[str, Any]
 
@@ -46,6 +47,7 @@ class VitSpec(NetworkSpec):
       mlp_width: hidden width of each block's MLP.
       norm_eps: of LayerNorms: 1e-12 in Hugging Face's models, 1e-6 in torchvision's and timm's.
       block_size: networks of a batch that run side by side; one after another, if None.
+      pixels: see `NetworkSpec`.
     """
 
     image_shape: tuple[int, int, int] = (224, 224, 3)
@@ -57,8 +59,10 @@ class VitSpec(NetworkSpec):
     num_classes: int = 1000
     norm_eps: float = 1e-6
     block_size: int | None = None
+    pixels: Pixels | None = dataclasses.field(default=None, repr=False, compare=False)
 
     vmap_seeds: ClassVar[bool] = False  # memory for one network at a time
+    config_beside: ClassVar[bool] = True
 
     def __post_init__(self):
         names = ("patch_size", "width", "depth", "heads", "mlp_width", "num_classes", "block_size")
@@ -195,6 +199,17 @@ class VitSpec(NetworkSpec):
         hidden = _linear(_norm(x, block["norm2"], self.norm_eps), block["fc1"])
         return x + _linear(jax.nn.gelu(hidden, approximate=False), block["fc2"]), None
 
+    @classmethod
+    def from_files(
+        cls,
+        config: Mapping[str, Any] | None,
+        state: Mapping[str, np.ndarray],
+        name: str,
+        given: Mapping[str, Any],
+    ) -> "VitSpec":
+        """See `NetworkSpec`; of what is given it takes `heads`, `norm_eps` and `image_size`."""
+        return cls.from_json(vit_files.architecture(config, state, name, given))
+
     def expected(self, options: ReadOptions) -> str:
         height, width, channels = self.image_shape
         return (
@@ -211,6 +226,7 @@ class VitSpec(NetworkSpec):
     ) -> VitWeights:
         """See `NetworkSpec`; names as Hugging Face, torchvision or timm give them."""
         check_finite(name, state)
+        vit_files.check_config(config, dataclasses.asdict(self), name)
         found = vit_files.weights(state, self.depth, name)
         for (path, leaf), wanted in zip(
             jax.tree.leaves_with_path(found), jax.tree.leaves(self.abstract()), strict=True

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from probegen_jax.errors import BadNetworkError
+from probegen_jax.errors import BadNetworkError, UnknownNamesError
 
-Shapes = Mapping[str, tuple[int, ...]]
+State = Mapping[str, np.ndarray]
 
 _ONCE = ("class_token", "positions", "patches", "norm", "head")
 # Of each library: what our arrays are called, before "weight" and "bias". `{}` is a block's number;
@@ -87,27 +87,29 @@ _FOREIGN = {
 }
 _LEFT_OUT = re.compile(r"(^|\.)(pooler\..*|num_batches_tracked|position_ids)$")
 # Of the settings that a config.json of Hugging Face may have otherwise.
-_ASKED = {"hidden_act": ("gelu",), "model_type": ("vit",)}
+_READ = {"model_type": "vit", "hidden_act": "gelu"}
+# Of a spec, what the arrays do not tell.
+_SAID = {"heads": "num_attention_heads", "norm_eps": "layer_norm_eps"}
 
 
 def architecture(
-    config: Mapping[str, Any] | None, shapes: Shapes, name: str, given: Mapping[str, Any]
+    config: Mapping[str, Any] | None, state: State, name: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a `VitSpec` is made from, of a network's files.
 
     Args:
       config: Hugging Face's config.json, where there is one.
-      shapes: of the arrays, by their names in the file.
-      given: what the user has said of `heads`, `norm_eps` and `image_size`, where it is not None.
+      state: the arrays, by their names in the file.
+      given: what the user says of `heads`, `norm_eps` and `image_size`, where it is not None.
 
     Raises:
-      BadNetworkError: no such transformer, or the number of heads is not known.
+      UnknownNamesError: names of other networks.
+      BadNetworkError: a transformer of another kind, or the number of heads is not known.
     """
     config = dict(config or {})
+    shapes = {key: array.shape for key, array in state.items()}
     layout, prefix = _layout(shapes, name)
-    for key, can_be in _ASKED.items():
-        if config.get(key, can_be[0]) not in can_be:
-            raise BadNetworkError(name, f"its {key} is {config[key]!r}; only {can_be[0]!r} is read")
+    check_config(config, {}, name)
 
     def shape(part: str) -> tuple[int, ...]:
         (first, *_), end = _LAYOUTS[layout][part], "" if part in _ALONE else "weight"
@@ -122,15 +124,18 @@ def architecture(
     size = given.get("image_size") or config.get("image_size")
     if size is None:
         size = math.isqrt(max(patches, 0)) * side
-    height, across = size if isinstance(size, list | tuple) else (size, size)
-    heads = given.get("heads") or config.get("num_attention_heads")
+    sizes = size if isinstance(size, list | tuple) else (size, size)
+    if len(sizes) != 2 or not all(type(each) is int for each in sizes):
+        raise BadNetworkError(name, f"its image_size is {size!r:.80}, not one or two whole numbers")
+    height, across = sizes
+    said = {key: given.get(key) or config.get(theirs) for key, theirs in _SAID.items()}
+    heads, eps = said["heads"], said["norm_eps"]
     if heads is None:
         raise BadNetworkError(
             name,
             "no config.json beside it says how many heads its attention has",
             f"give --config.heads=N; {max(1, width // 64)}, if each has 64 values as usual",
         )
-    eps = given.get("norm_eps") or config.get("layer_norm_eps")
     if side and height // side * (across // side) != patches:
         raise BadNetworkError(
             name,
@@ -148,6 +153,19 @@ def architecture(
         "num_classes": shape("head")[0],
         "norm_eps": eps or (1e-12 if layout.startswith("Hugging") else 1e-6),
     }
+
+
+def check_config(config: Mapping[str, Any] | None, spec: Mapping[str, Any], name: str) -> None:
+    """Raises a `BadNetworkError` if Hugging Face's config.json says that it runs otherwise.
+
+    Args:
+      spec: fields of the `VitSpec` that the network is to be read for.
+    """
+    wanted = _READ | {theirs: spec[key] for key, theirs in _SAID.items() if key in spec}
+    for key, value in wanted.items():
+        if config and key in config and config[key] != value:
+            what = f"its config.json says {key} {config[key]!r:.80}, not {value!r}"
+            raise BadNetworkError(name, what)
 
 
 def weights(state: Mapping[str, np.ndarray], depth: int, name: str) -> dict[str, Any]:
@@ -202,9 +220,9 @@ def _layout(keys: Iterable[str], name: str) -> tuple[str, str]:
             clean = prefix == "" or prefix.endswith(".")
             if key.endswith(markers[0]) and clean and prefix + markers[1] in keys:
                 return layout, prefix
-        missing[layout] = markers[0 if not any(k.endswith(markers[0]) for k in keys) else 1]
-    tried = ", ".join(f"{layout}'s names ({key} is missing)" for layout, key in missing.items())
-    raise BadNetworkError(name, f"is no vision transformer that is known here; tried {tried}")
+        missing[layout] = markers[any(key.endswith(markers[0]) for key in keys)]
+    tried = ", ".join(f"{layout}'s names need {key}" for layout, key in missing.items())
+    raise UnknownNamesError(name, f"is no vision transformer: {tried}")
 
 
 def _depth(keys: Iterable[str], layout: str, prefix: str) -> int:

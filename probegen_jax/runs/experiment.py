@@ -23,7 +23,12 @@ from probegen_jax.method.recipe import Recipe
 from probegen_jax.method.tasks import TASKS, Scale, mean_over_runs
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs import records
-from probegen_jax.runs.folder import refuse_changed_config, refuse_missing, refuse_other_zoo
+from probegen_jax.runs.folder import (
+    refuse_changed_config,
+    refuse_code,
+    refuse_missing,
+    refuse_other_zoo,
+)
 from probegen_jax.runs.records import run_config
 from probegen_jax.runs.zoo_facts import facts
 from probegen_jax.runs.zoo_from_config import PUBLISHED, from_config
@@ -306,6 +311,7 @@ def load_run(
     refuse_changed_config(folder, saved_facts.get("config"), config.to_dict())
     if experiment is None:
         if zoo is None:
+            refuse_code(folder, config.get("network"), places or {})
             refuse_missing(folder, config.to_dict(), needs_data_dir=config.dataset in PUBLISHED)
         experiment = set_up(config, zoo)
     experiment = dataclasses.replace(experiment, config=config)

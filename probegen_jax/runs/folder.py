@@ -164,6 +164,15 @@ def refuse_changed_config(folder: pathlib.Path, began: Any, now: Mapping[str, An
         )
 
 
+def refuse_code(folder: pathlib.Path, network: str | None, places: Mapping[str, str]) -> None:
+    """Raises a `UserError` if a run's settings name a file to be run, and its user does not."""
+    if network and "network" not in places:
+        raise UserError(
+            f"{folder} was trained on networks of {network}, which is a program; if you trust "
+            f"it, say so with --network={network}"
+        )
+
+
 def refuse_missing(
     folder: pathlib.Path, config: Mapping[str, Any], needs_data_dir: bool = False
 ) -> None:

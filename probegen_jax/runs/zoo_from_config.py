@@ -2,22 +2,25 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.tasks import TASKS
-from probegen_jax.networks import registry
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks import function, registry
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.typed_json import typed
 from probegen_jax.zoo.zoo import Zoo
 
 BUILT_IN = ("digits", "digits_cnn")
 PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park")
-OWN = "own_inr"
+OWN, OWN_NETWORKS = "own_inr", "own_networks"
+# What a user may say of networks whose files do not.
+_GIVEN = ("heads", "norm_eps", "image_size", "pixel_mean", "pixel_std")
 # What kind of networks a data set's config is for.
 _FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | dict.fromkeys(
-    ("digits_cnn", "cifar10_gs", "cifar10_wild_park"), "cnn"
+    ("digits_cnn", "cifar10_gs", "cifar10_wild_park", OWN_NETWORKS), "cnn"
 )
 
 
@@ -60,13 +63,15 @@ def from_config(config: Any) -> Zoo:
             dataset, data_dir, split=config.get("split", "auto"), request=request, **options
         )
     if dataset == OWN:
-        return _own(config, data_dir)
+        return _own(config, data_dir, lambda: _own_spec(config))
+    if dataset == OWN_NETWORKS:
+        return _own(config, data_dir, lambda: _own_network(config))
     if dataset in BUILT_IN:
         from probegen_jax.factory.builtin import digits, digits_cnn
 
         return {"digits": digits, "digits_cnn": digits_cnn}[dataset].load(data_dir)
     names = ", ".join((*BUILT_IN, *PUBLISHED))
-    raise UserError(f"dataset is {dataset!r}; choose {names} or {OWN}")
+    raise UserError(f"dataset is {dataset!r}; choose {names}, {OWN} or {OWN_NETWORKS}")
 
 
 def _built(config: Any, zoo_dir: pathlib.Path, family: str) -> Zoo:
@@ -81,7 +86,9 @@ def _built(config: Any, zoo_dir: pathlib.Path, family: str) -> Zoo:
     return built_zoos.load(zoo_dir, family, config.get("fidelity", "faithful"))
 
 
-def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
+def _own(
+    config: Any, data_dir: pathlib.Path | None, make_spec: Callable[[], NetworkSpec | None]
+) -> Zoo:
     from probegen_jax.zoo.own import files_and_targets
 
     folder, targets = _path(config["networks_dir"]), _path(config["targets_csv"])
@@ -91,13 +98,12 @@ def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
         )
     if config["task"] not in TASKS:
         raise UserError(f"task is {config['task']!r}; choose {' or '.join(TASKS)}")
-    if config["grid"] not in ("xy", "ij"):
-        raise UserError(f"grid is {config['grid']!r}; choose xy or ij")
     return files_and_targets.from_folder(
         folder,
         targets,
-        _own_spec(config),
+        make_spec(),
         read_options(config),
+        given={key: config.get(key) for key in _GIVEN},
         task=config["task"],
         num_outputs=config["num_classes"] or None,
         val_share=config["val_share"],
@@ -109,6 +115,8 @@ def _own(config: Any, data_dir: pathlib.Path | None) -> Zoo:
 
 def _own_spec(config: Any) -> PointSpec:
     """A SIREN, unless an activation or an encoding is given."""
+    if config["grid"] not in ("xy", "ij"):
+        raise UserError(f"grid is {config['grid']!r}; choose xy or ij")
     values = {
         "kind": "siren",
         "hidden": config["hidden"],
@@ -122,6 +130,11 @@ def _own_spec(config: Any) -> PointSpec:
     if given:
         values |= {"kind": "field", "activation": "sine", **given}
     return registry.points_from_json(values, "settings")
+
+
+def _own_network(config: Any) -> NetworkSpec | None:
+    """What the user's own file defines; None where the networks' files tell."""
+    return function.named(config["network"]) if config.get("network") else None
 
 
 def read_options(config: Any) -> ReadOptions:

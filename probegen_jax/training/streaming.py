@@ -31,6 +31,8 @@ T = TypeVar("T")
 CHUNK_BYTES = 64 * 2**20
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 _ON_DEVICE = 2  # chunks that wait there
+# Chunks of a step's networks that are larger than this are made one at a time, one step ahead.
+_LARGE_BYTES, _READ_LARGE = 4 * CHUNK_BYTES, grain.ReadOptions(0, 0)
 
 
 class Streamed:
@@ -66,6 +68,9 @@ class Streamed:
         # The same for any number of devices, so that a position in the stream is.
         self._per_chunk = min(max(1, at_once // len(keys_S)), self._steps)
         self._per_sweep = max(1, at_once)
+        step_bytes = network_bytes * len(layout.rows_BxM) * len(keys_S)
+        large = step_bytes > _LARGE_BYTES
+        self._reading, self._waiting = (_READ_LARGE, 1) if large else (_READ, _ON_DEVICE)
         self._chunks = -(-self._steps // self._per_chunk)  # of an epoch
         self._iterator: grain.DatasetIterator | None = None
         self._position: dict[str, Any] | None = None
@@ -141,15 +146,15 @@ class Streamed:
         iterator = iter(self._dataset(_Sweep(self, rows_BxT)))
         for part in iterator:
             results.append(use(part))
-            if len(results) > _ON_DEVICE:  # no more networks on their way than these
-                jax.block_until_ready(results[-1 - _ON_DEVICE])
+            if len(results) > self._waiting:  # no more networks on their way than these
+                jax.block_until_ready(results[-1 - self._waiting])
         iterator.close()
         return results
 
     def _dataset(self, source: Any) -> grain.IterDataset:
-        dataset = grain.MapDataset.source(source).to_iter_dataset(_READ).map(self._to_devices)
+        dataset = grain.MapDataset.source(source).to_iter_dataset(self._reading)
         return grain.experimental.ThreadPrefetchIterDataset(
-            dataset, prefetch_buffer_size=_ON_DEVICE
+            dataset.map(self._to_devices), prefetch_buffer_size=self._waiting
         )
 
     def _read(self, rows_BxM: Int[np.ndarray, "B M"]) -> dict[int, Any]:

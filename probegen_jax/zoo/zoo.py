@@ -14,7 +14,8 @@ from probegen_jax.zoo import describe
 
 SPLITS = ("train", "val", "test")
 
-_MOST_READ = 4096  # networks of a zoo that stays on the disk, for statistics of their weights
+# Networks of a zoo that stays on the disk, and their values, for statistics of their weights.
+_MOST_READ, _MOST_VALUES = 4096, 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Stored:
       read: the stacked weights of the networks in some rows, in NumPy arrays.
       known: what is in memory of all networks' weights: as much as the spec's `costs` and
         `shared_rows` look at.
+      digest: of all networks' weights, where that is known.
     """
 
     read: Callable[[np.ndarray], Any]
     known: Any = None
+    digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +153,8 @@ class Zoo(Networks):
         published = describe.PUBLISHED_STD.get(self.name, {})
         read = self.weights
         if isinstance(read, Stored):
-            read = self.read(np.arange(len(self))[:: -(-len(self) // _MOST_READ)])
+            most = min(_MOST_READ, max(1, _MOST_VALUES // (number or 1)))
+            read = self.read(np.arange(len(self))[:: -(-len(self) // most)])
         weights = describe.weight_statistics(read, published)
         return "\n".join([*lines, "", "targets", *targets, "", *weights])
 

@@ -8,36 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import erf, softmax
+from vits import SMALL, in_layout, random_networks, random_state
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import registry, vit_files
 from probegen_jax.networks.contract import Options, ReadOptions
 from probegen_jax.networks.vit import VitSpec
-
-SMALL = VitSpec((8, 12, 2), 4, 12, 3, 2, 20, 5, norm_eps=1e-3)
-
-
-def random_state(shapes, seed=0):
-    """Arrays of these shapes: no bias is 0, no norm is 1, and activations stay of order 1."""
-    random = np.random.default_rng(seed)
-    state = {}
-    for key, shape in shapes.items():
-        scale = 0.5 / math.sqrt(math.prod(shape[1:])) if len(shape) in (2, 4) else 0.3
-        is_norm = key.endswith("weight") and len(shape) == 1
-        state[key] = (is_norm + scale * random.standard_normal(shape)).astype(np.float32)
-    return state
-
-
-def random_networks(spec, number):
-    def one(seed):
-        named = {
-            jax.tree_util.keystr(path): leaf.shape
-            for path, leaf in jax.tree.leaves_with_path(spec.abstract())
-        }
-        leaves = list(random_state(named, seed).values())
-        return jax.tree.unflatten(jax.tree.structure(spec.abstract()), leaves)
-
-    return [one(seed) for seed in range(number)]
 
 
 def plain(spec, weights, images):
@@ -115,24 +91,6 @@ def test_depth_does_not_unroll():
     assert size(24) < 1.05 * size(3)
 
 
-def in_layout(layout, weights):
-    """The arrays of a network as a library names them."""
-    names, state = vit_files._LAYOUTS[layout], {}
-    for part, keys in names.items():
-        inner = weights["blocks"] if "{}" in keys[0] else weights
-        if part in ("class_token", "positions"):
-            leaf = inner[part]
-            state[keys[0]] = leaf.reshape(1, -1, leaf.shape[-1])
-            continue
-        for end, leaf in inner[part].items():
-            if part == "patches" and end == "weight":
-                leaf = leaf.reshape(len(leaf), -1, SMALL.patch_size, SMALL.patch_size)
-            for n, block in enumerate(leaf if "{}" in keys[0] else [leaf]):
-                parts = np.split(block, len(keys))
-                state |= {k.format(n) + end: x for k, x in zip(keys, parts, strict=True)}
-    return state
-
-
 GIVEN = {"heads": 2, "norm_eps": 1e-3, "image_size": (8, 12)}
 
 
@@ -140,10 +98,9 @@ GIVEN = {"heads": 2, "norm_eps": 1e-3, "image_size": (8, 12)}
 def test_every_librarys_names_are_read(layout):
     (network,) = random_networks(SMALL, 1)
     state = {f"model.{key}": leaf for key, leaf in in_layout(layout, network).items()}
-    shapes = {key: leaf.shape for key, leaf in state.items()}
-    assert VitSpec(**vit_files.architecture(None, shapes, "a", GIVEN)) == SMALL
+    assert VitSpec.from_files(None, state, "a", GIVEN) == SMALL
     config = {"num_attention_heads": 2, "image_size": [8, 12], "layer_norm_eps": 1e-3}
-    assert VitSpec(**vit_files.architecture(config, shapes, "a", {})) == SMALL
+    assert VitSpec.from_files(config, state, "a", {}) == SMALL
     state["model.pooler.dense.weight"] = np.ones((12, 12), np.float32)
     read = SMALL.read(state, None, "a", ReadOptions())
     jax.tree.map(np.testing.assert_array_equal, read, network)
@@ -166,8 +123,8 @@ def test_queries_keys_and_values_may_have_no_bias():
         ({"blocks.1.ls1.gamma": (12,)}, "has blocks.1.ls1.gamma, of layer scale, which is not"),
         ({"blocks.0.attn.q_norm.weight": (4,)}, "of norms of queries and keys, which is not"),
         ({"blocks.3.norm1.weight": (12,)}, "has blocks.3.norm1.weight, which such a network has"),
-        ({"cls_token": None}, r"tried .*timm's names \(cls_token is missing\)"),
-        ({"blocks.0.norm1.weight": None}, r"timm's names \(blocks.0.norm1.weight is missing\)"),
+        ({"cls_token": None}, "is no vision transformer: .*timm's names need cls_token"),
+        ({"blocks.0.norm1.weight": None}, "timm's names need blocks.0.norm1.weight"),
         ({"blocks.1.mlp.fc2.bias": None}, "has no blocks.1.mlp.fc2.bias, as timm's vision"),
         ({"head.weight": (6, 12)}, r"head.weight has shape \(6, 12\), this zoo's networks \(5, 12"),
         ({"pos_embed": (7, 12)}, "its positions are not of shape"),
@@ -186,15 +143,19 @@ def test_what_is_no_such_network_is_told_by_its_key(change, told):
 
 def test_what_the_files_do_not_say_is_asked_for_and_what_cannot_be_is_refused():
     (network,) = random_networks(SMALL, 1)
-    shapes = {key: leaf.shape for key, leaf in in_layout("timm", network).items()}
+    state = in_layout("timm", network)
     for config, given, told in (
         (None, {"image_size": (8, 12)}, r"how many heads .*--config.heads=N; 1, if each has 64"),
         (None, {"heads": 3}, "positions for 6 patches, but images of 8×8 pixels have 4 of 4×4"),
-        ({"hidden_act": "gelu_new"}, GIVEN, "its hidden_act is 'gelu_new'; only 'gelu'"),
-        ({"model_type": "beit"}, GIVEN, "its model_type is 'beit'; only 'vit'"),
+        ({"hidden_act": "gelu_new"}, GIVEN, "its config.json says hidden_act 'gelu_new', not 'gel"),
+        ({"model_type": "beit"}, GIVEN, "its config.json says model_type 'beit', not 'vit'"),
+        ({"image_size": "8"}, {"heads": 2}, "its image_size is '8', not one or two whole numbers"),
+        ({"num_attention_heads": "2"}, {"image_size": (8, 12)}, "network: heads is '2'"),
     ):
-        with pytest.raises(BadNetworkError, match=told):
-            vit_files.architecture(config, shapes, "a.pth", given)
+        with pytest.raises(UserError, match=told):
+            VitSpec.from_files(config, state, "a.pth", given)
+    with pytest.raises(BadNetworkError, match=r"config.json says num_attention_heads 4, not 2"):
+        SMALL.read(state, {"num_attention_heads": 4}, "a.pth", ReadOptions())
     for change, told in (
         ({"heads": 5}, "tokens of 12 values cannot be split into 5 heads"),
         ({"patch_size": 5}, "images of 8×12 pixels cannot be cut into patches of 5×5"),
@@ -261,7 +222,7 @@ def test_it_answers_as_the_libraries_own_modules_do(library, size):
     state = random_state(shapes, seed=5)
     module.load_state_dict({key: torch.tensor(x) for key, x in state.items()})
     given = {} if config else {"heads": SIZES[size][4]}
-    spec = VitSpec(**vit_files.architecture(config, shapes, "a", given))
+    spec = VitSpec.from_files(config, state, "a", given)
     side, patch, *rest = SIZES[size]
     assert dataclasses.astuple(spec)[:7] == ((side, side, 3), patch, *rest[:4], rest[4])
     weights = spec.read(state, None, "a", ReadOptions())

@@ -26,18 +26,18 @@ class DeepLinear(Generator):
         probe_shape: tuple[int, ...],
         *,
         latent_dim: int,
-        depth: int,
+        depth: int | None,
         activation: str = "none",
         rngs: nnx.Rngs,
     ):
         """Args:
         latent_dim: width of the latents and of the hidden layers (32 in the paper).
-        depth: linear layers, at least 1 (2 in the paper).
+        depth: linear layers, at least 1; None is 2, as in the paper.
         activation: between the layers, a name in `ACTIVATIONS` ("none" in the paper).
         """
         self.activation = activation
         self.latents = nnx.Param(jax.random.normal(rngs.params(), (num_probes, latent_dim)))
-        widths = [latent_dim] * depth + [*probe_shape]
+        widths = [latent_dim] * (2 if depth is None else depth) + [*probe_shape]
         self.layers = nnx.List(dense(m, n, rngs=rngs) for m, n in itertools.pairwise(widths))
 
     def __call__(self) -> Float[Array, "P D"]:

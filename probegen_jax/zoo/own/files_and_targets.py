@@ -1,4 +1,4 @@
-"""A zoo of the user's own: INR files with a CSV of targets, or stacked arrays."""
+"""A zoo of the user's own: files with a CSV of targets, or stacked arrays."""
 
 import contextlib
 import hashlib
@@ -10,18 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Shaped
-from tqdm import tqdm
 
 from probegen_jax import trees, user_cache
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.files import cell, write_text
+from probegen_jax.files import write_text
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
-from probegen_jax.zoo import bad_networks, cache, flat_weights, splits
-from probegen_jax.zoo.files import archives, inr_files
-from probegen_jax.zoo.files.arrays import Notes
-from probegen_jax.zoo.own import networks
+from probegen_jax.zoo import cache, flat_weights, splits
+from probegen_jax.zoo.files import archives
+from probegen_jax.zoo.own import families, reading
 from probegen_jax.zoo.own.targets import Task, as_float32, read_csv
-from probegen_jax.zoo.zoo import SPLITS, Zoo
+from probegen_jax.zoo.zoo import SPLITS, Stored, Zoo
 
 
 def from_arrays(
@@ -47,7 +45,33 @@ def from_arrays(
       num_outputs: number of classes, which are then counted from 0; if None, classes are the
         targets that occur.
     """
-    shapes, number = spec.abstract(), len(targets)  # without shapes, any weights are taken
+    number = len(targets)
+    if not isinstance(weights, Stored):
+        weights = _checked_weights(name, spec, weights, number)
+    if class_names is not None:
+        num_outputs = num_outputs or len(class_names)
+    elif task == "classification" and num_outputs is None:
+        targets, class_names = _by_occurrence(np.asarray(targets))
+    targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
+    if splits_of is None:
+        if not (min(val_share, test_share) >= 0 and val_share + test_share < 1):  # also of NaN
+            raise UserError(
+                f"zoo {name}: val_share is {val_share} and test_share {test_share}; give shares of "
+                "at least 0 that leave some for training"
+            )
+        splits_of = splits.seeded(list(range(number)), val_share, test_share, where=f"zoo {name}")
+        print(f"{name}: split into train, val and test by our own seed {splits.SEED}")
+    for split, rows in splits_of.items():
+        if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < number):
+            raise UserError(f"zoo {name}: split {split!r} names a row outside 0 to {number - 1}")
+    parts = {split: np.asarray(splits_of[split], np.int32) for split in SPLITS}
+    names = None if class_names is None else tuple(class_names)
+    return Zoo(name, spec, weights, targets, parts, task, num_outputs, class_names=names)
+
+
+def _checked_weights(name: str, spec: NetworkSpec, weights: Any, number: int) -> Any:
+    """Stacked weights, as the spec and the number of targets say; else a `UserError`."""
+    shapes = spec.abstract()  # without shapes, any weights are taken
     if isinstance(weights, np.ndarray) and shapes is not None:
         weights = flat_weights.unflatten(weights, shapes)
     if shapes is not None and jax.tree.structure(weights) != jax.tree.structure(shapes):
@@ -70,33 +94,16 @@ def from_arrays(
             f"zoo {name}: weights are of {spec.count(weights)} networks, targets of {number}; give "
             "one target for each network"
         )
-    if class_names is not None:
-        num_outputs = num_outputs or len(class_names)
-    elif task == "classification" and num_outputs is None:
-        targets, class_names = _by_occurrence(np.asarray(targets))
-    targets, num_outputs = _checked_targets(name, np.asarray(targets), task, num_outputs)
-    if splits_of is None:
-        if not (min(val_share, test_share) >= 0 and val_share + test_share < 1):  # also of NaN
-            raise UserError(
-                f"zoo {name}: val_share is {val_share} and test_share {test_share}; give shares of "
-                "at least 0 that leave some for training"
-            )
-        splits_of = splits.seeded(list(range(number)), val_share, test_share, where=f"zoo {name}")
-        print(f"{name}: split into train, val and test by our own seed {splits.SEED}")
-    for split, rows in splits_of.items():
-        if len(rows) and not (np.min(rows) >= 0 and np.max(rows) < number):
-            raise UserError(f"zoo {name}: split {split!r} names a row outside 0 to {number - 1}")
-    parts = {split: np.asarray(splits_of[split], np.int32) for split in SPLITS}
-    names = None if class_names is None else tuple(class_names)
-    return Zoo(name, spec, weights, targets, parts, task, num_outputs, class_names=names)
+    return weights
 
 
 def from_folder(
     folder: pathlib.Path,
     targets_csv: pathlib.Path,
-    spec: NetworkSpec,
+    spec: NetworkSpec | None,
     options: ReadOptions,
     *,
+    given: Mapping[str, Any] | None = None,
     task: Task,
     num_outputs: int | None = None,
     val_share: float = 0.1,
@@ -104,32 +111,44 @@ def from_folder(
     skip_bad: bool = False,
     data_dir: pathlib.Path | None = None,
 ) -> Zoo:
-    """A zoo from a folder of INRs, files of torch or safetensors; read once, then kept as arrays.
+    """A zoo from a folder of networks, in files of torch or safetensors, or a folder for each.
+
+    Small networks are read once, then kept as arrays; large ones stay in their files, and are read
+    whenever they are needed.
 
     Args:
       targets_csv: with columns `path` (from `folder`) and `target`, maybe `split`.
+      spec: of the networks; None if it is to be found in the files of the first that can be read.
       options: how their arrays are named.
+      given: where `spec` is None, what the files may not say of it, see `own.families.find`.
       num_outputs: number of classes, which are then counted from 0; if None, classes are the
         targets that occur, whatever they are called.
       skip_bad: leave bad networks out, and list them, instead of stopping.
     """
     listing = read_csv(targets_csv, task, num_outputs)
-    stats = {}
+    stats, beside = {}, {}
     for path in listing.paths:
-        with contextlib.suppress(OSError):  # told below, network by network
-            stats[path] = (folder / path).stat()
+        with contextlib.suppress(OSError, BadNetworkError):  # told below, network by network
+            file = families.weights_file(folder / path)
+            stats[path] = file.stat()
+            if spec is None or spec.config_beside:
+                beside[f"{path}/config.json"] = file.with_name("config.json").stat()
     _refuse_one_file_twice(targets_csv, stats)
+    if spec is None:
+        spec = _found(folder, listing.paths, options, given or {}, skip_bad)
+    stats |= beside
     key = {
         "files": archives.listing(stats.items()).digest,
         "listed": hashlib.sha256(repr((str(folder.resolve()), listing.paths)).encode()).hexdigest(),
         "spec": repr(spec),
         "options": repr(options),
         "skip_bad": skip_bad,
+        "large": reading.is_large(spec),
         "code": cache.source_hash(__name__, ["probegen_jax.zoo", "probegen_jax.networks"]),
     }
 
     def build() -> cache.Arrays:
-        return _read_networks(folder, listing.paths, spec, options, skip_bad)
+        return reading.read_all(folder, listing.paths, spec, options, skip_bad)
 
     data_dir = data_dir or user_cache.default_dir()
     arrays = cache.cached_arrays(data_dir, f"own-{folder.name}", key, build)
@@ -140,6 +159,10 @@ def from_folder(
         file = data_dir / f"own-{folder.name}.skipped.tsv"
         write_text(file, "".join(f"{fault}\n" for fault in arrays["faults"]))
         print(f"{folder.name}: {number} bad networks were left out, listed in {file}")
+    weights: Any = arrays["vectors"]
+    if reading.is_large(spec):
+        paths = [listing.paths[row] for row in kept]
+        weights = reading.stored(folder, paths, spec, options, str(arrays["digest"]))
     splits_of = None
     if listing.splits is not None:
         names = np.asarray(listing.splits)[kept]
@@ -147,7 +170,7 @@ def from_folder(
     return from_arrays(
         folder.name,
         spec,
-        arrays["vectors"],
+        weights,
         listing.targets[kept],
         task=task,
         num_outputs=num_outputs,
@@ -156,6 +179,23 @@ def from_folder(
         test_share=test_share,
         class_names=listing.class_names,
     )
+
+
+def _found(
+    folder: pathlib.Path,
+    paths: list[str],
+    options: ReadOptions,
+    given: Mapping[str, Any],
+    skip_bad: bool,
+) -> NetworkSpec:
+    """The spec of the first network; if bad ones are left out, of the first that has one."""
+    for path in paths:
+        try:
+            return families.find(families.weights_file(folder / path), options, given)
+        except UserError:
+            if not skip_bad or path == paths[-1]:
+                raise
+    raise AssertionError  # a listing is never empty
 
 
 def _by_occurrence(targets: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
@@ -176,37 +216,6 @@ def _refuse_one_file_twice(listed: pathlib.Path, stats: Mapping[str, os.stat_res
         other = names.setdefault((stat.st_dev, stat.st_ino), name)
         if other != name:
             raise UserError(f"{listed}: {other} and {name} are the same file; list it once")
-
-
-def _read_networks(
-    folder: pathlib.Path, paths: list[str], spec: NetworkSpec, options: ReadOptions, skip_bad: bool
-) -> cache.Arrays:
-    skipped, notes = bad_networks.Skipped(skip_bad), Notes()
-    vectors = np.empty((len(paths), flat_weights.size(spec.abstract())), np.float32)
-    kept = []
-    for index, path in enumerate(tqdm(paths, desc="reading networks", unit="net", disable=None)):
-        where = str(folder / path)
-        try:
-            if not inr_files.is_network(path):
-                remedy = f"give {', '.join(inr_files.SUFFIXES)} files"
-                raise BadNetworkError(where, "is no network file", remedy)
-            network = networks.read(spec, folder / path, where, options, notes)
-            vectors[len(kept)] = flat_weights.flatten(network)
-            kept.append(index)
-        except BadNetworkError as error:
-            skipped.add(error)
-    if not kept:
-        first = ": ".join(next(iter(skipped.faults.items())))
-        raise UserError(
-            f"{folder}: none of {len(paths):,} networks can be used; the first, {first}"
-        )
-    faults = [f"{cell(name)}\t{cell(fault)}" for name, fault in skipped.faults.items()]
-    return {
-        "vectors": vectors[: len(kept)],
-        "kept": np.asarray(kept, np.int64),
-        "faults": np.asarray(faults, np.str_),
-        "notes": np.asarray(notes.lines, np.str_),
-    }
 
 
 def _checked_targets(

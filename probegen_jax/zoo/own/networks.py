@@ -11,6 +11,7 @@ from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.zoo.files import inr_files, state_dicts, torch_files
 from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.files.state_dicts import Want
+from probegen_jax.zoo.own import families
 
 # A file, or what torch or safetensors would give of it.
 Source = pathlib.Path | Mapping[str, Any]
@@ -61,7 +62,8 @@ def read(
         return spec.read(file.state, file.config, name, options)
     of_file = isinstance(source, pathlib.Path)
     found = inr_files.read(source, name, want) if of_file else state_dicts.inr(source, name, want)
-    return spec.read(found.state, None, name, options)
+    beside = families.config_beside(source) if of_file and spec.config_beside else None
+    return spec.read(found.state, beside, name, options)
 
 
 def _cnn_file(source: pathlib.Path | dict[Any, Any], name: str, want: Want) -> state_dicts.CnnFile:

@@ -1,0 +1,101 @@
+"""All networks of a folder: read once into arrays or, if large, whenever they are needed."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.files import cell
+from probegen_jax.networks import function, registry
+from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.zoo import bad_networks, cache, flat_weights
+from probegen_jax.zoo.files import inr_files
+from probegen_jax.zoo.files.arrays import Notes
+from probegen_jax.zoo.own import families, networks
+from probegen_jax.zoo.zoo import Stored
+
+# Weights of a network that is read from its file each time, instead of from a copy of them all.
+_LARGE = 2**18
+
+
+def is_large(spec: NetworkSpec) -> bool:
+    """Whether networks are read from their files whenever they are needed."""
+    return spec.num_weights is not None and spec.num_weights > _LARGE
+
+
+def read_all(
+    folder: pathlib.Path, paths: list[str], spec: NetworkSpec, options: ReadOptions, skip_bad: bool
+) -> cache.Arrays:
+    """Reads every network once.
+
+    Returns:
+      The rows of `paths` that are `kept`, `faults` of the others, `notes`; and of those kept their
+      weights as `vectors` or, if they are large, only a `digest` of them.
+    """
+    if spec.abstract() is None:
+        raise UserError(
+            f"networks like {type(spec).__name__} cannot be read from files; define their abstract "
+            "and read, see probegen_jax/networks/contract.py"
+        )
+    skipped, notes, kept = bad_networks.Skipped(skip_bad), Notes(), []
+    size = 0 if is_large(spec) else flat_weights.size(spec.abstract())
+    vectors, digest = np.empty((len(paths), size), np.float32), hashlib.sha256()
+    for index, path in enumerate(tqdm(paths, desc="reading networks", unit="net", disable=None)):
+        try:
+            network = _read(folder / path, spec, options, notes)
+        except BadNetworkError as error:
+            skipped.add(error)
+            continue
+        if not kept and type(spec) not in registry.FAMILIES.values():
+            function.try_out(spec, network, f"{folder / path}, run by the network of your own")
+        if is_large(spec):
+            for leaf in jax.tree.leaves(network):
+                digest.update(np.ascontiguousarray(leaf))
+        else:
+            vectors[len(kept)] = flat_weights.flatten(network)
+        kept.append(index)
+    if not kept:
+        first = ": ".join(next(iter(skipped.faults.items())))
+        raise UserError(
+            f"{folder}: none of {len(paths):,} networks can be used; the first, {first}"
+        )
+    faults = [f"{cell(name)}\t{cell(fault)}" for name, fault in skipped.faults.items()]
+    return {
+        "vectors": vectors[: len(kept)],
+        "digest": np.asarray(digest.hexdigest()),
+        "kept": np.asarray(kept, np.int64),
+        "faults": np.asarray(faults, np.str_),
+        "notes": np.asarray(notes.lines, np.str_),
+    }
+
+
+def stored(
+    folder: pathlib.Path, paths: list[str], spec: NetworkSpec, options: ReadOptions, digest: str
+) -> Stored:
+    """Networks that stay in their files, in whatever format these are."""
+
+    def read(rows_N: np.ndarray) -> Any:
+        stacked: Any = None
+        for place, row in enumerate(rows_N.tolist()):
+            network = _read(folder / paths[row], spec, options, Notes())
+            if stacked is None:  # filled one by one: never are there two copies of all
+                stacked = jax.tree.map(
+                    lambda leaf: np.empty((len(rows_N), *leaf.shape), leaf.dtype), network
+                )
+            for into, leaf in zip(jax.tree.leaves(stacked), jax.tree.leaves(network), strict=True):
+                into[place] = leaf
+        return stacked
+
+    return Stored(read, digest=digest)
+
+
+def _read(path: pathlib.Path, spec: NetworkSpec, options: ReadOptions, notes: Notes) -> Any:
+    file = families.weights_file(path)
+    if not inr_files.is_network(file.name):
+        remedy = f"give {', '.join(inr_files.SUFFIXES)} files"
+        raise BadNetworkError(str(path), "is no network file", remedy)
+    return networks.read(spec, file, str(path), options, notes)
