@@ -20,7 +20,7 @@ def requirements(name):
     return sorted(line for line in lines if line and line[0] not in "#-")
 
 
-@pytest.mark.parametrize("extra", ["torch", "dev", "tensorboard", "docs"])
+@pytest.mark.parametrize("extra", ["torch", "dev", "oracles", "tensorboard", "docs"])
 def test_extras_are_the_requirements_files(extra):
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     assert sorted(project["optional-dependencies"][extra]) == requirements(

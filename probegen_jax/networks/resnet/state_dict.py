@@ -1,7 +1,8 @@
 """A ResNet's arrays under the names that libraries give them, and what these tell of it."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +15,14 @@ from probegen_jax.networks.contract import check_finite
 if TYPE_CHECKING:
     from probegen_jax.networks.resnet.resnet import ResNetSpec
 
+Shapes = Mapping[str, tuple[int, ...]]
 Names = tuple[str, str]  # of a convolution and the BatchNorm after it
+
+
+_BLOCKS = {2: "basic", 3: "bottleneck"}  # by the number of their convolutions
+# Whether the first convolution is strided and pooled, by its kernel: what all libraries have, and
+# what trainings on small images have.
+_STEMS = {7: (2, True), 3: (1, False)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +105,90 @@ def layout_of(state: Mapping[str, Any], network: str) -> tuple[Layout, str]:
     )
     shown = ", ".join(list(state)[:3])
     raise BadNetworkError(network, f"is no ResNet under known names: {lacks}; it has {shown}, …")
+
+
+def architecture(
+    config: Mapping[str, Any] | None, shapes: Shapes, name: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a `ResNetSpec` is made from, of a network's files.
+
+    Args:
+      config: Hugging Face's config.json, where there is one.
+      shapes: of the arrays, by their names in the file.
+      given: what the user has said, or None, of `image_size`, `stem_stride`, `stem_pool`,
+        `strides`, `stride_first` and `activation`.
+
+    Raises:
+      BadNetworkError: no such ResNet, or what its arrays do not tell is not known.
+    """
+    layout, prefix = layout_of(shapes, name)
+    shapes = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
+    stem, head = layout.stem[0], layout.head(shapes)
+    depths: list[int] = []
+    while depth := _count(lambda b: layout.layer_names(len(depths), b, 0)[0], shapes):
+        depths.append(depth)
+    inside = _count(lambda i: layout.layer_names(0, 0, i)[0], shapes)
+    last_of = [layout.layer_names(s, 0, inside - 1)[0] for s in range(len(depths))]
+    for key in (stem, head, *last_of):
+        if len(shapes.get(f"{key}.weight", ())) != (2 if key == head else 4):
+            raise BadNetworkError(name, f"has no {key}.weight, as {layout.title} ResNets have")
+    if inside not in _BLOCKS:
+        raise BadNetworkError(name, f"its blocks have {inside} convolutions; 2 or 3 are read")
+    widths = [shapes[f"{key}.weight"][0] for key in last_of]
+    within = shapes[f"{layout.layer_names(0, 0, 0)[0]}.weight"][0]
+    if inside == 3 and 4 * within != widths[0]:
+        what = f"its blocks are {within} channels wide inside, and put out {widths[0]}"
+        raise BadNetworkError(name, f"{what}: wide ResNets and ResNeXts are not read")
+    stem_width, inputs, kernel, _ = shapes[f"{stem}.weight"]
+    told = _told(config or {}, name, len(depths))
+    said = told | {key: value for key, value in given.items() if value is not None}
+    if kernel not in _STEMS and not {"stem_stride", "stem_pool"} <= said.keys():
+        raise BadNetworkError(
+            name,
+            f"its first convolution is {kernel}×{kernel}, whose stride and pooling are not known",
+            "give --config.stem_stride=N and --config.stem_pool",
+        )
+    if "image_size" not in said:
+        raise BadNetworkError(
+            name, "nothing beside it says how large its images are", "give --config.image_size=N"
+        )
+    size = said.pop("image_size")
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    stride, pool = _STEMS.get(kernel, (1, False))
+    around = any(
+        f"{layout.shortcut_names(shapes, s, 0)[0]}.weight" in shapes for s in range(len(depths))
+    )
+    return {
+        "widths": tuple(widths),
+        "depths": tuple(depths),
+        "block": _BLOCKS[inside],
+        "stem_width": stem_width,
+        "stem_kernel": kernel,
+        "stem_stride": stride,
+        "stem_pool": pool,
+        "shortcut": "conv" if around or len(set(widths)) == 1 else "pad",
+        "num_classes": shapes[f"{head}.weight"][0],
+        "image_shape": (height, width, inputs),
+        **said,
+    }
+
+
+def _count(name: Callable[[int], str], shapes: Shapes) -> int:
+    """How many arrays there are from 0, called `name` of their number."""
+    return next(n for n in itertools.count() if f"{name(n)}.weight" not in shapes)
+
+
+def _told(config: Mapping[str, Any], name: str, stages: int) -> dict[str, Any]:
+    """What Hugging Face's config.json says that arrays do not."""
+    if (kind := config.get("model_type", "resnet")) != "resnet":
+        raise BadNetworkError(name, f"its config.json says model_type {kind!r}, which is no ResNet")
+    if (act := config.get("hidden_act", "relu")) != "relu":  # there, within blocks it is ReLU
+        raise BadNetworkError(name, f"its hidden_act is {act!r}; only 'relu' is read")
+    told = {"stride_first": config.get("downsample_in_bottleneck")}
+    told["image_size"] = config.get("image_size")
+    if config.get("downsample_in_first_stage"):
+        told["strides"] = (2,) * stages
+    return {key: value for key, value in told.items() if value is not None}
 
 
 def read(spec: "ResNetSpec", state: Mapping[str, np.ndarray], network: str) -> Any:
