@@ -32,11 +32,15 @@ _INTERVALS = ("eval_every", "checkpoint_every")  # of any length: longer than th
 _LARGEST = 2**31 - 1  # what is counted on devices is int32
 _DEEPEST = 100  # linear layers: XLA compiles each for itself
 _BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what checkpoints can be sent to
-_SHARES = ("label_smoothing", "dropout", "ema")
+_SHARES = ("label_smoothing", "dropout", "ema", "plateau_factor")
+_NOT_NEGATIVE = (
+    *("weight_decay", "rank_loss", "learning_rate_floor", "plateau_patience", "warmup_steps"),
+)
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES: dict[str, tuple[str, ...]] = {
     "sine": ("auto", "fast", "exact"),
     "compute_dtype": ("float32", "bfloat16"),
+    "schedule": ("cosine", "plateau"),
     "data.mode": ("auto", "resident", "stream"),
     "matmul_precision": ("auto", "highest", "high", "default"),
     "generator": ("convolutional", "dense"),
@@ -124,9 +128,11 @@ def check(config: Any, path: pathlib.Path) -> None:
         value = config.get(key)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{key} is {value}; it must be above 0 and finite")
-    for key in (*_SHARES, "weight_decay"):
+    for key in (*_SHARES, *_NOT_NEGATIVE):
         if not 0 <= (value := config.get(key, 0.0)) < math.inf:
             raise UserError(f"{key} is {value}; it must be finite and not negative")
+        if type(value) is int and value > _LARGEST:
+            raise UserError(f"{key} is {value}; give at most {_LARGEST}")
         if key in _SHARES and value >= 1:
             raise UserError(f"{key} is {value}; it must be below 1")
     if config.seed < 0:
@@ -206,7 +212,7 @@ def defaults(dataset: str) -> ConfigDict:
 
     config.num_epochs = 30  # times that training sees every network
     config.batch_size = 32  # networks in a step
-    config.learning_rate = 3e-4  # Adam's at the first step; it falls to 0 along a cosine
+    config.learning_rate = 3e-4  # Adam's at the first step; it falls as `schedule` says
     # Of what makes the probes, where that is trained; None: as `learning_rate`.
     config.probe_learning_rate = placeholder(float)
     # Each step takes this, times the learning rate, off the readout's kernels, as AdamW does.
@@ -217,6 +223,15 @@ def defaults(dataset: str) -> ConfigDict:
     # Decay, such as 0.999, of an average of all parameters over steps, which evaluations, the best
     # and the final model use; 0: they use the parameters themselves.
     config.ema = 0.0
+    # Of values: the weight, beside the squared error, of a loss of the order of pairs in a batch.
+    config.rank_loss = 0.0
+    # Of learning rates: `cosine`, to 0 at the last step; or `plateau`: times `plateau_factor`, of
+    # each seed for itself, once more than `plateau_patience` validations were no better.
+    config.schedule = "cosine"
+    config.plateau_factor = 0.5  # for `plateau`
+    config.plateau_patience = 4  # for `plateau`, in validations, of which `eval_every` says when
+    config.learning_rate_floor = 1e-6  # for `plateau`: `learning_rate` does not fall below
+    config.warmup_steps = 0  # steps in which learning rates rise from 0
     config.seed = 0  # the first one, below 2**31
     config.num_seeds = 1  # seeds `seed`, `seed`+1, … are trained at once
     # How INRs' sines are computed: `fast` (an error of 2e-7 up to 10,000), `exact` (XLA's, slower),

@@ -17,8 +17,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from probegen_jax.method.dropout import Noise
-from probegen_jax.method.recipe import Factors, Recipe, averaged
-from probegen_jax.method.tasks import Loss
+from probegen_jax.method.recipe import Factors, Recipe, after_validation, averaged
+from probegen_jax.method.tasks import Loss, pairwise_rank_loss
 from probegen_jax.method.vectors import Vectors
 from probegen_jax.networks.contract import NetworkSpec
 
@@ -147,11 +147,23 @@ class Learner:
             noise = Noise(state.step, part * len(targets_B))
 
         def total_loss(params):
-            losses_B = self.loss(self.outputs(params, state.fixed, weights_B, noise), targets_B)
+            outputs = self.outputs(params, state.fixed, weights_B, noise)
+            losses_B = self.loss(outputs, targets_B)
+            if self.recipe is not None and self.recipe.rank_loss:
+                batch = outputs[:, 0], targets_B, valid_B
+                others = batch
+                if self.data_axis is not None:
+                    others = jax.lax.all_gather(batch, self.data_axis, tiled=True)
+                losses_B += self.recipe.rank_loss * pairwise_rank_loss(*batch[:2], *others)
             return jnp.sum(jnp.where(valid_B, losses_B, 0))
 
         loss, gradient = jax.value_and_grad(total_loss)(state.params)
         return Sums(gradient, loss, jnp.sum(valid_B, dtype=jnp.float32))
+
+    def after_validation(self, state_S: TrainState, better_S: Bool[Array, " S"]) -> TrainState:
+        """What follows from whether seeds were better on validation than ever before."""
+        opt_state = after_validation(self.recipe, state_S.opt_state, better_S)
+        return dataclasses.replace(state_S, opt_state=opt_state)
 
     def factors(self, params: Any) -> Factors | None:
         """See `Recipe.factors`; None if all parameters are changed alike."""

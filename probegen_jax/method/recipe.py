@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from probegen_jax.method.tasks import Loss, smoothed_cross_entropy
 
@@ -18,6 +18,20 @@ class Factors(NamedTuple):
 
     rate: Any
     decay: Any
+
+
+class Plateau(NamedTuple):
+    """The state of a learning rate that falls where validation gets no better; whole numbers.
+
+    Attributes:
+      count: steps.
+      reductions: how often it has fallen.
+      waited: validations since the last that was better than all before, or since it fell.
+    """
+
+    count: Any
+    reductions: Any
+    waited: Any
 
 
 class Average(NamedTuple):
@@ -35,7 +49,13 @@ class Recipe:
     probe_learning_rate: float | None = None
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    rank_loss: float = 0.0
     ema: float = 0.0
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    plateau_factor: float = 0.5
+    plateau_patience: int = 4
+    learning_rate_floor: float = 1e-6
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Recipe":
@@ -50,18 +70,44 @@ class Recipe:
         return functools.partial(smoothed_cross_entropy, smoothing=self.label_smoothing)
 
     def optimizer(self, total_steps: int) -> optax.GradientTransformationExtraArgs:
-        """Adam (β 0.9, 0.999; ε 1e-8), its learning rate along a cosine to 0 in `total_steps`.
+        """Adam (β 0.9, 0.999; ε 1e-8), its learning rate as `schedule` says.
 
+        A cosine is 0 after `total_steps`. On a plateau, `after_validation` is to be told.
         Where `factors` is not None, its `update` takes such as a keyword argument.
         """
         parts = [optax.scale_by_adam()]
         if self.by_parameter:
             parts.append(_by_parameter(self.weight_decay))
-        schedule = optax.cosine_decay_schedule(self.learning_rate, total_steps)
-        parts.append(optax.scale_by_learning_rate(schedule))
+        if self.follows_validation:
+            parts.append(self._on_plateau())
+        else:
+            cosine = optax.cosine_decay_schedule(self.learning_rate, total_steps)
+            warm = self._warmed(cosine) if self.warmup_steps else cosine
+            parts.append(optax.scale_by_learning_rate(warm))
         if self.ema:
             parts.append(_average(self.ema))
         return optax.chain(*parts)
+
+    @property
+    def follows_validation(self) -> bool:
+        """Whether steps depend on the validations before them."""
+        return self.schedule == "plateau"
+
+    def _warmed(self, rate: optax.Schedule) -> optax.Schedule:
+        """A learning rate that rises in equal steps from 0 to what it would be."""
+        return lambda count: rate(count) * jnp.minimum(1, (count + 1) / max(1, self.warmup_steps))
+
+    def _on_plateau(self) -> optax.GradientTransformation:
+        def init(params):
+            return Plateau(*(jnp.zeros((), jnp.int32) for _ in Plateau._fields))
+
+        def update(updates, state, params=None):
+            reduced = self.learning_rate * self.plateau_factor ** state.reductions.astype("float32")
+            rate = self._warmed(lambda _: jnp.maximum(reduced, self.learning_rate_floor))
+            updates = jax.tree.map(lambda update: -rate(state.count) * update, updates)
+            return updates, state._replace(count=state.count + 1)
+
+        return optax.GradientTransformation(init, update)
 
     @property
     def by_parameter(self) -> bool:
@@ -85,6 +131,23 @@ class Recipe:
 
         parts = {name: of_part(name, value) for name, value in params.items()}
         return Factors(*({name: part[i] for name, part in parts.items()} for i in range(2)))
+
+
+def after_validation(recipe: Recipe, opt_state: Any, better: Bool[Array, "*S"]) -> Any:
+    """An optimiser's state, once it is known whether validation was better than ever before.
+
+    The learning rate falls when it was not in more than `plateau_patience` validations in a row.
+    """
+
+    def one(part: Any) -> Any:
+        if not isinstance(part, Plateau):
+            return part
+        waited = jnp.where(better, 0, part.waited + 1)
+        falls = waited > recipe.plateau_patience
+        reductions = part.reductions + falls.astype(jnp.int32)
+        return part._replace(reductions=reductions, waited=jnp.where(falls, 0, waited))
+
+    return tuple(map(one, opt_state))
 
 
 def averaged(params: Any, opt_state: Any) -> Any:

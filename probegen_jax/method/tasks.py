@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from probegen_jax.errors import UserError
 
@@ -48,6 +48,26 @@ def binary_cross_entropy(
     # Not softplus less a product, which for a certain and right output is a difference of equals.
     signs_BxO = jnp.where(targets != 0, -outputs, outputs)
     return jnp.mean(jax.nn.softplus(signs_BxO), axis=1)
+
+
+def pairwise_rank_loss(
+    outputs_B: Float[Array, " B"],
+    targets_B: Float[Array, " B"],
+    others_C: Float[Array, " C"],
+    other_targets_C: Float[Array, " C"],
+    valid_C: Bool[Array, " C"],
+) -> Float[Array, " B"]:
+    """How far networks are from the right order, as RankNet (Burges et al., 2005) measures it.
+
+    Of each network, the mean of log(1 + exp(-d)) over the others with another target, where d is by
+    how much the one with the larger target has the larger output; 0 where there are none.
+    """
+    order_BxC = jnp.sign(targets_B[:, None] - other_targets_C[None])
+    counts_BxC = (order_BxC != 0) & valid_C[None]
+    ahead_BxC = order_BxC * (outputs_B[:, None] - others_C[None])
+    losses_BxC = jnp.where(counts_BxC, jax.nn.softplus(-ahead_BxC), 0)
+    number_B = jnp.sum(counts_BxC, axis=1, dtype=jnp.float32)
+    return jnp.sum(losses_BxC, axis=1) / jnp.maximum(number_B, 1)
 
 
 def accuracy(outputs_NxO: np.ndarray, targets_N: np.ndarray) -> float:

@@ -51,6 +51,11 @@ def check_zoo(zoo: Zoo, config: ConfigDict, mesh: Mesh) -> list[str]:
             f"label_smoothing is {config.label_smoothing}, but {zoo.name} is no zoo of networks "
             "that each have one class; use --config.label_smoothing=0"
         )
+    if config.get("rank_loss") and task.classes:
+        raise UserError(
+            f"rank_loss is {config.rank_loss}, but {zoo.name} is a zoo of classes, which have no "
+            "order; use --config.rank_loss=0"
+        )
     if task.several:
         notes = _check_several_classes(zoo)
     else:

@@ -32,9 +32,10 @@ from probegen_jax.runs.folder import (
 from probegen_jax.runs.records import run_config
 from probegen_jax.runs.zoo_facts import facts
 from probegen_jax.runs.zoo_from_config import PUBLISHED, from_config
+from probegen_jax.training.boundaries import Schedule
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.evaluation import Evaluation
-from probegen_jax.training.loop import Best, Schedule
+from probegen_jax.training.loop import Best
 from probegen_jax.typed_json import typed
 from probegen_jax.zoo.zoo import Stored, Zoo
 
@@ -231,8 +232,8 @@ def make_learner(
 
 
 def _schedule(config: ConfigDict, zoo: Zoo) -> Schedule:
-    steps = -(-len(zoo.splits["train"]) // config.batch_size)
-    return Schedule(steps, steps * config.num_epochs, config.eval_every, config.checkpoint_every)
+    sizes = len(zoo.splits["train"]), config.batch_size, config.num_epochs
+    return Schedule.of(*sizes, config.eval_every, config.checkpoint_every)
 
 
 @dataclasses.dataclass(frozen=True)

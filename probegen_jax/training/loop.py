@@ -31,6 +31,7 @@ from probegen_jax.method import learning
 from probegen_jax.training import evaluation
 from probegen_jax.training.batch_order import lay_out
 from probegen_jax.training.batches import make_batches
+from probegen_jax.training.boundaries import Schedule
 from probegen_jax.training.checkpoints import Checkpoints
 from probegen_jax.training.job import processes
 from probegen_jax.training.job.interrupt import Interrupt, Pace
@@ -39,37 +40,6 @@ from probegen_jax.training.programs import Programs
 from probegen_jax.training.records import MetricsLog, Progress
 from probegen_jax.typed_json import Figure, typed
 from probegen_jax.zoo.zoo import Zoo
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """What happens at which step."""
-
-    steps_per_epoch: int
-    total_steps: int
-    eval_every: int
-    checkpoint_every: int
-
-    @property
-    def _intervals(self) -> tuple[int, int, int]:
-        return self.steps_per_epoch, self.eval_every, self.checkpoint_every
-
-    def next_boundary(self, step: int) -> int:
-        """The first boundary after `step`: the end of an epoch, an evaluation or a checkpoint."""
-        return min(step - step % every + every for every in self._intervals)
-
-    def since_boundary(self, step: int) -> slice:
-        """Of an epoch's steps, those from the last boundary before `step` up to it."""
-        last = (step - 1) % self.steps_per_epoch
-        return slice(last - min((step - 1) % every for every in self._intervals), last + 1)
-
-    def is_evaluated(self, step: int) -> bool:
-        """Whether the model is validated after `step`."""
-        return step % self.eval_every == 0 or step == self.total_steps
-
-    def is_saved(self, step: int) -> bool:
-        """Whether there is a checkpoint after `step`."""
-        return step % self.checkpoint_every == 0 or step == self.total_steps
 
 
 class Best(TypedDict):
@@ -135,6 +105,7 @@ class Training:
         self._metric_name, self._score = metric_name, score
         self._checkpoints, self._identity = checkpoints, identity
         self._programs = Programs(learner, mesh)
+        self._follows = learner.recipe is not None and learner.recipe.follows_validation
         layout = lay_out(zoo.splits, batch_size, zoo.costs())
         self._batches = make_batches(zoo, layout, mesh, order_keys_S, mode)
         self.state = self._programs.init(init_keys_S)
@@ -232,8 +203,11 @@ class Training:
                 self._finish(log, bar)
                 stop = pace.look(self.state.step, made, interrupt.asked)
                 self._pending = reached
-                if stop or self.schedule.is_saved(self.done):
+                saved = stop or self.schedule.is_saved(self.done)
+                # Where validation decides on the next steps, they have to wait for it.
+                if saved or (self._follows and self.schedule.is_evaluated(self.done)):
                     self._finish(log, bar)
+                if saved:
                     self._save(at_boundary=reached is not None)
             self.seconds = time.monotonic() - self._started
         if self.done < self.schedule.total_steps:
@@ -307,6 +281,8 @@ class Training:
         better = [new > old for new, old in zip(val, self.best["val"], strict=True)]
         better_S = place(self.mesh, np.asarray(better), BY_SEED)
         self.best_params = self._programs.keep_better(better_S, params_S, self.best_params)
+        if self._follows:
+            self.state = self._programs.after_validation(self.state, better_S)
         self.best = {
             "step": np.where(better, step, self.best["step"]).tolist(),
             "val": np.where(better, val, self.best["val"]).tolist(),

@@ -34,6 +34,7 @@ class Programs:
       predict: each seed's outputs (S, T, B, O) for batches of places:
         (params_S, fixed_S, weights, targets_N, places_TxB).
       keep_better: `learning.choose_per_seed`.
+      after_validation: `Learner.after_validation`.
     """
 
     def __init__(self, learner: learning.Learner, mesh: Mesh):
@@ -67,9 +68,9 @@ class Programs:
             (BY_SEED, BY_SEED, networks, BY_NETWORK, P(None, DATA)),
             BATCHES,
         )
-        self.keep_better = jax.jit(
-            learning.choose_per_seed, out_shardings=NamedSharding(mesh, BY_SEED)
-        )
+        by_seed = NamedSharding(mesh, BY_SEED)
+        self.keep_better = jax.jit(learning.choose_per_seed, out_shardings=by_seed)
+        self.after_validation = jax.jit(learner.after_validation, out_shardings=by_seed)
 
     def init(self, keys_S: Key[Array, " S"]) -> learning.TrainState:
         """A fresh state for every seed."""

@@ -14,7 +14,7 @@ from probegen_jax.method import learning, tasks
 from probegen_jax.method.model import make_model
 from probegen_jax.method.readouts.base import Readout
 from probegen_jax.method.readouts.registry import READOUTS
-from probegen_jax.method.recipe import Recipe
+from probegen_jax.method.recipe import Recipe, after_validation
 from probegen_jax.trees import named
 
 
@@ -117,6 +117,66 @@ def test_the_average_forgets_the_start_and_changes_no_step(zoo):
     assert plain.improved(other) is other.params
 
 
+def rates(recipe, steps, better_TxS=()):
+    """The learning rate of every step, with a validation after each."""
+    optimizer = recipe.optimizer(100)
+    params = {"head": jnp.zeros(1)}
+    state, found = optimizer.init(params), []
+    for better_S in better_TxS or [None] * steps:
+        more = {"factors": recipe.factors(params)} if recipe.by_parameter else {}
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update({"head": jnp.ones(1)}, state, params, **more)
+        found.append(-float(updates["head"][0]))
+        if better_S is not None:
+            state = after_validation(recipe, state, jnp.asarray(better_S))
+    return found
+
+
+def test_on_a_plateau_the_learning_rate_falls_to_the_floor():
+    recipe = Recipe(
+        8.0, schedule="plateau", plateau_factor=0.25, plateau_patience=1, learning_rate_floor=0.3
+    )
+    better = [True, False, True, False, False, False, True, False, False, False, False]
+    expected = [8, 8, 8, 8, 8, 2, 2, 2, 2, 0.5, 0.5]
+    np.testing.assert_allclose(rates(recipe, 11, better), expected, rtol=1e-4)
+    expected = [8, 8, 2, 2, 0.5, 0.5, 0.3]
+    np.testing.assert_allclose(rates(recipe, 7, [False] * 7), expected, rtol=1e-4)
+
+
+def test_each_seed_has_a_plateau_of_its_own():
+    recipe = Recipe(1.0, schedule="plateau", plateau_patience=0)
+    state = jax.vmap(recipe.optimizer(10).init)({"head": jnp.zeros((3, 2))})
+    for better_S in ([True, False, False], [True, True, False]):
+        state = after_validation(recipe, state, jnp.asarray(better_S))
+    assert state[-1].reductions.tolist() == [0, 1, 2]
+
+
+def test_learning_rates_rise_in_the_warmup():
+    cosine = [1e-2 * (1 + np.cos(np.pi * t / 100)) / 2 for t in range(6)]
+    np.testing.assert_allclose(rates(Recipe(1e-2), 6), cosine, rtol=1e-4)
+    warm = [rate * min(1, (t + 1) / 4) for t, rate in enumerate(cosine)]
+    np.testing.assert_allclose(rates(Recipe(1e-2, warmup_steps=4), 6), warm, rtol=1e-4)
+    found = rates(Recipe(1e-2, warmup_steps=4, schedule="plateau"), 6)
+    np.testing.assert_allclose(found, [2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2], rtol=1e-4)
+
+
+def test_rank_loss_by_hand():
+    outputs, targets = np.float32([0.2, -1.0, 0.9, 0.4]), np.float32([1.0, 2.0, 1.0, 0.5])
+    valid = np.array([True, True, True, False])
+    expected = []
+    for i in range(4):
+        losses = [
+            np.log1p(np.exp(-np.sign(targets[i] - targets[j]) * (outputs[i] - outputs[j])))
+            for j in range(4)
+            if valid[j] and targets[i] != targets[j]
+        ]
+        expected.append(np.mean(losses))
+    batch = [jnp.asarray(each) for each in (outputs, targets, outputs, targets, valid)]
+    np.testing.assert_allclose(tasks.pairwise_rank_loss(*batch), expected, rtol=1e-5)
+    alike = tasks.pairwise_rank_loss(batch[0], jnp.ones(4), batch[0], jnp.ones(4), batch[4])
+    np.testing.assert_array_equal(alike, np.zeros(4))
+
+
 def test_dropout_drops_its_share_by_seed_step_and_place(zoo):
     learner = make_learner(dropout=0.25)
     plain = init(make_learner(), 0, 1)
@@ -176,7 +236,7 @@ def test_a_readout_without_room_for_dropout_is_told(changes, monkeypatch):
 
 
 def test_all_of_them_train_the_same_on_a_gpu_and_bit_for_bit_in_stretches(zoo):
-    learner, keys = make_learner(**ALL), seed_keys(0, 1)
+    learner, keys = make_learner(**ALL, schedule="plateau"), seed_keys(0, 1)
     expected = run_epoch(learner, keys, zoo, [(0, 5)])
     assert not np.allclose(*np.asarray(expected[1]))
     for_gpu = dataclasses.replace(learner, platform="gpu")
