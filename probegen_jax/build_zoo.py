@@ -11,7 +11,8 @@
 
 Images (--images=SOURCE): digits; mnist, fashion_mnist, cifar10 (downloaded); tfds:NAME (prepared
 by TFDS as array_record); idx:DIR (idx files under MNIST's names); FILE.npz; or a folder with a
-subfolder of images for each class, maybe below train/ and test/.
+subfolder of images for each class, maybe below train/ and test/. For inr also signals:FILE.npz,
+volumes:FILE.npz (a grid of N x D x H x W) and points:FILE.npz (points, and values there).
 
 A killed build loses nothing: the same command goes on where it stopped, and ends with the same
 bytes. A folder that holds another zoo is refused.

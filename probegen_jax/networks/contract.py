@@ -285,8 +285,12 @@ class NetworkSpec(abc.ABC):
 
     # What people see.
 
-    def render(self, weights: Any, height: int, width: int) -> Float[np.ndarray, "N H W C"] | None:
-        """What stacked networks draw on the image plane, in [0, 1]; None if nothing."""
+    def render(self, weights: Any, *sides: int) -> Float[np.ndarray, "N *grid C"] | None:
+        """What stacked networks draw on a grid, of as many sides as a point has coordinates.
+
+        On the image plane, height and width, and in space values are brought to [0, 1]. None if
+        they draw nothing.
+        """
         return None
 
     def to_json(self) -> dict[str, Any]:

@@ -173,21 +173,27 @@ class PointSpec(NetworkSpec):
     def plane(self) -> Literal["xy", "ij"] | None:
         return self.grid if self.in_dim == 2 else None
 
-    def render(self, weights: Any, height: int, width: int) -> Float[np.ndarray, "N H W R"] | None:
-        if self.plane is None:
+    def render(self, weights: Any, *sides: int) -> Float[np.ndarray, "N *grid C"] | None:
+        if len(sides) != self.in_dim:
             return None
         weights = jax.tree.map(jnp.asarray, weights)
-        images = np.asarray(_draw(self, weights, self.pixel_coordinates(height, width)))
+        drawn = np.asarray(_draw(self, weights, self.pixel_coordinates(*sides)))
+        drawn = drawn.reshape(len(drawn), *sides, -1)
+        if self.in_dim == 1:
+            return drawn
         if self.output_shift == 0:  # such networks were fitted to targets in [-1, 1]
-            images = (images + 1) / 2
-        return np.clip(images, 0, 1).reshape(len(images), height, width, -1)
+            drawn = (drawn + 1) / 2
+        return np.clip(drawn, 0, 1)
 
-    def pixel_coordinates(self, height: int, width: int) -> Float[np.ndarray, "HW 2"]:
-        """Coordinates of the pixels of an image, row by row, in this spec's order."""
-        sides = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
-        y, x = np.meshgrid(*sides, indexing="ij")
-        first, second = (x, y) if self.grid == "xy" else (y, x)
-        return np.stack([first.ravel(), second.ravel()], axis=-1)
+    def pixel_coordinates(self, *sides: int) -> Float[np.ndarray, "cells D"]:
+        """Coordinates of the cells of a grid, row by row, in this spec's order.
+
+        Of an image, height and width; of a volume, coordinates are in the order of its axes.
+        """
+        axes = [np.linspace(-1, 1, side, dtype=np.float32) for side in sides]
+        at = np.meshgrid(*axes, indexing="ij")
+        order = reversed(at) if self.plane == "xy" else at
+        return np.stack([axis.ravel() for axis in order], axis=-1)
 
 
 def _layouts_told(state: Mapping[str, Any], options: ReadOptions) -> tuple[str, str]:

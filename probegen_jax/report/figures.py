@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from probegen_jax.files import replacing
 from probegen_jax.report import pictures
-from probegen_jax.report.findings import Drawing, Series
+from probegen_jax.report.drawings import Drawing
+from probegen_jax.report.findings import Series
 
 _ACCENT = "#ff5a36"
 
@@ -36,7 +37,7 @@ def draw_probes(
 
     Args:
       probes: of one seed, of images at most 128 are drawn.
-      planes: what a few networks draw, if they draw on a plane; one panel each.
+      planes: what a few networks draw, if they draw anything.
     """
     if probes.ndim == 4:
         sheet = pictures.sheet(probes[:128])
@@ -46,24 +47,47 @@ def draw_probes(
         axes.imshow(on_white.squeeze(), cmap="gray", interpolation="nearest")
         axes.set_axis_off()
     elif planes:
-        reach = pictures.reach_of(probes)
-        figure, all_axes = panels(len(planes), 2.1, 2.4)
-        for axes, plane in zip(all_axes, planes, strict=True):
-            right, bottom = pictures.half_sides(plane.image_HxWxC)
-            image = plane.image_HxWxC.squeeze()
-            axes.imshow(image, cmap="gray", extent=(-right, right, bottom, -bottom))
-            points = probes if plane.grid == "xy" else probes[:, ::-1]
-            axes.scatter(*points.T, s=9, c=_ACCENT, edgecolors="white", linewidths=0.4)
-            axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xticks=[-1, 1], yticks=[-1, 1])
-            axes.set_title(f"a network with target {plane.target}", fontsize=9)
-            axes.tick_params(labelsize=6, length=2)
-            axes.set_facecolor("#e8e8ec")
+        figure = draw_networks(planes, probes)
     else:
         figure, all_axes = panels(probes.shape[1], 2.6, 2.4)
         for d, axes in enumerate(all_axes):
             axes.hist(probes[:, d], bins=24, color=_ACCENT)
             axes.set_title(f"coordinate {d}", fontsize=9)
     save(figure, path)
+
+
+def draw_networks(
+    drawings: Sequence[Drawing], probes: Float[np.ndarray, "P D"] | None = None
+) -> Figure:
+    """What networks draw, a column each and a row for each view, with probes over it if given."""
+    views = len(drawings[0].views)
+    figure = Figure(figsize=(2.1 * len(drawings), 2.4 * views))
+    reach = 1.0 if probes is None else pictures.reach_of(probes)
+    for n, drawing in enumerate(drawings):
+        for m, view in enumerate(drawing.views):
+            axes = figure.add_subplot(views, len(drawings), m * len(drawings) + n + 1)
+            if view.values.ndim == 3:
+                right, bottom = pictures.half_sides(view.values)
+                extent = (-right, right, bottom, -bottom)
+                axes.imshow(view.values.squeeze(), cmap="gray", extent=extent)
+                right, bottom = (right, bottom) if probes is None else (reach, reach)
+                axes.set(xlim=(-right, right), ylim=(bottom, -bottom), yticks=[-1, 1])
+                if probes is not None:
+                    points = probes[:, view.axes]
+                    axes.scatter(*points.T, s=9, c=_ACCENT, edgecolors="white", linewidths=0.4)
+            else:
+                at = np.linspace(-1, 1, len(view.values))
+                axes.plot(at, view.values, lw=1)
+                axes.set(xlim=(-reach, reach))
+                if probes is not None:
+                    heights = np.interp(probes[:, 0], at, view.values[:, 0])
+                    axes.scatter(probes[:, 0], heights, s=9, c=_ACCENT, linewidths=0, zorder=3)
+            axes.set(xticks=[-1, 1])
+            title = f"a network with target {drawing.target}" if m == 0 else view.title
+            axes.set_title(title, fontsize=9)
+            axes.tick_params(labelsize=6, length=2)
+            axes.set_facecolor("#e8e8ec")
+    return figure
 
 
 def draw_curves(path: pathlib.Path, curves: Mapping[str, tuple[str, Sequence[Series]]]) -> None:

@@ -16,6 +16,7 @@ from probegen_jax import settings
 from probegen_jax.method.learning import TrainState
 from probegen_jax.method.readouts.registry import name_in
 from probegen_jax.method.tasks import TASKS, Task, of_metric
+from probegen_jax.report.drawings import Drawing, draw
 from probegen_jax.runs.experiment import Run
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
@@ -25,27 +26,10 @@ _WORST = 12
 _PLANES = 5
 _LONGEST = 40  # characters of a class's name
 _MOST_NAMED = 10  # classes of one network
-_MOST_PIXELS = 256  # along a side of a drawing
 
 # A class or a value; or whether a network has each class, where it may have several.
 Target = int | float | list[int]
 Series = tuple[str, list[int], list[float]]  # label, steps, values
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """What one INR of the zoo draws.
-
-    Attributes:
-      target: of the network, in few characters.
-      image_HxWxC: values in [0, 1].
-      grid: order of coordinates: "xy" if the column comes first, "ij" if the row does.
-    """
-
-    row: int
-    target: str
-    image_HxWxC: Float[np.ndarray, "H W C"]
-    grid: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +39,7 @@ class Wrong:
     Attributes:
       error: probability of the predicted class less that of the true one, or distance of values;
         of several classes, by how much the probability of each is off, on average.
-      drawing: what it draws, of INRs of the plane.
+      drawing: what it draws, of INRs.
     """
 
     row: int
@@ -87,7 +71,7 @@ class Findings:
 
     Attributes:
       result: content of `result.json`, or `unfinished`.
-      planes: what a few test networks draw, of INRs of the plane.
+      planes: what a few test networks draw, of INRs.
       wrong: the test networks with the largest errors, the largest first.
       class_names: of each class, cut short; None of values.
     """
@@ -149,7 +133,10 @@ def find(run: Run) -> Findings:
     rows = zoo.splits["test"]
     outputs_NxO = run.outputs(rows)[0]
     wrong, different = _wrong(zoo, rows, outputs_NxO), _different(zoo)
-    drawings = _draw(zoo, [*different, *(net.row for net in wrong)])
+    names = names_of_classes(zoo)
+    drawn = [*different, *(net.row for net in wrong)]
+    called = [_called(target, names) for target in zoo.targets_N[drawn].tolist()]
+    drawings = draw(zoo, drawn, called)
     return Findings(
         name=run.folder.resolve().name,
         folder=run.folder,
@@ -159,12 +146,12 @@ def find(run: Run) -> Findings:
         facts=_facts(run),
         probes_before=np.asarray(before),
         probes_after=np.asarray(after),
-        planes=[drawings[row] for row in different] if drawings and zoo.spec.plane else [],
+        planes=[drawings[row] for row in different] if drawings else [],
         targets_N=zoo.targets_N[rows],
         outputs_NxO=outputs_NxO,
         wrong=[dataclasses.replace(net, drawing=drawings.get(net.row)) for net in wrong],
         importance=_importance(run, trained),
-        class_names=names_of_classes(zoo),
+        class_names=names,
     )
 
 
@@ -217,19 +204,6 @@ def _facts(run: Run) -> dict[str, str]:
     if zoo.runs_N is not None:
         facts["training runs"] = f"{len(np.unique(zoo.runs_N)):,}"
     return facts
-
-
-def _draw(zoo: Zoo, rows: list[int]) -> dict[int, Drawing]:
-    """What the networks at `rows` draw, by row; empty where the zoo's networks draw nothing."""
-    size = (min(side, _MOST_PIXELS) for side in zoo.image_shape or (64, 64))
-    images = zoo.spec.render(zoo.read(np.asarray(rows)), *size)
-    if images is None:
-        return {}
-    names = names_of_classes(zoo)
-    return {
-        row: Drawing(row, _called(target, names), image, zoo.spec.plane or "xy")
-        for row, target, image in zip(rows, zoo.targets_N[rows].tolist(), images, strict=True)
-    }
 
 
 def _different(zoo: Zoo) -> list[int]:

@@ -1,6 +1,7 @@
 """Pictures inside SVG and HTML: images as PNG data, probes as points over what networks draw."""
 
 import base64
+import html
 import io
 
 import numpy as np
@@ -9,9 +10,10 @@ from PIL import Image
 
 from probegen_jax.report import charts
 from probegen_jax.report.charts import Number, mark
-from probegen_jax.report.findings import Drawing
+from probegen_jax.report.drawings import Drawing, View
 
 _SIDE = 200  # of a plane, in units of its drawing
+_GAP = 8  # between views of one network
 
 
 def png_data(image_HxWxC: Float[np.ndarray, "H W C"]) -> str:
@@ -70,21 +72,44 @@ def confusion_svg(title: str, counts_CxC: Int[np.ndarray, "C C"], classes: int, 
 
 def plane_svg(
     drawing: Drawing,
-    points_Px2: Float[np.ndarray, "P 2"] | None = None,
+    points_PxD: Float[np.ndarray, "P D"] | None = None,
     css: str = "probe",
     size_P: Float[np.ndarray, " P"] | None = None,
     reach: float = 1.2,
 ) -> str:
-    """One INR's drawing, and points over it.
+    """One INR's drawing, each view beside the other, and points over it.
 
     Args:
-      points_Px2: coordinates, in the drawing's order.
+      points_PxD: coordinates.
       css: class of the points, "probe" or "probe before".
       size_P: radius of each point; all alike if None.
       reach: largest coordinate that is shown, if there are points; without, the drawing is.
     """
-    half_x, half_y = half_sides(drawing.image_HxWxC)
-    if points_Px2 is None:
+    marks, seen = [], 0
+    for n, view in enumerate(drawing.views):
+        show = _on_plane if view.values.ndim == 3 else _on_line
+        drawn, shown = show(view, points_PxD, css, size_P, reach)
+        title = f"<title>{html.escape(view.title)}</title>" if view.title else ""
+        marks.append(f'<g transform="translate({n * (_SIDE + _GAP)} 0)">{title}{drawn}</g>')
+        seen = max(seen, shown)
+    label = f"Drawing of network {drawing.row}, target {drawing.target}"
+    if points_PxD is not None:
+        label += f", with {seen} probes on it"
+    number = len(drawing.views)
+    body = "".join(marks) if number > 1 else drawn
+    return charts.svg(body, label, number * (_SIDE + _GAP) - _GAP, _SIDE)
+
+
+def _on_plane(
+    view: View,
+    points_PxD: Float[np.ndarray, "P D"] | None,
+    css: str,
+    size_P: Float[np.ndarray, " P"] | None,
+    reach: float,
+) -> tuple[str, int]:
+    """An image and points over it, as marks, and how many points are seen."""
+    half_x, half_y = half_sides(view.values)
+    if points_PxD is None:
         reach = max(half_x, half_y)
 
     def on_plane(coordinate: Number) -> float:
@@ -94,19 +119,62 @@ def plane_svg(
     width, height = on_plane(half_x) - left, on_plane(half_y) - top
     marks = [
         mark("rect", class_="plane", width=_SIDE, height=_SIDE, rx=4),
-        _image(drawing.image_HxWxC, left, top, width, height),
+        _image(view.values, left, top, width, height),
     ]
-    label = f"Drawing of network {drawing.row}, target {drawing.target}"
-    if points_Px2 is not None:
-        for n in np.flatnonzero(np.all(np.abs(points_Px2) <= reach, axis=1)):
-            first, second = points_Px2[n].tolist()
-            x, y = (first, second) if drawing.grid == "xy" else (second, first)
+    if points_PxD is not None:
+        points_Px2 = points_PxD[:, view.axes]
+        for n in np.flatnonzero(np.all(np.abs(points_Px2) <= reach, axis=1)).tolist():
+            x, y = points_Px2[n].tolist()
             center = {"cx": on_plane(x), "cy": on_plane(y)}
-            radius = 2.6 if size_P is None else float(size_P[n])
-            tooltip = f"probe {n}: ({first:.2f}, {second:.2f})"
-            marks.append(mark("circle", tooltip, class_=css, **center, r=radius))
-        label += f", with {len(marks) - 2} probes on it"
-    return charts.svg("".join(marks), label, _SIDE, _SIDE)
+            marks.append(_probe(n, points_PxD[n], center, css, size_P))
+    return "".join(marks), len(marks) - 2
+
+
+def _on_line(
+    view: View,
+    points_Px1: Float[np.ndarray, "P 1"] | None,
+    css: str,
+    size_P: Float[np.ndarray, " P"] | None,
+    reach: float,
+) -> tuple[str, int]:
+    """A curve for each channel, and points on the first, as marks, and how many are seen."""
+    if points_Px1 is None:
+        reach = 1.0
+    at_T = np.linspace(-1, 1, len(view.values))
+    values_TxC = np.nan_to_num(view.values)
+    low, high = float(values_TxC.min()), float(values_TxC.max())
+    spread = max(high - low, float(np.finfo(np.float32).tiny))
+
+    def across(coordinate: Number) -> float:
+        return (coordinate + reach) / (2 * reach) * _SIDE
+
+    def down(value: Number) -> float:
+        return _SIDE * (0.95 - 0.9 * (value - low) / spread)
+
+    marks = [mark("rect", class_="plane", width=_SIDE, height=_SIDE, rx=4)]
+    for n, values_T in enumerate(values_TxC.T.tolist()):
+        places = zip(at_T.tolist(), values_T, strict=True)
+        line = (f"{across(x):.1f},{down(y):.1f}" for x, y in places)
+        marks.append(mark("polyline", class_=f"line c{1 + n % 7}", points=" ".join(line)))
+    lines = len(marks)
+    if points_Px1 is not None:
+        for n in np.flatnonzero(np.abs(points_Px1[:, 0]) <= reach).tolist():
+            x = float(points_Px1[n, 0])
+            y = float(np.interp(x, at_T, values_TxC[:, 0]))
+            marks.append(_probe(n, points_Px1[n], {"cx": across(x), "cy": down(y)}, css, size_P))
+    return "".join(marks), len(marks) - lines
+
+
+def _probe(
+    n: int,
+    point_D: Float[np.ndarray, " D"],
+    center: dict[str, float],
+    css: str,
+    size_P: Float[np.ndarray, " P"] | None,
+) -> str:
+    radius = 2.6 if size_P is None else float(size_P[n])
+    tooltip = f"probe {n}: ({', '.join(f'{value:.2f}' for value in point_D.tolist())})"
+    return mark("circle", tooltip, class_=css, **center, r=radius)
 
 
 def half_sides(image_HxWxC: Float[np.ndarray, "H W C"]) -> tuple[float, float]:
@@ -115,9 +183,9 @@ def half_sides(image_HxWxC: Float[np.ndarray, "H W C"]) -> tuple[float, float]:
     return 1 + 1 / max(width - 1, 1), 1 + 1 / max(height - 1, 1)
 
 
-def reach_of(*points_Px2: Float[np.ndarray, "P 2"]) -> float:
+def reach_of(*points_PxD: Float[np.ndarray, "P D"]) -> float:
     """How far to show the plane: also probes outside the image, up to a limit."""
-    furthest = max(float(np.nanmax(np.abs(points), initial=0)) for points in points_Px2)
+    furthest = max(float(np.nanmax(np.abs(points), initial=0)) for points in points_PxD)
     return float(np.clip(furthest * 1.05, 1.2, 1.6))
 
 

@@ -133,10 +133,13 @@ def probes(run: Findings) -> str:
     ]
     figures = list(map(figure, drawn.values(), captions))
     outside = int(np.sum(np.any(np.abs(run.probes_after) > 1, axis=1)))
+    where = {1: "interval", 2: "square"}.get(run.probes_after.shape[1], "cube")
     words = (
-        f"{outside} of {len(run.probes_after)} probes ended outside the square that the networks "
+        f"{outside} of {len(run.probes_after)} probes ended outside the {where} that the networks "
         "were fitted on."
     )
+    if len(run.planes[0].views) > 1:
+        words += " Each network is shown as its mean along each coordinate, with all probes."
     return f"{group('row', figures[:2])}{group('planes', figures[2:])}<p>{words}</p>"
 
 

@@ -91,7 +91,8 @@ class Zoo(Networks):
       task: what kind of target it is.
       num_outputs: classes, or values per target.
       runs_N: for zoos with several checkpoints of one training run, the run of each network.
-      image_shape: for INR zoos, height and width of the images that the networks were fitted to.
+      image_shape: for INR zoos, height and width of the images that the networks were fitted to,
+        or the sides of signals or volumes.
       class_names: of each class; None where classes have no names but their numbers.
     """
 
@@ -100,7 +101,7 @@ class Zoo(Networks):
     task: Literal["classification", "multilabel", "regression"]
     num_outputs: int
     runs_N: np.ndarray | None = None
-    image_shape: tuple[int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):

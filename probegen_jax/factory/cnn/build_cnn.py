@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 
+from probegen_jax.errors import UserError
 from probegen_jax.factory.arguments import share, whole_from
 
 HELP = """Trains CNNs of many kinds on the images; how well each does is to be predicted.
@@ -46,6 +47,8 @@ def build(args: argparse.Namespace) -> None:
     images = sources.load(
         args.images, grayscale=args.grayscale, resize=args.resize, data_dir=args.data_dir
     )
+    if images.dims != 2 or images.train.points is not None:
+        raise UserError(f"--images={args.images} are no images, and CNNs are trained on images")
     print(images.summary())
     split = {"by": args.split_by, "val_share": args.val_share, "test_share": args.test_share}
     plan = {

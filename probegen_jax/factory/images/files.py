@@ -4,9 +4,11 @@ import dataclasses
 import gzip
 import math
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 
 from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE
@@ -20,13 +22,24 @@ _FREE, _MOST_TIMES = 2**30, 100
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Images, uint8 or float32 in [0, 1], with the class of each, from 0."""
+    """Images, or signals, volumes or values at points, with the class of each, from 0.
 
-    images: Num[np.ndarray, "N H W C"]
+    Attributes:
+      images: uint8, of which 255 stands for 1, or float32: of images in [0, 1], else in [-1, 1].
+      points: where the values of each are; None if they are on a grid.
+    """
+
+    images: Num[np.ndarray, "N *grid C"]
     labels: Int[np.ndarray, " N"]
+    points: Float[np.ndarray, "N M D"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "Part":
+        """Some of them."""
+        points = None if self.points is None else self.points[rows]
+        return Part(self.images[rows], self.labels[rows], points)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +74,18 @@ def part(images: np.ndarray, labels: np.ndarray, where: object) -> Part:
         if not (low >= 0 and high <= 1):  # also where one is not a number
             raise UserError(f"{where}: pixels go from {low:g} to {high:g}; {needed}")
         images = images.astype(np.float32)
+    return with_labels(images, labels, where)
+
+
+def with_labels(
+    images: np.ndarray, labels: np.ndarray, where: object, kind: str = "images"
+) -> Part:
+    """Images, or what the `kind` is called, that are checked, and labels that are not."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     fault = None
     if labels.shape != images.shape[:1]:
-        fault = f"have shape {labels.shape}, but there are {len(images)} images"
+        fault = f"have shape {labels.shape}, but there are {len(images)} {kind}"
     elif not np.issubdtype(labels.dtype, np.integer):
         fault = f"are {labels.dtype}, not whole numbers"
     elif labels.min() < 0 or labels.max() >= _MOST_CLASSES:
@@ -143,53 +163,68 @@ def from_npz(path: pathlib.Path, labelled: bool = True) -> Found:
     Raises:
       UserError: it cannot be read, holds other arrays, or does not say which axis is the channels.
     """
+
+    def read(images: np.ndarray, *labels_and_where: Any) -> Part:
+        *labels, where = labels_and_where
+        if images.ndim == 4 and channels_first(images, path, "images"):
+            images = images.transpose(0, 2, 3, 1)
+        return part(images, labels[0] if labels else np.zeros(len(images), np.int32), where)
+
+    names = [("images", "labels"), ("x_{}", "y_{}"), ("{}_images", "{}_labels")]
+    return arrays_of(path, names if labelled else [*names, ("images",)], read)
+
+
+def arrays_of(
+    path: pathlib.Path, names: Sequence[tuple[str, ...]], read: Callable[..., Part]
+) -> Found:
+    """The parts in an `.npz`, by the first of several tuples of names that its arrays have.
+
+    Args:
+      names: in small letters; `{}` stands for the part's name.
+      read: makes a part of the arrays of such names, and of where they are.
+    """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             unpacked = sum(member.file_size for member in file.zip.infolist())
             if unpacked > _FREE + _MOST_TIMES * path.stat().st_size:
                 raise ValueError(f"it unpacks to {unpacked:,} bytes")
-            names = {name.lower(): name for name in file.files}
-
-            def read(images: str, labels: str, where: object) -> Part:
-                pixels = _channels_last(file[names[images]], path)
-                return part(pixels, file[names[labels]], where)
-
-            if not labelled and "images" in names and "labels" not in names:
-                pixels = _channels_last(file[names["images"]], path)
-                return Found(part(pixels, np.zeros(len(pixels), np.int32), path))
-            if {"images", "labels"} <= names.keys():
-                return Found(read("images", "labels", path))
-            for images, labels in (("x_{}", "y_{}"), ("{}_images", "{}_labels")):
-                parts = {
-                    name: read(images.format(name), labels.format(name), f"{path}: {name}")
-                    for name in ("train", "test", "val")
-                    if {images.format(name), labels.format(name)} <= names.keys()
-                }
+            held = {name.lower(): name for name in file.files}
+            for called in names:
+                if "{}" not in called[0]:
+                    if held.keys() >= set(called):
+                        return Found(read(*(file[held[name]] for name in called), path))
+                    continue
+                parts = {}
+                for part_of in ("train", "test", "val"):
+                    own = [name.format(part_of) for name in called]
+                    if held.keys() >= set(own):
+                        arrays = (file[held[name]] for name in own)
+                        parts[part_of] = read(*arrays, f"{path}: {part_of}")
                 if "train" in parts:
                     return Found(parts["train"], parts.get("test"), None, parts.get("val"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except UNREADABLE as error:
         raise UserError(f"{path}: is not a readable .npz ({error})") from error
+    needed = " and ".join(names[0])
+    others = [", ".join(name.format(part) for part in ("train", "test") for name in called)
+              for called in names[1:]]  # fmt: skip
     raise UserError(
-        f"{path}: holds {', '.join(sorted(names.values())) or 'nothing'}; it needs images and "
-        "labels, or x_train, y_train, x_test and y_test"
+        f"{path}: holds {', '.join(sorted(held.values())) or 'nothing'}; it needs {needed}, or "
+        f"{others[0]}"
     )
 
 
-def _channels_last(images: np.ndarray, path: pathlib.Path) -> np.ndarray:
-    """(N, C, H, W) as (N, H, W, C), by the rule of `from_npz`."""
-    if images.ndim != 4:
-        return images
-    second, middle, last = images.shape[1:]
+def channels_first(images: np.ndarray, where: object, kind: str) -> bool:
+    """Whether arrays are (N, C, …), by the rule of `from_npz`, and not (N, …, C)."""
+    second, *middle, last = images.shape[1:]
     few = 1 <= second <= 4, 1 <= last <= 4
-    first = few[0] if few[0] != few[1] else second < min(middle, last)
-    if few[0] == few[1] and first == (last < min(second, middle)):
+    first = few[0] if few[0] != few[1] else second < min([*middle, last])
+    if few[0] == few[1] and first == (last < min([second, *middle])):
         raise UserError(
-            f"{path}: images have shape {images.shape}, and whether channels come first or last "
-            "cannot be told; give (N, H, W, C) with sides above 4 and fewer channels"
+            f"{where}: {kind} have shape {images.shape}, and whether channels come first or last "
+            "cannot be told; give (N, …, C) with sides above 4 and fewer channels"
         )
-    if not first:
-        return images
-    print(f"{path}: images of shape {images.shape} are read as (N, C, H, W), channels first")
-    return images.transpose(0, 2, 3, 1)
+    if first:
+        print(f"{where}: {kind} of shape {images.shape} are read as (N, C, …), channels first")
+    return first

@@ -1,4 +1,7 @@
-"""Sources of labelled images for zoos: built in, public, prepared by TFDS, or the user's files."""
+"""Sources of labelled images for zoos: built in, public, prepared by TFDS, or the user's files.
+
+Signals, volumes, and values at points are images of other dimensions here.
+"""
 
 import dataclasses
 import hashlib
@@ -10,12 +13,12 @@ from jaxtyping import Float, Num
 
 from probegen_jax import user_cache
 from probegen_jax.errors import UserError
-from probegen_jax.factory.images import downloads, files, folders
+from probegen_jax.factory.images import downloads, files, folders, grids
 from probegen_jax.factory.images.files import Found, Part
 
 SOURCES = (
     "digits, mnist, fashion_mnist, cifar10, tfds:NAME, idx:DIR, FILE.npz, or a folder with a "
-    "subfolder of images for each class"
+    "subfolder of images for each class; for fields also signals:FILE, volumes:FILE or points:FILE"
 )
 # Of sources that keep no test images apart, the share that is drawn for test: as of MNIST's.
 _TEST_SHARE, _SPLIT_SEED = 1 / 7, 0
@@ -50,25 +53,41 @@ class ImageSet:
 
     def summary(self) -> str:
         """What was understood of the source, in a line."""
-        height, width, channels = self.image_shape
+        *grid, channels = self.image_shape
+        size = "×".join(map(str, grid))
+        cells = {1: "values", 2: "pixels", 3: "voxels"}[self.dims]
+        kind = {1: "signals", 2: "images", 3: "volumes"}[self.dims]
+        if self.train.points is not None:
+            kind, cells = "fields", f"points of {self.dims} coordinates"
         val = f"{self.num_val:,} for validation, " if self.num_val else ""
         drawn = " (drawn by seed)" if self.test_drawn else ""
         names = ", ".join(self.class_names[:_SHOWN])
         more = f", … {self.class_names[-1]}" if self.num_classes > _SHOWN else ""
         return (
-            f"images of {self.name}: {len(self.train) - self.num_val:,} to train on, {val}"
-            f"{len(self.test):,} to test on{drawn}, {height}×{width} pixels, "
+            f"{kind} of {self.name}: {len(self.train) - self.num_val:,} to train on, {val}"
+            f"{len(self.test):,} to test on{drawn}, {size} {cells}, "
             f"{channels} channel{'s' * (channels > 1)}, {self.num_classes} classes: {names}{more}"
         )
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels; of others the sides of the grid, or how many points."""
         return self.train.images.shape[1:]
 
+    @property
+    def dims(self) -> int:
+        """Coordinates of a point."""
+        points = self.train.points
+        return len(self.image_shape) - 1 if points is None else points.shape[2]
 
-def scaled(images: Num[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W C"]:
-    """The pixels of a `Part` as float32 in [0, 1]; of as many images as are needed at a time."""
+    @property
+    def signed(self) -> bool:
+        """Whether values are from -1 to 1, not from 0."""
+        return any(part.images.min() < 0 for part in (self.train, self.test))
+
+
+def scaled(images: Num[np.ndarray, "N *grid C"]) -> Float[np.ndarray, "N *grid C"]:
+    """The values of a `Part` as float32; of as many images as are needed at a time."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     return images
@@ -95,7 +114,7 @@ def load(
         train, num_val = _joined(train, found.val, source), len(found.val)
     drawn = test is None
     parts = _drawn(train, source) if drawn else [train, test]
-    shapes = ["×".join(map(str, part.images.shape[1:])) for part in parts]
+    shapes = ["×".join(map(str, (*part.images.shape[1:], *_coordinates(part)))) for part in parts]
     if shapes[0] != shapes[1]:
         raise UserError(f"{source}: images to train on are {shapes[0]}, to test on {shapes[1]}")
     names = found.class_names
@@ -103,7 +122,7 @@ def load(
         labels, rows = np.unique(np.concatenate([p.labels for p in parts]), return_inverse=True)
         names = tuple(map(str, labels))
         classes = np.split(rows.astype(np.int32), [len(parts[0])])
-        parts = [Part(p.images, of) for p, of in zip(parts, classes, strict=True)]
+        parts = [Part(p.images, of, p.points) for p, of in zip(parts, classes, strict=True)]
     largest = max(int(part.labels.max()) for part in parts)
     if len(np.unique(parts[0].labels)) < 2:
         raise UserError(
@@ -112,8 +131,10 @@ def load(
     if largest >= len(names):
         raise UserError(f"{source}: has label {largest}, but only {len(names)} classes")
     if grayscale:
-        parts = [Part(_gray(part.images), part.labels) for part in parts]
+        parts = [Part(_gray(part.images), part.labels, part.points) for part in parts]
     if resize is not None:
+        if parts[0].images.ndim != 4:
+            raise UserError(f"--resize is for images, not for {source}; leave it out")
         parts = [Part(_resized(part.images, resize), part.labels) for part in parts]
     return ImageSet(name, *parts, len(names), names, digest(parts), num_val, drawn)
 
@@ -172,10 +193,13 @@ def _find(
         from probegen_jax.factory.images import tfds_images  # a second to import
 
         return tfds_images.read(rest, data_dir), rest.replace("/", "_")
-    path = pathlib.Path(rest if scheme in ("idx", "folder") and rest else source).expanduser()
-    name = path.resolve().name.removesuffix(".npz") or "images"
+    ours = ("idx", "folder", *grids.KINDS, grids.POINTS)
+    path = pathlib.Path(rest if scheme in ours and rest else source).expanduser()
+    name = path.resolve().name.removesuffix(".npz").removesuffix(".npy") or "images"
     if scheme == "idx" and rest:
         return files.from_idx(path), name
+    if scheme in (*grids.KINDS, grids.POINTS) and rest:
+        return grids.read(scheme, path), name
     if path.suffix == ".npz":
         return files.from_npz(path), name
     if scheme == "folder" or path.is_dir():
@@ -192,6 +216,10 @@ def digits() -> Found:
     return Found(files.part(images, loaded.target, "digits"))
 
 
+def _coordinates(part: Part) -> tuple[int, ...]:
+    return () if part.points is None else part.points.shape[2:]
+
+
 def _drawn(all_images: Part, source: str) -> list[Part]:
     """Parts to train and to test on."""
     number = len(all_images)
@@ -200,7 +228,7 @@ def _drawn(all_images: Part, source: str) -> list[Part]:
         raise UserError(f"{source}: has {number} images; a zoo needs at least 3")
     order = np.random.default_rng(_SPLIT_SEED).permutation(number)
     rows = np.sort(order[tests:]), np.sort(order[:tests])
-    return [Part(all_images.images[part], all_images.labels[part]) for part in rows]
+    return [all_images.take(part) for part in rows]
 
 
 def _joined(first: Part, second: Part, source: str) -> Part:
@@ -208,10 +236,13 @@ def _joined(first: Part, second: Part, source: str) -> Part:
     kinds = [f"{'×'.join(map(str, images.shape[1:]))} {images.dtype}" for images in pair]
     if kinds[0] != kinds[1]:
         raise UserError(f"{source}: images to train on are {kinds[0]}, for validation {kinds[1]}")
-    return Part(np.concatenate(pair), np.concatenate([first.labels, second.labels]))
+    points = first.points
+    if points is not None:
+        points = np.concatenate([points, second.points])
+    return Part(np.concatenate(pair), np.concatenate([first.labels, second.labels]), points)
 
 
-def _gray(images: Num[np.ndarray, "N H W C"]) -> Num[np.ndarray, "N H W 1"]:
+def _gray(images: Num[np.ndarray, "N *grid C"]) -> Num[np.ndarray, "N *grid 1"]:
     if images.shape[-1] == 1:
         return images
     out = np.empty((*images.shape[:-1], 1), images.dtype)
@@ -241,7 +272,8 @@ def digest(parts: list[Part]) -> str:
     """SHA-256 of all pixels and labels."""
     hashed = hashlib.sha256()
     for part in parts:
-        for array in (part.images, part.labels):
+        points = () if part.points is None else (part.points,)
+        for array in (part.images, part.labels, *points):
             hashed.update(f"{array.dtype} {array.shape}".encode())
             hashed.update(np.ascontiguousarray(array))
     return hashed.hexdigest()

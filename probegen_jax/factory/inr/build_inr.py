@@ -15,6 +15,7 @@ HELP = """Fits an implicit neural representation (a SIREN, or --field=NAME) to e
   python -m probegen_jax.build_zoo inr --images=mnist --preset=dwsnets --out=zoos/like_published
   python -m probegen_jax.build_zoo inr --images=mnist --out=zoos/mnist --export=torch
   python -m probegen_jax.build_zoo inr --images=digits --field=rff --out=zoos/digits_rff
+  python -m probegen_jax.build_zoo inr --images=volumes:shapes.npz --steps=300 --out=zoos/shapes
 
 Fields: siren; posenc, a ReLU MLP on sines of the coordinates; rff, one on random Fourier features;
 gelu, on sines too; gaussian; wire, of Gabor wavelets. Others than SIRENs start at a rate of 0.02.
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=["fast", "dwsnets"], default="fast", help="see above (fast)")
     add("--steps", type=whole_from(1), metavar="N", help="Adam steps for each network")
     add("--learning_rate", type=positive, metavar="X", help="at the first step")
+    add("--stop_psnr", type=positive, metavar="DB", help="where a network is not fitted further")
     add("--hidden", type=widths, default=(32, 32), metavar="N,N", help="hidden layers (32,32)")
     add("--field", choices=FIELDS, default="siren", help="kind of network (siren)")
     add("--w0", type=positive, metavar="X", help="factor inside every sine (30; wire: 10)")
@@ -65,7 +67,11 @@ def build(args: argparse.Namespace) -> None:
         args.images, grayscale=args.grayscale, resize=args.resize, data_dir=args.data_dir
     )
     print(images.summary())
-    spec = fields.spec_of(args.field, args.hidden, images.image_shape[2], args.w0)
+    dims, signed = images.dims, images.signed
+    channels = images.image_shape[-1]
+    spec = fields.spec_of(args.field, args.hidden, channels, args.w0, dims=dims, signed=signed)
+    if images.train.points is not None and args.preset == "dwsnets":
+        raise UserError("--preset=dwsnets enlarges images, and points are none; leave it out")
     if args.field != "siren" and (args.export or args.preset == "dwsnets"):
         raise UserError(
             f"--field is {args.field}, but --preset=dwsnets and --export are for SIRENs; drop them"
@@ -73,7 +79,7 @@ def build(args: argparse.Namespace) -> None:
     recipe = fit.Recipe() if args.field == "siren" else fit.Recipe(learning_rate=2e-2)
     if args.preset == "dwsnets":
         recipe = fit.Recipe(1000, 5e-4, False, "dwsnets", upsample=2, stop_psnr=40.0)
-    changed = {"steps": args.steps, "learning_rate": args.learning_rate}
+    changed = {key: getattr(args, key) for key in ("steps", "learning_rate", "stop_psnr")}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changed.items() if v is not None})
     networks = fit_inrs.choose(images, args.num, args.copies, args.seed)
     plan = {
@@ -136,7 +142,7 @@ def _contents(images, networks, spec, plan, build, part_size: int):
         {
             "name": f"{images.name}_inr_built",
             "class_names": list(images.class_names),
-            "image_shape": list(images.image_shape[:2]),
+            "image_shape": list(images.image_shape[:-1]) if images.train.points is None else [],
             "train_images": len(images.train),
             **{key: plan[key] for key in ("copies", "spec", "recipe")},
         },

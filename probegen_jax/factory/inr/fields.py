@@ -17,12 +17,24 @@ FIELDS: dict[str, tuple[type[PointSpec], dict[str, Any]]] = {
 }
 
 
-def spec_of(name: str, hidden: tuple[int, ...], channels: int, w0: float | None) -> PointSpec:
+def spec_of(
+    name: str,
+    hidden: tuple[int, ...],
+    channels: int,
+    w0: float | None,
+    *,
+    dims: int = 2,
+    signed: bool = False,
+) -> PointSpec:
     """The spec of a field of `FIELDS` for images.
 
     Args:
       w0: factor inside sines; the field's own, if None.
+      dims: coordinates of a point.
+      signed: whether values are around 0, not in [0, 1].
     """
     family, values = FIELDS[name]
-    given = {"hidden": hidden, "out_dim": channels} | ({} if w0 is None else {"w0": w0})
+    given = {"hidden": hidden, "out_dim": channels, "in_dim": dims}
+    given |= {"output_shift": 0.0} if signed else {}
+    given |= {} if w0 is None else {"w0": w0}
     return family(**(values | given))

@@ -1,5 +1,7 @@
 """Fits thousands of INRs at once, one per image, each from its own random start.
 
+An image is anything on a grid of one, two or three axes, or values at points of its own.
+
 Networks are fitted in blocks, each a vmap; the blocks of a call are dealt to the devices, and each
 device works through its own. What becomes of a network does not depend on where it was fitted.
 """
@@ -53,7 +55,7 @@ class Fitter:
         spec: PointSpec,
         recipe: Recipe,
         seed: int,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         devices: Sequence[jax.Device] | None = None,
         block_size: int | None = None,
@@ -61,7 +63,7 @@ class Fitter:
     ):
         """Args:
         spec: of the networks; its `out_dim` is the images' channel count.
-        image_shape: height, width, channels.
+        image_shape: height, width, channels; or other sides of the grid, or how many points.
         devices: that share the work; all of this process if None.
         block_size: networks that are fitted side by side. On a CPU eight fill the vector units and
           still fit the cache; a GPU or TPU takes hundreds.
@@ -76,7 +78,11 @@ class Fitter:
         self.capacity = self._mesh.size * self._block_size * blocks
 
     def __call__(
-        self, images: Float[np.ndarray, "N H W C"], indices: Int[np.ndarray, " N"], attempt: int = 0
+        self,
+        images: Float[np.ndarray, "N *grid C"],
+        indices: Int[np.ndarray, " N"],
+        attempt: int = 0,
+        points: Float[np.ndarray, "N M D"] | None = None,
     ) -> tuple[Float[np.ndarray, "N V"], Float[np.ndarray, " N"]]:
         """One network for each image.
 
@@ -85,20 +91,26 @@ class Fitter:
           indices: a network's start follows from the seed, its index and the attempt alone, and so
             do its weights; not from the other networks.
           attempt: another number is another start.
+          points: where the values of each are; None if they are on a grid.
 
         Returns:
           Each network's weights as a vector, for `flat_weights.unflatten`, and its PSNR in dB for a
           peak value of 1, at the pixels of the image as it was given.
         """
         key = jax.random.fold_in(self._key, attempt) if attempt else self._key
+        parts = [
+            slice(first, first + self.capacity) for first in range(0, len(images), self.capacity)
+        ]
         done = [
-            self._call(images[first : first + self.capacity], indices[first:][: self.capacity], key)
-            for first in range(0, len(images), self.capacity)
+            self._call(images[p], None if points is None else points[p], indices[p], key)
+            for p in parts
         ]
         vectors, mse = (np.concatenate(arrays) for arrays in zip(*done, strict=True))
         return vectors, -10 * np.log10(np.maximum(mse, np.finfo(np.float32).tiny))
 
-    def _call(self, images: np.ndarray, indices: np.ndarray, key: jax.Array) -> tuple:
+    def _call(
+        self, images: np.ndarray, points: np.ndarray | None, indices: np.ndarray, key: jax.Array
+    ) -> tuple:
         number, devices, block = len(images), self._mesh.size, self._block_size
         # Networks are dealt out block by block, so that devices have equally many; a block that is
         # not full repeats the last network, and blocks after it are not worked through.
@@ -112,6 +124,7 @@ class Fitter:
             self._mesh,
             block,
             jnp.asarray(images.reshape(number, -1, images.shape[-1])[of_slot]),
+            None if points is None else jnp.asarray(points[of_slot]),
             key,
             jnp.asarray(indices[of_slot], jnp.int32),
             jnp.int32(-(-number // (devices * block))),
@@ -121,12 +134,12 @@ class Fitter:
 
 
 def default_block_size(
-    spec: PointSpec, recipe: Recipe, image_shape: tuple[int, int, int], platform: str
+    spec: PointSpec, recipe: Recipe, image_shape: tuple[int, ...], platform: str
 ) -> int:
     """Networks to fit side by side on a device: a "cpu", "gpu" or "tpu"."""
     if platform == "cpu":
         return 8
-    values = math.prod(image_shape[:2]) * recipe.upsample**2 * sum(spec.hidden)
+    values = math.prod(image_shape[:-1]) * recipe.upsample**2 * sum(spec.hidden)
     return max(8, min(_ACCELERATOR_BLOCK, _ACCELERATOR_BLOCK * 28 * 28 * 64 // values))
 
 
@@ -134,23 +147,24 @@ def default_block_size(
 def _fit(
     spec: PointSpec,
     recipe: Recipe,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     mesh: Mesh,
     block_size: int,
     pixels_NxHWxC: Float[Array, "N HW C"],
+    points_NxHWxD: Float[Array, "N HW D"] | None,
     key: Key[Array, ""],
     indices_N: Int[Array, " N"],
     blocks: Int[Array, ""],
 ) -> tuple[Float[Array, "N V"], Float[Array, " N"]]:
     split, whole = PartitionSpec("device"), PartitionSpec()
 
-    def of_device(pixels_BxHWxC, key, indices_B, blocks):
+    def of_device(pixels_BxHWxC, points_BxHWxD, key, indices_B, blocks):
         def one(block, carry):
             start = block * block_size
-            parts = [
-                jax.lax.dynamic_slice_in_dim(array, start, block_size)
-                for array in (pixels_BxHWxC, indices_B)
-            ]
+            parts = jax.tree.map(
+                lambda array: jax.lax.dynamic_slice_in_dim(array, start, block_size),
+                (pixels_BxHWxC, points_BxHWxD, indices_B),
+            )
             fitted = jax.vmap(functools.partial(_fit_one, spec, recipe, image_shape, key))(*parts)
             return tuple(
                 jax.lax.dynamic_update_slice_in_dim(array, part, start, 0)
@@ -160,21 +174,22 @@ def _fit(
         carry = jnp.zeros((len(indices_B), spec.num_weights)), jnp.zeros(len(indices_B))
         return jax.lax.fori_loop(0, blocks, one, carry)
 
-    specs = {"in_specs": (split, whole, split, whole), "out_specs": (split, split)}
+    specs = {"in_specs": (split, split, whole, split, whole), "out_specs": (split, split)}
     fit_all = jax.shard_map(of_device, mesh=mesh, **specs, check_vma=False)
-    return fit_all(pixels_NxHWxC, key, indices_N, blocks)
+    return fit_all(pixels_NxHWxC, points_NxHWxD, key, indices_N, blocks)
 
 
 def _fit_one(
     spec: PointSpec,
     recipe: Recipe,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     key: Key[Array, ""],
     pixels_HWxC: Float[Array, "HW C"],
+    points_HWxD: Float[Array, "HW D"] | None,
     index: Int[Array, ""],
 ) -> tuple[Float[Array, " V"], Float[Array, ""]]:
-    height, width, channels = image_shape
-    enlarged = height * recipe.upsample, width * recipe.upsample
+    *size, channels = image_shape
+    enlarged = [side * recipe.upsample for side in size]
     targets = pixels_HWxC
     if recipe.upsample > 1:
         image = pixels_HWxC.reshape(image_shape)
@@ -185,7 +200,9 @@ def _fit_one(
     optimizer = optax.adam(rate)
 
     def mse(weights, targets, size):
-        coordinates = jnp.asarray(spec.pixel_coordinates(*size))
+        coordinates = points_HWxD
+        if coordinates is None:
+            coordinates = jnp.asarray(spec.pixel_coordinates(*size))
         return jnp.mean(jnp.square(spec.apply(weights, coordinates) - targets))
 
     def step(weights, state):
@@ -214,4 +231,4 @@ def _fit_one(
 
         carry = (jnp.int32(0), weights, state, jnp.float32(jnp.inf))
         _, weights, _, _ = jax.lax.while_loop(unfinished, checked_step, carry)
-    return ravel_pytree(weights)[0], mse(weights, pixels_HWxC, (height, width))
+    return ravel_pytree(weights)[0], mse(weights, pixels_HWxC, size)

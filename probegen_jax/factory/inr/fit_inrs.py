@@ -97,7 +97,11 @@ class InrFactory:
         number = len(networks)
         self.sizes = [min(part_size, number - start) for start in range(0, number, part_size)]
         self._networks, self._part_size, self._min_psnr = networks, part_size, min_psnr
-        self._pixels = np.concatenate([images.train.images, images.test.images])
+        parts = images.train, images.test
+        self._pixels = np.concatenate([part.images for part in parts])
+        self._points = None
+        if images.train.points is not None:
+            self._points = np.concatenate([part.points for part in parts])
         block = fit.default_block_size(
             spec, recipe, images.image_shape, jax.local_devices()[0].platform
         )
@@ -116,16 +120,18 @@ class InrFactory:
         rows = slice(part * self._part_size, (part + 1) * self._part_size)
         image, copy = self._networks.image[rows], self._networks.copy[rows]
         targets = scaled(self._pixels[image])
+        points = None if self._points is None else self._points[image]
         # An image's network is the same, however many images or copies are fitted.
         indices = copy * len(self._pixels) + image
-        weights, psnr = self._fitter(targets, indices)
+        weights, psnr = self._fitter(targets, indices, points=points)
         starts = np.ones(len(psnr), np.int32)
         for attempt in range(1, RETRIES + 1):
             # A network that diverged is not above anything.
             short = np.flatnonzero(~(psnr >= (self._min_psnr or -np.inf)))
             if not len(short):
                 break
-            again, better = self._fitter(targets[short], indices[short], attempt)
+            at = None if points is None else points[short]
+            again, better = self._fitter(targets[short], indices[short], attempt, at)
             starts[short] += 1
             won = ~(psnr[short] >= better)
             weights[short[won]], psnr[short[won]] = again[won], better[won]

@@ -44,9 +44,12 @@ def load(folder: pathlib.Path, family: str | None, fidelity: str = "faithful") -
 
 
 def _inr(columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, Any]) -> Zoo:
-    hints = {"name": str, "class_names": tuple[str, ...], "image_shape": tuple[int, int]}
+    hints = {"name": str, "class_names": tuple[str, ...], "image_shape": tuple[int, ...]}
     facts = {key: typed(hints[key], metadata[key], f"metadata.json: {key}") for key in hints}
     spec = registry.points_from_json(metadata["spec"], "metadata.json: spec")
+    shape = facts["image_shape"] = facts["image_shape"] or None  # values at points have none
+    if shape and (len(shape) != spec.in_dim or min(shape) < 1):
+        raise ValueError(f"its images are of shape {shape}, on {spec.in_dim} coordinates")
     targets, classes = np.asarray(columns["label"]), len(facts["class_names"])
     if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
         raise ValueError(f"its labels go from {targets.min()} to {targets.max()} of {classes}")

@@ -1,0 +1,76 @@
+"""Networks on a line, a plane and in space, and probes over what they draw."""
+
+import dataclasses
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.report import figures, pictures
+from probegen_jax.report.drawings import draw
+from probegen_jax.zoo import own
+
+SVG = "{http://www.w3.org/2000/svg}"
+SHAPES = {1: (40,), 2: (6, 9), 3: (5, 6, 7)}
+
+
+def drawings_of(dims, sized=True):
+    """What two networks of a zoo draw."""
+    spec = SirenSpec(hidden=(4,), in_dim=dims)
+    weights = np.random.default_rng(0).standard_normal((20, spec.num_weights)).astype(np.float32)
+    zoo = own.from_arrays("a", spec, weights, np.arange(20) % 2, task="classification")
+    zoo = dataclasses.replace(zoo, image_shape=SHAPES[dims] if sized else None)
+    return zoo, list(draw(zoo, [3, 8], ["1", "0"]).values())
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_network_in_space_is_shown_by_its_means(sized):
+    zoo, drawings = drawings_of(3, sized)
+    sides = SHAPES[3] if sized else (32, 32, 32)
+    drawn = zoo.spec.render(zoo.read(np.array([3, 8])), *sides)
+    for values, drawing in zip(drawn, drawings, strict=True):
+        assert [view.axes for view in drawing.views] == [(2, 1), (2, 0), (1, 0)]
+        for axis, view in enumerate(drawing.views):
+            across, down = view.axes
+            assert view.values.shape == (sides[down], sides[across], 1)
+            assert (view.values.min(), view.values.max()) == (0, 1)
+            mean = values.mean(axis=axis)
+            assert np.corrcoef(mean.ravel(), view.values.ravel())[0, 1] > 0.999
+
+
+def test_a_network_on_a_line_is_a_curve_and_other_dimensions_are_not_drawn():
+    zoo, drawings = drawings_of(1)
+    (view,) = drawings[0].views
+    expected = zoo.spec.render(zoo.read(np.array([3])), 40)
+    np.testing.assert_array_equal(view.values, expected[0])
+    spec = SirenSpec(hidden=(4,), in_dim=4)
+    weights = np.zeros((20, spec.num_weights), np.float32)
+    four = own.from_arrays("a", spec, weights, np.arange(20) % 2, task="classification")
+    assert draw(four, [0], ["0"]) == {}
+
+
+@pytest.mark.parametrize("dims", SHAPES)
+def test_probes_lie_where_their_coordinates_say(dims, tmp_path):
+    _, drawings = drawings_of(dims)
+    probes = np.random.default_rng(1).uniform(-1, 1, (7, dims)).astype(np.float32)
+    probes[0] = 5.0  # beyond what is shown
+    svg = ET.fromstring(pictures.plane_svg(drawings[0], probes))
+    assert svg.get("aria-label") == "Drawing of network 3, target 1, with 6 probes on it"
+    views = [svg] if dims < 3 else svg.findall(f"{SVG}g")
+    assert len(views) == len(drawings[0].views)
+    for group, view in zip(views, drawings[0].views, strict=True):
+        circles = group.findall(f"{SVG}circle")
+        found = [[float(circle.get(key)) for key in ("cx", "cy")] for circle in circles]
+        places = (probes[1:, view.axes] + 1.2) / 2.4 * 200
+        np.testing.assert_allclose(np.array(found)[:, : len(view.axes)], places, atol=0.06)
+        assert len(group.findall(f"{SVG}polyline")) == (dims == 1)
+        assert len(group.findall(f"{SVG}image")) == (dims > 1)
+        if dims == 1:  # on the curve, which fills the height
+            heights = [-y for _, y in found]
+            value = np.interp(probes[1:, 0], np.linspace(-1, 1, 40), view.values[:, 0])
+            assert np.corrcoef(heights, value)[0, 1] > 0.999
+    figures.draw_probes(tmp_path / "probes.png", probes, drawings)
+    picture = np.asarray(Image.open(tmp_path / "probes.png").convert("RGB"))
+    assert min(picture.shape[:2]) > 100 and picture.std() > 10
