@@ -25,12 +25,22 @@ def get_config(arg: str = ""):
     # None: the networks' kind and sizes are found in the first file and in the config.json beside
     # it. `my_network.py:spec`: a function of yours; that file is run, see extending.md.
     config.network = placeholder(str)
+    # Side of the images that they read. None: what config.json or the positions of patches say; of
+    # ResNets, which read any, nothing does.
+    config.image_size = placeholder(int)
     # Of vision transformers, where no config.json says it: heads of their attention.
     config.heads = placeholder(int)
     # Of their LayerNorms. None: what config.json says, or what their library takes.
     config.norm_eps = placeholder(float)
-    # Side of the images that they read. None: what config.json or the positions of patches say.
-    config.image_size = placeholder(int)
+    # Of ResNets: stride of the first convolution, and whether 3×3 max pooling follows. None: 2 and
+    # True if its kernel is 7×7, 1 and False if it is 3×3.
+    config.stem_stride = placeholder(int)
+    config.stem_pool = placeholder(bool)  # likewise
+    config.strides = placeholder(tuple)  # of each stage. None: what config.json says, or 1, 2, 2, …
+    # Whether a bottleneck's stride is that of its first convolution. None: what config.json says,
+    # or no, as in all libraries today.
+    config.stride_first = placeholder(bool)
+    config.activation = placeholder(str)  # of ResNets. None: `relu`
     # How images were normalised, by channel, for `dead_leaves`. None: what the
     # preprocessor_config.json beside the first file says.
     config.pixel_mean = placeholder(tuple)

@@ -27,8 +27,8 @@ def folded(
     mean, variance = (norm[name].astype(np.float64) for name in ("running_mean", "running_var"))
     scale = norm.get("weight", np.float64(1)) / np.sqrt(variance + epsilon)
     shift = norm.get("bias", np.float64(0)) + ((0 if bias is None else bias) - mean) * scale
-    kernel = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return kernel.astype(np.float32), shift.astype(np.float32)
+    by_output = scale.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1))
+    return weight * by_output, shift.astype(np.float32)
 
 
 def check(network: str, layer: str, norm: Mapping[str, np.ndarray]) -> None:

@@ -17,7 +17,10 @@ BUILT_IN = ("digits", "digits_cnn")
 PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park")
 OWN, OWN_NETWORKS = "own_inr", "own_networks"
 # What a user may say of networks whose files do not.
-_GIVEN = ("heads", "norm_eps", "image_size", "pixel_mean", "pixel_std")
+_GIVEN = (
+    *("image_size", "pixel_mean", "pixel_std", "heads", "norm_eps"),
+    *("stem_stride", "stem_pool", "strides", "stride_first", "activation"),
+)
 # What kind of networks a data set's config is for.
 _FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | dict.fromkeys(
     ("digits_cnn", "cifar10_gs", "cifar10_wild_park", OWN_NETWORKS), "cnn"

@@ -10,7 +10,6 @@ import pytest
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import registry
 from probegen_jax.networks.contract import ReadOptions
-from probegen_jax.networks.resnet import state_dict
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.zoo.own import networks
 
@@ -35,8 +34,8 @@ def read(state, spec=NARROW):
 
 def inferred(state, config=None, **given):
     """The spec of such a state dict."""
-    shapes = {name: tuple(array.shape) for name, array in state.items()}
-    return ResNetSpec(**state_dict.architecture(config, shapes, "mine", given))
+    arrays = {name: array.numpy() for name, array in state.items()}
+    return ResNetSpec.from_files(config, arrays, "mine", given)
 
 
 def check_equal(spec, modules, probes=4, seed=0):
@@ -79,14 +78,20 @@ def test_files_tell_all_but_the_size_of_images(shortcut):
         inferred(state)
 
 
-HF = {"model_type": "resnet", "hidden_act": "relu", "image_size": 8}
+HF = {"model_type": "resnet", "hidden_act": "relu", "downsample_in_bottleneck": False}
+TIMM = {"architecture": "resnet8", "pretrained_cfg": {"input_size": [1, 8, 8]}}
 
 
 def test_what_else_matters_is_in_the_config_of_transformers():
     state = module().state_dict()
-    assert inferred(state, HF) == NARROW
-    assert inferred(state, HF | {"downsample_in_first_stage": True}).strides == (2, 2, 2)
-    assert inferred(state, HF, strides=(1, 1, 1)).strides == (1, 1, 1)
+    assert inferred(state, TIMM) == inferred(state, HF, image_size=8) == NARROW
+    other = HF | {"downsample_in_first_stage": True}
+    assert inferred(state, other, image_size=8).strides == (2, 2, 2)
+    assert inferred(state, other, image_size=8, strides=(1, 1, 1)).strides == (1, 1, 1)
+    arrays = {name: array.numpy() for name, array in state.items()}
+    NARROW.read(arrays, HF, "mine", ReadOptions())
+    with pytest.raises(BadNetworkError, match=r"says strides \(2, 2, 2\), not None"):
+        NARROW.read(arrays, other, "mine", ReadOptions())
     with pytest.raises(BadNetworkError, match="its hidden_act is 'gelu'"):
         inferred(state, HF | {"hidden_act": "gelu"})
     with pytest.raises(BadNetworkError, match="says model_type 'vit', which is no ResNet"):

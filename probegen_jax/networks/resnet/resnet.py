@@ -19,6 +19,7 @@ from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.cnn import check_images
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, affine, check_at_least_one
+from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.resnet import state_dict
 
 Convolve = Callable[[ConvLayer, jax.Array, Any], jax.Array]
@@ -61,6 +62,7 @@ class ResNetSpec(NetworkSpec):
       block_size: networks of a batch that run side by side; if None, one after another where each
         is work enough: on a CPU, and elsewhere from a million weights.
       platform: see `Options`.
+      pixels: see `NetworkSpec`.
     """
 
     widths: tuple[int, ...]
@@ -78,7 +80,9 @@ class ResNetSpec(NetworkSpec):
     image_shape: tuple[int, int, int] = (32, 32, 3)
     block_size: int | None = None
     platform: str = dataclasses.field(default="cpu", repr=False)  # a zoo's cache knows its repr
+    pixels: Pixels | None = dataclasses.field(default=None, repr=False, compare=False)
 
+    config_beside: ClassVar[bool] = True
     vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
 
     def __post_init__(self):
@@ -255,6 +259,17 @@ class ResNetSpec(NetworkSpec):
         """The same convolutions on images of another size."""
         return dataclasses.replace(self, image_shape=shape)
 
+    @classmethod
+    def from_files(
+        cls,
+        config: Mapping[str, Any] | None,
+        state: Mapping[str, np.ndarray],
+        name: str,
+        given: Mapping[str, Any],
+    ) -> "ResNetSpec":
+        """See `NetworkSpec`; what may be given is in `state_dict.architecture`."""
+        return cls.from_json(state_dict.architecture(config, state, name, given))
+
     def expected(self, options: ReadOptions) -> str:
         return (
             f"a ResNet of {self.block} blocks, widths {self.widths}, depths {self.depths} and "
@@ -268,6 +283,8 @@ class ResNetSpec(NetworkSpec):
         name: str,
         options: ReadOptions,
     ) -> Any:
+        """See `NetworkSpec`; names as torchvision, timm or transformers give them."""
+        state_dict.check_config(config, self, name)
         return state_dict.read(self, state, name)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from probegen_jax.errors import BadNetworkError
+from probegen_jax.errors import BadNetworkError, UnknownNamesError
 from probegen_jax.networks import batch_norm
 from probegen_jax.networks.contract import check_finite
 
@@ -84,7 +84,8 @@ def layout_of(state: Mapping[str, Any], network: str) -> tuple[Layout, str]:
     """The layout whose names fit, and what stands before each of them.
 
     Raises:
-      BadNetworkError: none fits: what each of them lacks; or several networks are there.
+      UnknownNamesError: none fits; what each of them lacks.
+      BadNetworkError: several networks are there.
     """
     for layout in LAYOUTS:
         ends = tuple(f"{name}.weight" for name in (layout.stem[0], layout.layer_names(0, 0, 0)[0]))
@@ -104,25 +105,22 @@ def layout_of(state: Mapping[str, Any], network: str) -> tuple[Layout, str]:
         for layout in LAYOUTS
     )
     shown = ", ".join(list(state)[:3])
-    raise BadNetworkError(network, f"is no ResNet under known names: {lacks}; it has {shown}, …")
+    raise UnknownNamesError(network, f"is no ResNet under known names: {lacks}; it has {shown}, …")
+
+
+# What a user can say of a `ResNetSpec`, beside `image_size`.
+_SAID = ("stem_stride", "stem_pool", "strides", "stride_first", "activation")
 
 
 def architecture(
-    config: Mapping[str, Any] | None, shapes: Shapes, name: str, given: Mapping[str, Any]
+    config: Mapping[str, Any] | None,
+    state: Mapping[str, np.ndarray],
+    name: str,
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a `ResNetSpec` is made from, of a network's files.
-
-    Args:
-      config: Hugging Face's config.json, where there is one.
-      shapes: of the arrays, by their names in the file.
-      given: what the user has said, or None, of `image_size`, `stem_stride`, `stem_pool`,
-        `strides`, `stride_first` and `activation`.
-
-    Raises:
-      BadNetworkError: no such ResNet, or what its arrays do not tell is not known.
-    """
-    layout, prefix = layout_of(shapes, name)
-    shapes = {key.removeprefix(prefix): shape for key, shape in shapes.items()}
+    """What a `ResNetSpec` is made from, of a network's files; see `NetworkSpec.from_files`."""
+    layout, prefix = layout_of(state, name)
+    shapes = {key.removeprefix(prefix): tuple(array.shape) for key, array in state.items()}
     stem, head = layout.stem[0], layout.head(shapes)
     depths: list[int] = []
     while depth := _count(lambda b: layout.layer_names(len(depths), b, 0)[0], shapes):
@@ -140,19 +138,21 @@ def architecture(
         what = f"its blocks are {within} channels wide inside, and put out {widths[0]}"
         raise BadNetworkError(name, f"{what}: wide ResNets and ResNeXts are not read")
     stem_width, inputs, kernel, _ = shapes[f"{stem}.weight"]
-    told = _told(config or {}, name, len(depths))
-    said = told | {key: value for key, value in given.items() if value is not None}
+    said = _told(config, name, len(depths))
+    said |= {key: given[key] for key in ("image_size", *_SAID) if given.get(key) is not None}
     if kernel not in _STEMS and not {"stem_stride", "stem_pool"} <= said.keys():
         raise BadNetworkError(
             name,
             f"its first convolution is {kernel}×{kernel}, whose stride and pooling are not known",
             "give --config.stem_stride=N and --config.stem_pool",
         )
-    if "image_size" not in said:
+    size = said.pop("image_size", None)
+    if size is None:
         raise BadNetworkError(
-            name, "nothing beside it says how large its images are", "give --config.image_size=N"
+            name,
+            "is a ResNet, and nothing beside it says how large its images are",
+            "give --config.image_size=N",
         )
-    size = said.pop("image_size")
     height, width = size if isinstance(size, list | tuple) else (size, size)
     stride, pool = _STEMS.get(kernel, (1, False))
     around = any(
@@ -178,17 +178,32 @@ def _count(name: Callable[[int], str], shapes: Shapes) -> int:
     return next(n for n in itertools.count() if f"{name(n)}.weight" not in shapes)
 
 
-def _told(config: Mapping[str, Any], name: str, stages: int) -> dict[str, Any]:
-    """What Hugging Face's config.json says that arrays do not."""
+def check_config(config: Mapping[str, Any] | None, spec: "ResNetSpec", name: str) -> None:
+    """Raises a `BadNetworkError` if a config.json says that the network runs otherwise."""
+    for key, value in _told(config, name, len(spec.depths)).items():
+        if key != "image_size" and value != getattr(spec, key):
+            what = f"its config.json says {key} {value!r}, not {getattr(spec, key)!r}"
+            raise BadNetworkError(name, what)
+
+
+def _told(config: Mapping[str, Any] | None, name: str, stages: int) -> dict[str, Any]:
+    """What a config.json of transformers, or of timm, says that arrays do not."""
+    if config is None:
+        return {}
     if (kind := config.get("model_type", "resnet")) != "resnet":
         raise BadNetworkError(name, f"its config.json says model_type {kind!r}, which is no ResNet")
     if (act := config.get("hidden_act", "relu")) != "relu":  # there, within blocks it is ReLU
         raise BadNetworkError(name, f"its hidden_act is {act!r}; only 'relu' is read")
-    told = {"stride_first": config.get("downsample_in_bottleneck")}
-    told["image_size"] = config.get("image_size")
-    if config.get("downsample_in_first_stage"):
-        told["strides"] = (2,) * stages
-    return {key: value for key, value in told.items() if value is not None}
+    told: dict[str, Any] = {}
+    if "downsample_in_bottleneck" in config:
+        told["stride_first"] = config["downsample_in_bottleneck"]
+    if "downsample_in_first_stage" in config:
+        told["strides"] = (2,) * stages if config["downsample_in_first_stage"] else None
+    of_timm = config.get("pretrained_cfg")
+    size = of_timm.get("input_size") if isinstance(of_timm, Mapping) else None
+    if isinstance(size, list) and len(size) == 3:
+        told["image_size"] = size[1:]
+    return told
 
 
 def read(spec: "ResNetSpec", state: Mapping[str, np.ndarray], network: str) -> Any:

@@ -60,7 +60,7 @@ def find(file: pathlib.Path, options: ReadOptions, given: Mapping[str, Any]) -> 
             tried.append(error.fault)
             continue
         if spec is not None:
-            pixels = _pixels(file, given)
+            pixels = _pixels(file, config, given)
             return spec if pixels is None else dataclasses.replace(spec, pixels=pixels)
     raise UserError(
         f"{name}: {'; '.join(tried)}; other networks are read with --config.network=FILE.py:NAME, "
@@ -68,14 +68,19 @@ def find(file: pathlib.Path, options: ReadOptions, given: Mapping[str, Any]) -> 
     )
 
 
-def _pixels(file: pathlib.Path, given: Mapping[str, Any]) -> Pixels | None:
-    """How images were normalised, as the user says or the file's folder."""
+def _pixels(
+    file: pathlib.Path, config: Mapping[str, Any] | None, given: Mapping[str, Any]
+) -> Pixels | None:
+    """How images were normalised, as the user says or the file's folder; timm's is in `config`."""
     mean, std = given.get("pixel_mean"), given.get("pixel_std")
     if mean is None and std is None:
         said = _json(file.with_name(_PREPROCESSOR)) or {}
         if not said.get("do_normalize", True):
             return None
-        mean, std = said.get("image_mean"), said.get("image_std")
+        of_timm = (config or {}).get("pretrained_cfg")
+        of_timm = of_timm if isinstance(of_timm, dict) else {}
+        mean = said.get("image_mean") or of_timm.get("mean")
+        std = said.get("image_std") or of_timm.get("std")
     if mean is None and std is None:
         return None
     try:
