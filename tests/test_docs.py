@@ -68,13 +68,13 @@ def test_extending(empty, capsys, monkeypatch):
         monkeypatch.setitem(known, name, None)  # what the page adds is gone afterwards
         del known[name]
     found = blocks(DOCS / "extending.md")
-    assert len(found) == 5
+    assert len(found) == 6
     assert max(code.count("\n") for _, code in found) <= 40
     script = empty / "extending.py"
     script.write_text("\n".join(code for _, code in found))
     runpy.run_path(str(script), run_name="__main__")
     shown = capsys.readouterr().out
-    for name in ("ProbeGen", "exported", "sphere", "mean readout"):
+    for name in ("ProbeGen", "exported", "Flax", "sphere", "mean readout"):
         scores = re.search(rf"^{name}: (.*)", shown, re.MULTILINE)[1]
         assert all(0.7 < float(score) <= 1 for score in re.findall(r"\d\.\d+", scores)), shown
     assert len(re.findall(r"\b1\.\s", shown[shown.index("sphere:") :])) >= 7

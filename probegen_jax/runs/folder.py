@@ -120,12 +120,18 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what is computed, as JSON gives them back.
 
-    A key that a run lacks, being of before there was one, has its default. Those that are None are
-    left out, for earlier versions did not have them all, and those of other methods.
+    A key that a run lacks, being of before there was one, has its default. Those that are None,
+    as by default, are left out, for earlier versions did not have them all, and those of other
+    methods.
     """
-    whole = settings.defaults("").to_dict() | dict(config)
+    usual = settings.defaults("").to_dict()
+    whole = usual | dict(config)
     free = {*_FREE, *of_other_methods(config.get("method", ""))}
-    kept = {key: value for key, value in whole.items() if key not in free and value is not None}
+    kept = {
+        key: value
+        for key, value in whole.items()
+        if key not in free and (value is not None or usual.get(key) is not None)
+    }
     if kept.get("matmul_precision") == "auto":  # which is "highest" or no worse
         kept["matmul_precision"] = "highest"
     kept["standardize"] = settings.standardizes(config)  # not so in runs from before it was a key

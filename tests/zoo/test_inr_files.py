@@ -46,6 +46,16 @@ def test_vectors_and_states_are_the_same_numbers(spec, keys):
         np.testing.assert_array_equal(again[key], array)
 
 
+@pytest.mark.parametrize("length", [128, 640, 0x4B50], ids=["pickle", "pickle 2", "zip"])
+def test_a_header_as_long_as_a_zip_or_a_pickle_begins_is_still_one_of_safetensors(length, tmp_path):
+    values = np.arange(3, dtype=np.float32)
+    header = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}'.ljust(length)
+    data = length.to_bytes(8, "little") + header + values.tobytes()
+    (tmp_path / "a.bin").write_bytes(data)
+    read = inr_files.read(tmp_path / "a.bin", "a.bin").state
+    np.testing.assert_array_equal(read["a"], values)
+
+
 def broken(change) -> dict[str, np.ndarray]:
     state = state_of(SirenSpec(), ReadOptions())
     change(state)

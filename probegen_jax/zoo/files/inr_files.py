@@ -53,8 +53,9 @@ def is_safetensors(data: bytes, network: str) -> bool:
     """Whether a file is of safetensors: by its first bytes or, if they say nothing, its name."""
     if _PART.search(network):
         raise BadNetworkError(network, "is one of the parts of a network; save it as one file")
+    # Of safetensors the first are the header's length, which may look like a zip or a pickle.
     if data.startswith((b"PK", b"\x80")):
-        return False
+        return data[4:9] == bytes(4) + b"{"
     return data[8:9] == b"{" or network.lower().endswith(".safetensors")
 
 
