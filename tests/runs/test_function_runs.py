@@ -25,13 +25,16 @@ spec = from_function(apply, shapes, (2,))
 def test_only_who_names_the_file_has_it_run(tmp_path):
     refuse_code(tmp_path, None, {})
     refuse_code(tmp_path, "/mine.py:spec", {"network": "mine.py:spec"})
-    with pytest.raises(UserError, match="/mine.py:spec, which is a program; if you trust it"):
+    with pytest.raises(UserError, match=r"/mine.py:spec, which is a program; if you trust it"):
         refuse_code(tmp_path, "/mine.py:spec", {"networks_dir": "zoo"})
 
 
+A = {"dataset": "a", "method": "probegen"}
+
+
 def test_a_depth_left_open_is_not_the_default():
-    left_open, usual = (computed({"dataset": "a", "generator_depth": depth}) for depth in (None, 2))
-    assert computed({"dataset": "a"}) == usual != left_open
+    left_open, usual = (computed(A | {"generator_depth": depth}) for depth in (None, 2))
+    assert computed(A) == usual != left_open
     assert computed(left_open) == left_open
 
 
