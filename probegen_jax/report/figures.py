@@ -83,8 +83,8 @@ def draw_networks(
                     heights = np.interp(probes[:, 0], at, view.values[:, 0])
                     axes.scatter(probes[:, 0], heights, s=9, c=_ACCENT, linewidths=0, zorder=3)
             axes.set(xticks=[-1, 1])
-            title = f"a network with target {drawing.target}" if m == 0 else view.title
-            axes.set_title(title, fontsize=9)
+            title = [f"a network with target {drawing.target}"] if m == 0 else []
+            axes.set_title("\n".join([*title, view.title] if view.title else title), fontsize=9)
             axes.tick_params(labelsize=6, length=2)
             axes.set_facecolor("#e8e8ec")
     return figure

@@ -132,11 +132,8 @@ def find(run: Run) -> Findings:
     after = learner.probes(trained)[0]
     rows = zoo.splits["test"]
     outputs_NxO = run.outputs(rows)[0]
-    wrong, different = _wrong(zoo, rows, outputs_NxO), _different(zoo)
-    names = names_of_classes(zoo)
-    drawn = [*different, *(net.row for net in wrong)]
-    called = [_called(target, names) for target in zoo.targets_N[drawn].tolist()]
-    drawings = draw(zoo, drawn, called)
+    wrong, different = _wrong(zoo, rows, outputs_NxO), different_targets(zoo)
+    drawings = drawn(zoo, [*different, *(net.row for net in wrong)])
     return Findings(
         name=run.folder.resolve().name,
         folder=run.folder,
@@ -151,7 +148,7 @@ def find(run: Run) -> Findings:
         outputs_NxO=outputs_NxO,
         wrong=[dataclasses.replace(net, drawing=drawings.get(net.row)) for net in wrong],
         importance=_importance(run, trained),
-        class_names=names,
+        class_names=names_of_classes(zoo),
     )
 
 
@@ -206,7 +203,13 @@ def _facts(run: Run) -> dict[str, str]:
     return facts
 
 
-def _different(zoo: Zoo) -> list[int]:
+def drawn(zoo: Zoo, rows: list[int]) -> dict[int, Drawing]:
+    """What the networks at `rows` draw, by row; empty where the zoo's networks draw nothing."""
+    names = names_of_classes(zoo)
+    return draw(zoo, rows, [_called(target, names) for target in zoo.targets_N[rows].tolist()])
+
+
+def different_targets(zoo: Zoo) -> list[int]:
     """A few test networks, of different targets."""
     rows = zoo.splits["test"]
     _, first = np.unique(zoo.targets_N[rows], return_index=True, axis=0)

@@ -1,16 +1,23 @@
 """Signals, volumes and values at points: read, fitted, trained on, or told what is wrong."""
 
+import dataclasses
+import re
+import shlex
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import probegen_jax
-from probegen_jax import build_zoo
+from probegen_jax import build_zoo, settings
 from probegen_jax.errors import UserError
 from probegen_jax.export import main as export
 from probegen_jax.factory.images import sources
 from probegen_jax.factory.inr import build_inr, fields, fit
+from probegen_jax.predict import main as predict
+from probegen_jax.runs.zoo_from_config import from_config
+from probegen_jax.train import main as train
 from probegen_jax.zoo.prepared import build_folder, built_zoos
 from probegen_jax.zoo.prepared.reading import read
 
@@ -25,7 +32,7 @@ def shapes(number, side):
     at = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
     occupied = np.zeros((number, side, side, side), bool)
     for n, label in enumerate(labels):
-        center, size = rng.uniform(-0.3, 0.3, 3), rng.uniform(0.3, 0.6)
+        center, size = rng.uniform(-0.2, 0.2, 3), rng.uniform(0.4, 0.7)
         x, y, z = np.moveaxis((at - center) @ np.linalg.qr(rng.standard_normal((3, 3)))[0], -1, 0)
         occupied[n] = [
             np.sqrt(x**2 + y**2 + z**2) < size,
@@ -180,16 +187,27 @@ def test_values_at_the_points_of_a_grid_are_fitted_as_the_grid_is():
     np.testing.assert_allclose(again, psnr, atol=1e-2)
 
 
-SMALL = {"num_epochs": 2, "batch_size": 8, "head_width": 8, "head_depth": 2}
+SMALL_FLAGS = ["--config.num_probes=6", "--config.num_epochs=2", "--config.batch_size=8",
+               "--config.head_width=8", "--config.head_depth=2"]  # fmt: skip
+STARTS = {"rff": {"projection_std": 2.0}}  # what no file says
+
+
+def vectors(weights):
+    leaves = jax.tree.leaves(weights)
+    return np.concatenate([np.asarray(leaf).reshape(NUMBER, -1) for leaf in leaves], axis=1)
+
+
+EACH = [("siren", "points"), *zip(build_inr.FIELDS, [*UNDERSTOOD] * 2, strict=True)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", build_inr.FIELDS)
-@pytest.mark.parametrize("kind", UNDERSTOOD)
-def test_fields_of_every_kind_and_dimension(kind, field, tmp_path):
+@pytest.mark.parametrize(("field", "kind"), EACH)
+def test_fields_of_every_kind_and_dimension(kind, field, tmp_path, capsys):
     """Fitted, trained on, predicted for, exported, drawn."""
     source, zoo_dir = write(kind, tmp_path / "a.npz"), tmp_path / "zoo"
-    build(source, zoo_dir, f"--field={field}", "--hidden=16,16")
+    pytest.importorskip("torch")
+    build(source, zoo_dir, f"--field={field}", "--hidden=16,12", "--export=torch")
+    flags = re.search(r"read it with (.*)", capsys.readouterr().out)[1]
     zoo = built_zoos.load(zoo_dir, "inr")
     columns, _ = read(build_folder.opened(zoo_dir))
     images = sources.load(source)
@@ -202,23 +220,29 @@ def test_fields_of_every_kind_and_dimension(kind, field, tmp_path):
     psnr = -10 * np.log10(np.mean((np.asarray(drawn) - wanted) ** 2, axis=(1, 2)))
     np.testing.assert_allclose(psnr, columns["psnr"], rtol=1e-3)
     assert psnr.mean() > np.mean(-10 * np.log10(wanted.var(axis=(1, 2)))) + 1.5
-    trained = probegen_jax.train(zoo, num_probes=6, workdir=tmp_path / "run", **SMALL)
+    # Its export is the same zoo, read by the flags that were told; files get predictions.
+    flags = ["x", *shlex.split(flags), f"--config.data_dir={tmp_path / 'data'}"]
+    back = from_config(settings.parse(flags, "").config)
+    assert dataclasses.replace(back.spec, **STARTS.get(field, {})) == zoo.spec
+    ours, theirs = (vectors(each.weights) for each in (back, zoo))
+    assert sorted(map(bytes, ours)) == sorted(map(bytes, theirs))
+    train([*flags, *SMALL_FLAGS, f"--workdir={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "report.html").exists()
-    predicted = trained.predict(zoo).values
-    assert np.isfinite(predicted).all()
+    export(["x", str(tmp_path / "run"), str(tmp_path / "model")])
+    files = sorted((zoo_dir / "torch").rglob("*.pth"))
+    run, model = (probegen_jax.load(tmp_path / of) for of in ("run", "model"))
+    found = run.predict(files)
+    assert found.faults == [None] * NUMBER and np.isfinite(found.values).all()
+    np.testing.assert_array_equal(model.predict(files).values, found.values)
 
 
 @pytest.mark.slow
 def test_a_zoo_of_volumes_from_the_command_line(tmp_path):
-    from probegen_jax.predict import main as predict
-    from probegen_jax.train import main as train
-
     build(write("volumes", tmp_path / "a.npz"), tmp_path / "zoo", "--field=rff", "--stop_psnr=12")
     columns, _ = read(build_folder.opened(tmp_path / "zoo"))
     assert 12 < np.asarray(columns["psnr"]).mean() < 16
-    settings = [f"--config.{key}={value}" for key, value in SMALL.items()]
     config = ["--config=configs/mnist.py:probegen,8", f"--config.zoo_dir={tmp_path / 'zoo'}"]
-    train(["x", *config, *settings, f"--workdir={tmp_path / 'run'}"])
+    train(["x", *config, *SMALL_FLAGS, f"--workdir={tmp_path / 'run'}"])
     export(["x", str(tmp_path / "run"), str(tmp_path / "model")])
     for of in ("run", "model"):
         predict(["x", str(tmp_path / of), str(tmp_path / "zoo"), f"--out={tmp_path / of}.csv"])

@@ -5,8 +5,11 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from conftest import REPO
 from PIL import Image
 
+from probegen_jax.describe_zoo import main as describe
+from probegen_jax.errors import UserError
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.report import figures, pictures
 from probegen_jax.report.drawings import draw
@@ -74,3 +77,21 @@ def test_probes_lie_where_their_coordinates_say(dims, tmp_path):
     figures.draw_probes(tmp_path / "probes.png", probes, drawings)
     picture = np.asarray(Image.open(tmp_path / "probes.png").convert("RGB"))
     assert min(picture.shape[:2]) > 100 and picture.std() > 10
+
+
+def test_a_zoo_is_drawn_without_training(tmp_path, capsys, built_zoos_dir):
+    out = tmp_path / "new" / "zoo.png"
+    for family, config in (("inr", "mnist"), ("cnn", "cifar10_wild_park")):
+        zoo = f"--config.zoo_dir={built_zoos_dir / family}"
+        argv = ["x", f"--config={REPO}/configs/{config}.py", zoo, f"--out={out}"]
+        if family == "inr":
+            describe(argv)
+            assert capsys.readouterr().out.endswith(f"wrote {out}\n")
+            assert np.asarray(Image.open(out).convert("RGB")).std() > 10
+            out.unlink()
+        else:
+            with pytest.raises(UserError, match="draw nothing; leave out --out"):
+                describe(argv)
+    assert not out.exists()
+    with pytest.raises(UserError, match=r"is a folder; give a file, as in --out=zoo\.png"):
+        describe([*argv[:-1], f"--out={tmp_path}"])

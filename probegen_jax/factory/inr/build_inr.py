@@ -72,9 +72,9 @@ def build(args: argparse.Namespace) -> None:
     spec = fields.spec_of(args.field, args.hidden, channels, args.w0, dims=dims, signed=signed)
     if images.train.points is not None and args.preset == "dwsnets":
         raise UserError("--preset=dwsnets enlarges images, and points are none; leave it out")
-    if args.field != "siren" and (args.export or args.preset == "dwsnets"):
+    if args.field != "siren" and args.preset == "dwsnets":
         raise UserError(
-            f"--field is {args.field}, but --preset=dwsnets and --export are for SIRENs; drop them"
+            f"--field is {args.field}, but --preset=dwsnets is for SIRENs; leave one of them out"
         )
     recipe = fit.Recipe() if args.field == "siren" else fit.Recipe(learning_rate=2e-2)
     if args.preset == "dwsnets":
@@ -155,6 +155,7 @@ def _report(args: argparse.Namespace) -> None:
     import numpy as np
 
     from probegen_jax.factory.inr import export
+    from probegen_jax.networks import registry
     from probegen_jax.zoo import describe
     from probegen_jax.zoo.prepared import build_folder, built_zoos
     from probegen_jax.zoo.prepared.reading import read
@@ -179,7 +180,7 @@ def _report(args: argparse.Namespace) -> None:
     if args.export:
         folder = args.out / "torch"
         export.export(folder, layout, columns, rows, metadata)
-        print(f"exported to {folder}; read it with --config=configs/{layout}.py "
-              f"--config.manual_dir={folder}")  # fmt: skip
+        spec = registry.points_from_json(dict(metadata["spec"]), "spec")
+        print(f"exported to {folder}; read it with {export.how_to_read(folder, layout, spec)}")
     print(f"train on it: python -m probegen_jax.train --config=configs/{layout}.py "
           f"--config.zoo_dir={args.out}")  # fmt: skip

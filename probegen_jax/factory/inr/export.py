@@ -3,16 +3,20 @@
 import csv
 import io
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from probegen_jax.factory import parts
 from probegen_jax.files import write_json, write_text
 from probegen_jax.networks.contract import ReadOptions
-from probegen_jax.networks.registry import points_from_json
+from probegen_jax.networks.points import PointSpec
+from probegen_jax.networks.registry import points_from_json, to_json
+from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
 from probegen_jax.zoo.prepared.reading import Columns
@@ -48,7 +52,7 @@ def export(
         missing = [row for row, name in enumerate(names) if name not in present]
         stacked = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
         for row in tqdm(missing, desc="exporting", unit="net", disable=None):
-            network = tuple({key: leaf[row] for key, leaf in layer.items()} for layer in stacked)
+            network = jax.tree.map(lambda leaf, row=row: leaf[row], stacked)
             state = inr_files.to_state(network, ReadOptions())
             label = labels[row] if layout == "fmnist" else None
             path = folder / names[row]
@@ -67,6 +71,27 @@ def export(
             for split, of in rows.items()
         }
         write_json(folder / f"{layout}_splits.json", listed)
+
+
+def how_to_read(folder: pathlib.Path, layout: str, spec: PointSpec) -> str:
+    """The flags with which `train` and `describe_zoo` read an export."""
+    if spec == SirenSpec():
+        return f"--config=configs/{layout}.py --config.manual_dir={shlex.quote(str(folder))}"
+    usual = to_json(SirenSpec()) | {"encoding": "none", "frequencies": 0}
+    # Of how networks run, or start, nothing is told.
+    usual |= dict.fromkeys(("kind", "sine", "block_size", "projection_std"), None)
+    named = {"out_dim": "channels"}
+    flags = {
+        "networks_dir": folder,
+        "targets_csv": folder / "targets.csv",
+        **{
+            named.get(key, key): value
+            for key, value in to_json(spec).items()
+            if key not in usual or (usual[key] is not None and value != usual[key])
+        },
+    }
+    told = (f"--config.{key}={value}" for key, value in flags.items() if value is not None)
+    return " ".join(("--config=configs/own_inr.py", *map(shlex.quote, told)))
 
 
 def _name(layout: str, label: int, image: int, copy: int, train_images: int, copies: int) -> str:
