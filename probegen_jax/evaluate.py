@@ -49,9 +49,11 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
     run = load_run(folder, places, zoo=zoo, changed=True)
     experiment, zoo = run.experiment, run.experiment.zoo
     found: dict[str, list[dict[str, Any]]] = {}
+    ensemble: dict[str, dict[str, Any]] = {}
     for which, steps in (("last", [run.step] * len(experiment.seeds)), ("best", run.best_steps)):
         outputs = {split: run.outputs(zoo.splits[split], which) for split in ("val", "test")}
         found[which] = experiment.entries(steps, outputs)
+        ensemble[which] = experiment.ensemble(outputs)
     for which, name in (("last", "last step"), ("best", "best on validation")):
         for split in ("val", "test"):
             figures = {experiment.metric_name: [entry[split] for entry in found[which]]}
@@ -64,7 +66,9 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
             print(f"{name}, {split} ({len(zoo.splits[split])} networks): {', '.join(told)}")
     totals = records.totals(zoo.name, experiment.config, experiment.metric_name, found["last"])
     totals |= {"train_networks": len(zoo.splits["train"]), "steps": run.step}
-    if not agrees(folder, found, run.result, totals):
+    for which, figures in ensemble.items() if "ensemble" in run.result else ():
+        print(f"mean prediction, {which}, test: {experiment.metric_name} {figures['test']:.4f}")
+    if not agrees(folder, found, run.result, totals, ensemble):
         return False
     records.read_result(folder)  # refuses one of which another figure was changed
     return True
@@ -75,12 +79,14 @@ def agrees(
     found: Mapping[str, Any],
     result: Mapping[str, Any],
     totals: Mapping[str, Any] | None = None,
+    ensemble: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> bool:
     """Whether figures are those of a `result.json`; says so, or which are not.
 
     Args:
       found: `Experiment.entries` of the "last" step and of the "best" on validation.
       totals: `Experiment.totals`.
+      ensemble: `Experiment.ensemble` of both, which results of earlier versions lack.
     """
     figures = [
         (f"seed {seed['seed']}, {which}, {name.replace('_', ' ')}", value, seed[which].get(name))
@@ -92,6 +98,11 @@ def agrees(
         (name.replace("_", " "), value, result[name])
         for name, value in (totals or {}).items()
         if name != "dataset"  # which a folder that has moved may name otherwise
+    ]
+    figures += [
+        (f"mean prediction, {which}, {name.replace('_', ' ')}", ensemble[which].get(name), there)
+        for which, entry in (result.get("ensemble", {}) if ensemble else {}).items()
+        for name, there in entry.items()
     ]
     differing = [
         f"{what}: {_shown(here)}, there {_shown(there)}"

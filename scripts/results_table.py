@@ -31,6 +31,7 @@ COLUMNS = (
     "test_std",
     "best_test_mean",
     "best_test_std",
+    "ensemble_test",
     "published",
     "published_verified",
     "source",
@@ -42,6 +43,7 @@ COLUMNS = (
     "command",
 )
 NOT_RUN = "not run"
+_LATER = "ensemble_test"  # a column that earlier versions did not write
 _FIGURES = ("test_mean", "test_std", "best_test_mean", "best_test_std")
 
 
@@ -71,6 +73,7 @@ def row(zoo: str, config: dict[str, Any], result: dict[str, Any] | None, **other
     if result is not None:
         last = [seed["last"]["test"] for seed in result["seeds"]]
         best = [seed["best"]["test"] for seed in result["seeds"]]
+        together = result.get("ensemble")
         found |= {
             "metric": result["metric"],
             "num_seeds": str(len(last)),
@@ -78,6 +81,7 @@ def row(zoo: str, config: dict[str, Any], result: dict[str, Any] | None, **other
             "test_std": repr(_deviation(last)),
             "best_test_mean": repr(statistics.fmean(best)),
             "best_test_std": repr(_deviation(best)),
+            "ensemble_test": repr(together["last"]["test"]) if together else "",
             "train_networks": str(result["train_networks"]),
             "seconds": f"{result['seconds']:.1f}",
             "status": "done",
@@ -117,7 +121,7 @@ def from_csv(path: pathlib.Path) -> list[Row]:
             rows, columns = list(reader), tuple(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise errors.UserError(f"cannot read {path} ({error}); give a results.csv") from error
-    if columns != COLUMNS:
+    if columns not in (COLUMNS, tuple(name for name in COLUMNS if name != _LATER)):
         raise errors.UserError(
             f"{path} has the columns {', '.join(columns)}; a results.csv of reproduce.py has "
             f"{', '.join(COLUMNS)}"
@@ -126,7 +130,9 @@ def from_csv(path: pathlib.Path) -> list[Row]:
         try:
             if None in row or None in row.values():
                 raise ValueError(f"it should have {len(COLUMNS)} cells")
-            for column in _FIGURES if row["status"] == "done" else ():
+            row[_LATER] = row.get(_LATER, "")
+            later = [_LATER] if row[_LATER] else []
+            for column in (*_FIGURES, *later) if row["status"] == "done" else ():
                 float(row[column])
         except ValueError as error:
             raise errors.UserError(f"{path}, line {line}: {error}; write it again") from error
@@ -137,15 +143,16 @@ def to_markdown(rows: Sequence[Row]) -> str:
     """The figures as a Markdown table, and below it where the published ones are from."""
     lines = [
         "| zoo | method | probes | metric | seeds | test, last step | test, best on validation "
-        "| published |",
-        "|---|---|---|---|---|---|---|---|",
+        "| mean prediction | published |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in rows:
         lines.append(f"| {' | '.join(_cells(each))} |")
     lines += [
         "",
-        "Mean ± standard deviation over seeds. Published: Kahana et al., ICLR 2025, as later work "
-        "quotes it, on the authors' zoo; ?: quoted once only; –: not known.",
+        "Mean ± standard deviation over seeds. Mean prediction: the test figure of the seeds' "
+        "predictions at the last step, averaged. Published: Kahana et al., ICLR 2025, as later "
+        "work quotes it, on the authors' zoo; ?: quoted once only; –: not known.",
     ]
     devices = sorted({f"{each['device']}, {each['date']}" for each in rows if each["device"]})
     if devices:
@@ -167,8 +174,9 @@ def _cells(each: Row) -> list[str]:
             f"{float(each[f'{which}_mean']):.4f} ± {float(each[f'{which}_std']):.4f}"
             for which in ("test", "best_test")
         ]
+        figures.append(f"{float(each[_LATER]):.4f}" if each[_LATER] else "–")
     else:
-        figures = [each["status"], ""]
+        figures = [each["status"], "", ""]
     return [
         zoo,
         each["method"],

@@ -121,7 +121,7 @@ def test_tables_and_plot_of_what_is_done_and_what_failed(tmp_path, capfd):
     """Nothing trains here: runs are done, or cannot go on."""
     finished(tmp_path, "digits-probegen-8", 0.9)
     finished(tmp_path, "digits-vanilla-8", 0.8)
-    finished(tmp_path, "digits-uniform-8", 0.7, latent_dim=5)
+    finished(tmp_path, "digits-uniform-8", 0.7, head_width=5)
     (tmp_path / "digits-probegen-16").mkdir()
     (tmp_path / "digits-probegen-16" / "thesis.tex").write_text("precious")
     argv = ["x", f"--out={tmp_path}", "--num_seeds=2"]
@@ -130,7 +130,7 @@ def test_tables_and_plot_of_what_is_done_and_what_failed(tmp_path, capfd):
     assert "error: " in captured.err and "thesis.tex" in captured.err
     assert "digits-probegen-16 failed with exit code 2" in captured.err
     assert reproduce.main([*argv, "--only=digits,8"]) == 1
-    assert r"latent_dim (5 there, 32 here)" in capfd.readouterr().err
+    assert r"head_width (5 there, 256 here)" in capfd.readouterr().err
 
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -145,9 +145,9 @@ def test_tables_and_plot_of_what_is_done_and_what_failed(tmp_path, capfd):
     assert rows[0]["command"].startswith("python -m probegen_jax.train --config=configs/digits.py:")
     lines = (tmp_path / "results.md").read_text().splitlines()
     assert lines[2:5] == [
-        "| digits | probegen | 8 | accuracy | 2 | 0.9050 ± 0.0071 | 1.0000 ± 0.0000 | – |",
-        "| digits | vanilla | 8 | accuracy | 2 | 0.8050 ± 0.0071 | 0.9000 ± 0.0000 | – |",
-        "| digits | uniform | 8 |  |  | failed |  | – |",
+        "| digits | probegen | 8 | accuracy | 2 | 0.9050 ± 0.0071 | 1.0000 ± 0.0000 | – | – |",
+        "| digits | vanilla | 8 | accuracy | 2 | 0.8050 ± 0.0071 | 0.9000 ± 0.0000 | – | – |",
+        "| digits | uniform | 8 |  |  | failed |  |  | – |",
     ]
     pixels = np.asarray(Image.open(tmp_path / "results.png").convert("RGB"))
     assert pixels.shape[0] > 300 and pixels.std() > 10
@@ -166,7 +166,7 @@ def test_published_figures_and_doubts_stand_beside(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| mnist (built: mnist_small) | probegen | 128 | accuracy | 1 |")
     assert lines[2].endswith("| 0.984 |")
-    assert lines[3] == "| cifar10_gs | probegen | 128 |  |  | not run |  | 0.957 ? |"
+    assert lines[3] == "| cifar10_gs | probegen | 128 |  |  | not run |  |  | 0.957 ? |"
     with pytest.raises(UserError, match=r"has the columns a, b; a results\.csv"):
         (tmp_path / "other.csv").write_text("a,b\n1,2\n")
         results_table.main(["results_table", str(tmp_path / "other.csv")])

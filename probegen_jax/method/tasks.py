@@ -214,6 +214,11 @@ class Task:
         """What outputs (..., O) stand for: probabilities of classes, or the values themselves."""
         return outputs if self.activation is None else np.asarray(self.activation(outputs))
 
+    def ensemble(self, outputs_SxNxO: Float[np.ndarray, "S N O"]) -> Float[np.ndarray, "N O"]:
+        """The mean prediction over seeds, so that the metrics can take it in place of outputs."""
+        mean_NxO = np.asarray(self.predictions(outputs_SxNxO), np.float64).mean(axis=0)
+        return mean_NxO - 0.5 if self.several else mean_NxO  # above 0: more likely than not
+
 
 TASKS: dict[str, Task] = {
     "classification": Task(

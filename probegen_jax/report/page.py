@@ -100,6 +100,9 @@ def _numbers(run: Findings, alone: bool) -> str:
         _number(value, f"{who}, {plural(seeds, 'seed')}, at the last step", spread, main=True),
         _number(_at_best(run), "at the best validation step"),
     ]
+    if "ensemble" in result:
+        together = score(run, result["ensemble"]["last"]["test"])
+        numbers.append(_number(together, "by the seeds' mean prediction, at the last step"))
     published = published_figures.of(run.config)
     if published is not None:
         doubt = "" if published.verified else "; quoted, not verified"

@@ -28,7 +28,7 @@ def what(run: Findings) -> str:
 
 
 def results(run: Findings) -> str:
-    """A row per seed, then mean and standard deviation, then the published figure."""
+    """A row per seed, then of all together, then the published figure."""
     result = run.result
     if "seeds" not in result:
         return (
@@ -54,6 +54,9 @@ def results(run: Findings) -> str:
         for name, sum_up in (("mean", np.mean), ("std", lambda values: np.std(values, ddof=1))):
             by_column = zip(*values_SxC, strict=True)
             rows.append(row(name, (None if None in v else sum_up(v) for v in by_column)))
+    if "ensemble" in result:
+        together = [result["ensemble"][which][key] for which, key in columns.values()]
+        rows.append(row("mean prediction", together))
     published = published_figures.of(run.config)
     if published is not None:
         doubt = "" if published.verified else " ?"

@@ -20,9 +20,9 @@ from probegen_jax.method.generators import registry
 from probegen_jax.method.model import make_model
 from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.recipe import Recipe
-from probegen_jax.method.tasks import TASKS, Scale, mean_over_runs
+from probegen_jax.method.tasks import TASKS, Scale
 from probegen_jax.networks.contract import NetworkSpec, Options
-from probegen_jax.runs import records
+from probegen_jax.runs import records, scores
 from probegen_jax.runs.folder import (
     refuse_changed_config,
     refuse_code,
@@ -125,26 +125,12 @@ class Experiment:
         return [metric(outputs_NxO, targets_N) for outputs_NxO in outputs_SxNxO]
 
     def entries(self, at: Sequence[int], outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What `result.json` says of one set of parameters.
+        """What `result.json` says of one set of parameters; see `scores.of_seeds`."""
+        return scores.of_seeds(self.zoo, at, outputs)
 
-        Returns:
-          Of every seed: its step and its metric on each split, what the task tells beside it, and
-          also the metric within runs where the zoo has runs.
-        """
-        task = TASKS[self.zoo.task]
-        found: list[dict[str, Any]] = [{"step": step} for step in at]
-        for split, outputs_SxNxO in outputs.items():
-            rows = self.zoo.splits[split]
-            targets_N, runs_N = self.zoo.targets_N[rows], self.zoo.runs_N
-            for entry, outputs_NxO in zip(found, outputs_SxNxO, strict=True):
-                entry[split] = task.metric(outputs_NxO, targets_N)
-                for name, measure in task.beside.items():
-                    entry[f"{split}_{name}"] = measure(outputs_NxO, targets_N)
-                if runs_N is not None:
-                    entry[f"{split}_within_runs"] = mean_over_runs(
-                        task.metric, outputs_NxO, targets_N, runs_N[rows]
-                    )
-        return found
+    def ensemble(self, outputs: Mapping[str, Any]) -> dict[str, float | None]:
+        """What it says of the mean prediction over seeds; see `scores.of_ensemble`."""
+        return scores.of_ensemble(self.zoo, outputs)
 
 
 def zoo_of(config: ConfigDict, zoo: Zoo | None = None) -> Zoo:

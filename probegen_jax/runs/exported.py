@@ -173,6 +173,9 @@ def card(content: Mapping[str, Any], name: str) -> str:
         "| {seed} | {step} | {val:.4f} | {test:.4f} |".format(seed=seed["seed"], **seed[which])
         for seed in result["seeds"]
     )
+    if "ensemble" in result:
+        figures = result["ensemble"][which]
+        rows += f"\n| mean prediction | | {figures['val']:.4f} | {figures['test']:.4f} |"
     template = importlib.resources.files(__package__).joinpath("model_card.md")
     return string.Template(template.read_text(encoding="utf-8")).substitute(
         name=name,

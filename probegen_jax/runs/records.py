@@ -19,9 +19,8 @@ CONFIG, RESULT, METRICS, ZOO = "config.json", "result.json", "metrics.jsonl", "z
 
 
 class Figures(TypedDict):
-    """The metric of one set of a seed's parameters."""
+    """The metric of one set of parameters."""
 
-    step: int
     val: Figure
     test: Figure
     val_within_runs: NotRequired[Figure | None]
@@ -30,12 +29,25 @@ class Figures(TypedDict):
     test_accuracy: NotRequired[Figure]
 
 
+class SeedFigures(Figures):
+    """That of a seed, at a step."""
+
+    step: int
+
+
+class Ensemble(TypedDict):
+    """The metric of the mean prediction over seeds."""
+
+    last: Figures
+    best: Figures
+
+
 class SeedResult(TypedDict):
     """What one seed came to."""
 
     seed: int
-    last: Figures
-    best: Figures
+    last: SeedFigures
+    best: SeedFigures
 
 
 class Result(TypedDict):
@@ -48,6 +60,7 @@ class Result(TypedDict):
     seeds: list[SeedResult]
     mean: Figure
     std: Figure
+    ensemble: NotRequired[Ensemble]  # of several seeds
     train_networks: int
     steps: int
     seconds: float

@@ -125,9 +125,13 @@ def summary(result: dict[str, Any]) -> str:
     best = [seed["best"]["test"] for seed in result["seeds"]]
     beside = [seed["last"].get("test_accuracy") for seed in result["seeds"]]
     accuracy = "" if None in beside else f" (accuracy {sum(beside) / len(beside):.4f})"
+    together = ""
+    if "ensemble" in result:
+        together = f", and {result['ensemble']['last']['test']:.4f} by their mean prediction"
     return (
         f"test {result['metric']} {result['mean']:.4f} ± {result['std']:.4f}{accuracy} at the last "
-        f"step, {sum(best) / len(best):.4f} at the best on validation, over {len(best)} seed(s); "
+        f"step, {sum(best) / len(best):.4f} at the best on validation, over {len(best)} seed(s)"
+        f"{together}; "
         f"{result['seconds']:.0f} s of training, {result['steps_per_second']:.0f} steps/s"
     )
 
@@ -211,17 +215,18 @@ def _finished(
 def _result(experiment: Experiment, training: Training) -> dict[str, Any]:
     """The content of `result.json`."""
 
-    def entries(at: list[int], params_S: Any) -> list[dict[str, Any]]:
-        """Of every seed: the step, validation and test."""
-        outputs = {split: training.outputs(split, params_S) for split in ("val", "test")}
-        return experiment.entries(at, outputs)
+    def outputs(params_S: Any) -> dict[str, Any]:
+        return {split: training.outputs(split, params_S) for split in ("val", "test")}
 
     zoo, seeds = experiment.zoo, experiment.seeds
     steps, seconds = experiment.total_steps, training.seconds
-    last = entries([steps] * len(seeds), training.params)
-    at_best = entries(training.best["step"], training.best_params)
+    found = {"last": outputs(training.params), "best": outputs(training.best_params)}
+    last = experiment.entries([steps] * len(seeds), found["last"])
+    at_best = experiment.entries(training.best["step"], found["best"])
+    together = {which: experiment.ensemble(each) for which, each in found.items()}
     return records.sign(
         records.totals(zoo.name, experiment.config, experiment.metric_name, last)
+        | ({"ensemble": together} if len(seeds) > 1 else {})
         | {
             "seeds": [
                 {"seed": seed, "last": last[i], "best": at_best[i]} for i, seed in enumerate(seeds)
