@@ -85,13 +85,13 @@ def compare(config: Any, options: Any, config_file: str) -> dict[str, Any]:
             f"w0_first is {config.w0_first}, but the official code has one w0 for all layers of a "
             "network; it cannot run such a zoo, so leave out --torch_checkpoint and --export"
         )
-    if (theirs or options.torch_log) and config.get("task") == "multilabel":
-        raise UserError("task is 'multilabel', which the official code does not have")
     workdir = None if options.workdir is None else pathlib.Path(options.workdir)
     ours = None if workdir is None else _our_run(workdir, config)
     if options.export:
         _check_export(pathlib.Path(options.export))
     experiment = set_up(config)
+    if (theirs or options.torch_log) and experiment.zoo.task == "multilabel":
+        raise UserError("networks have several classes, which the official code does not have")
     logs = [
         {"log": path} | files.read_log(pathlib.Path(path), experiment.metric_name)
         for path in options.torch_log

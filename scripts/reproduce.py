@@ -7,7 +7,7 @@
 
   --out=DIR               a run folder for each run, results.md, results.csv and results.png
   --only=NAME,…           zoos (mnist, fmnist, cifar10_gs, cifar10_wild_park; only when named also
-                          digits and digits_cnn), methods (probegen, vanilla, synthetic: uniform
+                          digits, digits_cnn, digits_subsets), methods (probegen, vanilla, synthetic: uniform
                           coordinates or dead leaves), numbers of probes; those of a kind add up
   --num_seeds=N           seeds of every run; 5 if not given
   --config.KEY=VALUE      a setting of every run
@@ -54,6 +54,7 @@ ZOOS = {
     "cifar10_wild_park": "dead_leaves",
     "digits": "uniform",
     "digits_cnn": "dead_leaves",
+    "digits_subsets": "dead_leaves",
 }
 PAPER = tuple(ZOOS)[:4]
 METHODS = ("probegen", "vanilla", "synthetic")

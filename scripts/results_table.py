@@ -93,7 +93,7 @@ def _source(config: dict[str, Any]) -> str:
     """Where the zoo is from: a folder that `build_zoo` made, or the published or built-in one."""
     if config.get("zoo_dir"):
         return f"built: {pathlib.Path(config['zoo_dir']).name}"
-    return "built in" if config["dataset"] in ("digits", "digits_cnn") else "published"
+    return "built in" if config["dataset"].startswith("digits") else "published"
 
 
 def _deviation(values: Sequence[float]) -> float:

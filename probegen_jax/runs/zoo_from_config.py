@@ -1,6 +1,7 @@
 """The zoo that a config asks for: built in, published, or the user's own."""
 
 import dataclasses
+import importlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from probegen_jax.networks.points import PointSpec
 from probegen_jax.typed_json import typed
 from probegen_jax.zoo.zoo import Zoo
 
-BUILT_IN = ("digits", "digits_cnn")
+BUILT_IN = ("digits", "digits_cnn", "digits_subsets")
 PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park")
 OWN, OWN_NETWORKS = "own_inr", "own_networks"
 # What a user may say of networks whose files do not.
@@ -70,9 +71,7 @@ def from_config(config: Any) -> Zoo:
     if dataset == OWN_NETWORKS:
         return _own(config, data_dir, lambda: _own_network(config))
     if dataset in BUILT_IN:
-        from probegen_jax.factory.builtin import digits, digits_cnn
-
-        return {"digits": digits, "digits_cnn": digits_cnn}[dataset].load(data_dir)
+        return importlib.import_module(f"probegen_jax.factory.builtin.{dataset}").load(data_dir)
     names = ", ".join((*BUILT_IN, *PUBLISHED))
     raise UserError(f"dataset is {dataset!r}; choose {names}, {OWN} or {OWN_NETWORKS}")
 

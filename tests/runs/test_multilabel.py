@@ -332,5 +332,5 @@ def test_from_files_to_predictions(tmp_path, monkeypatch, capsys):
     flags = {"torch_checkpoint": ["x.pth"], "torch_log": [], "torch_seed": [], "torch_probes": []}
     write(tmp_path / "x.pth", ["no checkpoint"])
     flags |= {"workdir": None, "export": None, "out": str(tmp_path / "compare.json")}
-    with pytest.raises(UserError, match="'multilabel', which the official code does not have"):
+    with pytest.raises(UserError, match="several classes, which the official code does not have"):
         compare(ours.config, type("Options", (), flags), "configs/own_inr.py")
