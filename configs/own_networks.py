@@ -11,7 +11,8 @@ def get_config(arg: str = ""):
     # CSV with the columns path (from that folder), target, and maybe split. A path is that of a
     # file, or of a folder with config.json and model.safetensors, as Hugging Face writes them.
     config.targets_csv = placeholder(str)
-    config.task = "classification"  # or `regression`
+    # `classification`, `multilabel` (several classes of a network, or none), or `regression`.
+    config.task = "classification"
     config.standardize = placeholder(bool)  # of values: their scale does not matter. None: yes
     config.num_classes = 0  # 0: the classes that the CSV names; N: they are counted from 0 to N - 1
     # Share of validation, drawn by our seed, where the CSV has no column split.
