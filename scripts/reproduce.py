@@ -7,8 +7,9 @@
 
   --out=DIR               a run folder for each run, results.md, results.csv and results.png
   --only=NAME,…           zoos (mnist, fmnist, cifar10_gs, cifar10_wild_park; only when named also
-                          digits, digits_cnn, digits_subsets), methods (probegen, vanilla, synthetic:
-                          uniform coordinates or dead leaves), numbers of probes; those of a kind add up
+                          digits, digits_cnn, digits_subsets), methods (probegen, vanilla,
+                          synthetic: uniform coordinates or dead leaves), numbers of probes; those
+                          of a kind add up
   --num_seeds=N           seeds of every run; 5 if not given
   --config.KEY=VALUE      a setting of every run
   --ZOO.KEY=VALUE         a setting of one zoo's runs, as in --mnist.zoo_dir=DIR

@@ -99,7 +99,7 @@ def _own(
             "a zoo of your own needs --config.networks_dir=DIR and --config.targets_csv=FILE"
         )
     if config["task"] not in TASKS:
-        raise UserError(f"task is {config['task']!r}; choose {' or '.join(TASKS)}")
+        raise UserError(f"task is {config['task']!r}; choose from {', '.join(TASKS)}")
     return files_and_targets.from_folder(
         folder,
         targets,

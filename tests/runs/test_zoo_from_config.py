@@ -61,7 +61,7 @@ def test_the_first_layers_frequency(flag, first, tmp_path):
 
 OWN_BAD = {
     "--config.grid=yx": "grid is 'yx'; choose xy or ij",
-    "--config.task=guess": "task is 'guess'; choose classification or regression",
+    "--config.task=guess": "task is 'guess'; choose from classification, multilabel, regression",
     "--config.hidden=(0, 16)": "the networks' widths are",
     "--config.layer_key=net": "must hold one {}",
     "--config.val_share=-0.5": "val_share is -0.5 and test_share 0.2; give shares of at least 0",
