@@ -1,13 +1,13 @@
 """Compiles the training step for accelerators that are not there, and says what it needs of them.
 
-    python -m benchmarks.ahead --target=h100                       all three cases
+    python -m benchmarks.ahead --target=h100                       all four cases
     python -m benchmarks.ahead --target=v5e:2x2 --case=mnist_inr
     python -m benchmarks.ahead --target=h100:8 --config=configs/mnist.py --config.zoo_dir=DIR
 
   --target=NAME       h100, h100:8 (that many), or a TPU slice: v5e:2x2, v6e:2x2, v5e:4x4, …
-  --case=NAME,…       mnist_inr, cifar10_gs, wild_park: random networks; all, if not given
-  --networks=N        how many networks a case's zoo counts as; those of the published one, if not
-                      given
+  --case=NAME,…       mnist_inr, cifar10_gs, wild_park, resnet18: random networks; all, if not given
+  --networks=N        how many networks a case's zoo counts as; if not given, those of the published
+                      one, or 500 ResNets
   --config=FILE       a zoo of your own instead, with its settings
   --config.KEY=VALUE  changes one setting
   --json=FILE         also writes what was found
@@ -37,7 +37,8 @@ from probegen_jax import command, errors, settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_text
 
-PUBLISHED = {"mnist_inr": 70_000, "cifar10_gs": 30_000, "wild_park": 115_000}
+# Networks of the published zoos; and as many ResNets as four small TPUs hold.
+NUMBERS = {"mnist_inr": 70_000, "cifar10_gs": 30_000, "wild_park": 115_000, "resnet18": 500}
 _BUILT = 64  # networks to train on, in a case's zoo of random ones
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     def define(values: flags.FlagValues) -> None:
         flags.DEFINE_string("target", None, "what to compile for", flag_values=values)
-        flags.DEFINE_list("case", list(PUBLISHED), "cases", flag_values=values)
+        flags.DEFINE_list("case", list(NUMBERS), "cases", flag_values=values)
         flags.DEFINE_integer("networks", None, "networks", 1, flag_values=values)
         flags.DEFINE_string("json", None, "file", flag_values=values)
 
@@ -58,8 +59,8 @@ def main(argv: Sequence[str]) -> None:
     if names:
         raise UserError(f"command line: {names[0]!r} is not a flag; --help shows the usage")
     for name in options.case:
-        if name not in PUBLISHED:
-            raise UserError(f"--case names {name!r}; choose from {', '.join(PUBLISHED)}")
+        if name not in NUMBERS:
+            raise UserError(f"--case names {name!r}; choose from {', '.join(NUMBERS)}")
     if not options.target:
         raise UserError("no target; give one, as in --target=h100 or --target=v5e:2x2")
     out = pathlib.Path(options.json) if options.json else None
@@ -98,7 +99,7 @@ def _experiment(name: str, options: Any, devices: Sequence[Any]) -> tuple[Any, i
     config = case.config.copy_and_resolve_references()
     config.num_seeds = 1
     config.batch_size = -(-config.batch_size // len(devices)) * len(devices)
-    return experiment.set_up(config, case.zoo, platform), options.networks or PUBLISHED[name]
+    return experiment.set_up(config, case.zoo, platform), options.networks or NUMBERS[name]
 
 
 def compiled(kind: Any, devices: Sequence[Any], experiment: Any, networks: int | None) -> Any:

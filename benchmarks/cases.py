@@ -1,4 +1,4 @@
-"""The three families of the paper's zoos, as random networks of full size: what is timed on them.
+"""The paper's three zoos as random networks of full size, and ResNets: what is timed on them.
 
 Times do not depend on the weights, so that nothing needs to be downloaded.
 """
@@ -18,12 +18,13 @@ from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.published import small_cnn_zoo
 from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.zoo.zoo import Zoo
+from probegen_jax.zoo.zoo import Stored, Zoo
 
 sys.path[:0] = [str(REPO)]
 
-from configs import cifar10_gs, cifar10_wild_park, mnist
+from configs import cifar10_gs, cifar10_wild_park, mnist, own_networks
 
 _BATCH = 32  # networks, as in all configs
 
@@ -93,12 +94,54 @@ def _wild_park(config: Any, networks: int) -> Case:
     return Case(config, zoo, needed_N, 2 * zoo.costs().sum() / needed_N.sum())
 
 
-CONFIGS = {"mnist_inr": mnist, "cifar10_gs": cifar10_gs, "wild_park": cifar10_wild_park}
-CASES = {"mnist_inr": _mnist_inr, "cifar10_gs": _cifar10_gs, "wild_park": _wild_park}
+def _resnet18(config: Any, networks: int) -> Case:
+    """ResNet-18, as libraries have it, on images of 64×64 pixels: all zeros, read when needed."""
+    spec = ResNetSpec(
+        widths=(64, 128, 256, 512),
+        depths=(2, 2, 2, 2),
+        stem_width=64,
+        stem_kernel=7,
+        stem_stride=2,
+        stem_pool=True,
+        num_classes=1000,
+        image_shape=(64, 64, 3),
+    )
+
+    def read(rows_N: np.ndarray) -> Any:
+        return jax.tree.map(
+            lambda leaf: np.broadcast_to(np.float32(0), (len(rows_N), *leaf.shape)),
+            spec.abstract(),
+        )
+
+    zoo = _zoo(spec, Stored(read), networks, "classification", 10)
+    needed = []
+
+    def convolve(layer: ConvLayer, x: jax.Array, conv: Any) -> jax.Array:
+        y = layer.convolve(x, conv["kernel"])
+        needed.append(4 * math.prod(y.shape[1:3]) * math.prod(conv["kernel"].shape))
+        return y
+
+    image = jax.ShapeDtypeStruct((1, *spec.image_shape), np.float32)
+    jax.eval_shape(lambda x: spec.run(spec.init(jax.random.key(0)), x, convolve), image)
+    return Case(config, zoo, np.full(len(zoo), sum(needed) + 4 * spec.widths[-1] * 1000))
+
+
+CONFIGS = {
+    "mnist_inr": mnist,
+    "cifar10_gs": cifar10_gs,
+    "wild_park": cifar10_wild_park,
+    "resnet18": own_networks,
+}
+CASES = {
+    "mnist_inr": _mnist_inr,
+    "cifar10_gs": _cifar10_gs,
+    "wild_park": _wild_park,
+    "resnet18": _resnet18,
+}
 
 
 def _zoo(spec: Any, weights: Any, networks: int, task: Any, outputs: int) -> Zoo:
-    weights = jax.tree.map(np.asarray, weights)
+    weights = weights if isinstance(weights, Stored) else jax.tree.map(np.asarray, weights)
     number = networks + 2 * _BATCH
     train, val, test = np.split(np.arange(number, dtype=np.int32), [networks, networks + _BATCH])
     splits = {"train": train, "val": val, "test": test}

@@ -4,6 +4,7 @@ BatchNorm is part of the convolutions: with the statistics of training it is a s
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,7 @@ from probegen_jax.networks.cnn.cnn import check_images
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions, affine, check_at_least_one
 from probegen_jax.networks.pixels import Pixels
-from probegen_jax.networks.resnet import state_dict
+from probegen_jax.networks.resnet import layers, state_dict
 
 Convolve = Callable[[ConvLayer, jax.Array, Any], jax.Array]
 
@@ -28,14 +29,8 @@ _BOTTLENECK = 4  # how much narrower the inside of a bottleneck is
 _MOST_BLOCKS, _MOST_VALUES = 1000, 2**26  # of a network; of a layer's output for one image
 # Networks with fewer weights leave an accelerator idle, one at a time.
 _SMALL = 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A residual block: convolutions, and one on the way around them where shapes change."""
-
-    layers: tuple[ConvLayer, ...]
-    shortcut: ConvLayer | None
+# In the patches of one layer of all networks and probes: 2 GiB.
+_MOST_PATCH_VALUES = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +123,7 @@ class ResNetSpec(NetworkSpec):
         return ConvLayer(channels, self.stem_width, kernel, self.stem_stride, padding, activation)
 
     @property
-    def stages(self) -> tuple[tuple[Block, ...], ...]:
+    def stages(self) -> tuple[tuple[layers.Block, ...], ...]:
         """The blocks, stage by stage."""
         channels, stages = self.stem_width, []
         for width, depth, stride in zip(self.widths, self.depths, self._strides(), strict=True):
@@ -138,21 +133,21 @@ class ResNetSpec(NetworkSpec):
             channels = width
         return tuple(stages)
 
-    def _block(self, channels: int, width: int, stride: int) -> Block:
+    def _block(self, channels: int, width: int, stride: int) -> layers.Block:
         act = self.activation
         changes = channels != width or stride != 1
         shortcut = ConvLayer(channels, width, 1, stride, 0, "none") if changes else None
         if self.block == "basic":
             first = ConvLayer(channels, width, 3, stride, 1, act)
-            return Block((first, ConvLayer(width, width, 3, 1, 1, "none")), shortcut)
+            return layers.Block((first, ConvLayer(width, width, 3, 1, 1, "none")), shortcut)
         inner = width // _BOTTLENECK
         before, within = (stride, 1) if self.stride_first else (1, stride)
-        layers = (
+        three = (
             ConvLayer(channels, inner, 1, before, 0, act),
             ConvLayer(inner, inner, 3, within, 1, act),
             ConvLayer(inner, width, 1, 1, 0, "none"),
         )
-        return Block(layers, shortcut)
+        return layers.Block(three, shortcut)
 
     @property
     def probe_shape(self) -> tuple[int, int, int]:
@@ -167,14 +162,14 @@ class ResNetSpec(NetworkSpec):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract()))
 
     def abstract(self) -> dict[str, Any]:
-        def block(block: Block) -> dict[str, Any]:
-            arrays: dict[str, Any] = {"layers": tuple(map(_shapes, block.layers))}
+        def block(block: layers.Block) -> dict[str, Any]:
+            arrays: dict[str, Any] = {"layers": tuple(map(layers.shapes, block.layers))}
             if block.shortcut is not None and self.shortcut == "conv":
-                arrays["shortcut"] = _shapes(block.shortcut)
+                arrays["shortcut"] = layers.shapes(block.shortcut)
             return arrays
 
         return {
-            "stem": _shapes(self.stem),
+            "stem": layers.shapes(self.stem),
             "stages": tuple(tuple(map(block, blocks)) for blocks in self.stages),
             "head": affine(self.widths[-1], self.num_classes),
         }
@@ -203,11 +198,11 @@ class ResNetSpec(NetworkSpec):
           convolve: from a layer, what it reads and its weights to what comes before its activation;
             None is a plain convolution and bias. In training, BatchNorm belongs to it.
         """
-        convolve = convolve or _convolve
+        convolve = convolve or layers.convolve
         act = ACTIVATIONS[self.activation]
         x = act(convolve(self.stem, x, weights["stem"]))
         if self.stem_pool:
-            x = _max_pool(x)
+            x = layers.max_pool(x)
         for blocks, arrays_of in zip(self.stages, weights["stages"], strict=True):
             for block, arrays in zip(blocks, arrays_of, strict=True):
                 around, last = x, block.layers[-1]
@@ -217,7 +212,7 @@ class ResNetSpec(NetworkSpec):
                 if block.shortcut is not None and self.shortcut == "conv":
                     around = convolve(block.shortcut, around, arrays["shortcut"])
                 elif block.shortcut is not None:
-                    around = _padded(block.shortcut, around)
+                    around = layers.padded(block.shortcut, around)
                 x = act(x + around)
         return forward.head(weights, x)
 
@@ -232,12 +227,15 @@ class ResNetSpec(NetworkSpec):
     def respond(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; meant to be differentiated in the probes."""
         check_images(probes, self.image_shape)
+        first = functools.partial(forward.patches, probes, self.stem)
         if self.block_size is None and self.platform != "cpu" and self.num_weights < _SMALL:
-            return super().respond(weights, probes)
-        x, convolve = probes, _convolve
+            number, x = weights["head"]["bias"].shape[0], first()
+            convolve = functools.partial(self._on_patches, networks=number)
+            return jax.vmap(lambda network: self.run(network, x, convolve))(weights)
+        x, convolve = probes, layers.convolve
         if self.block_size is None and self.platform == "cpu":
             # A convolution inside a loop runs on a single thread there, a matmul on all.
-            x, convolve = forward.patches(probes, self.stem), self._on_patches
+            x, convolve = first(), self._on_patches
 
         # Run once more on the way back, so that what one network computes is kept, not what all do.
         @jax.checkpoint
@@ -246,9 +244,20 @@ class ResNetSpec(NetworkSpec):
 
         return jax.lax.map(one, weights, batch_size=self.block_size)
 
-    def _on_patches(self, layer: ConvLayer, x: jax.Array, conv: Any) -> jax.Array:
-        """A convolution as a matmul; those for the first are made once for all networks."""
-        patches = x if layer == self.stem else forward.patches(x, layer)
+    def _on_patches(
+        self, layer: ConvLayer, x: jax.Array, conv: Any, networks: int = 1
+    ) -> jax.Array:
+        """A convolution as a matmul, if the patches of so many networks fit the memory.
+
+        Convolutions with kernels of many networks become grouped ones, and a GPU's library runs
+        these a group after the other. Patches for the stem are made once for all networks.
+        """
+        if layer == self.stem:
+            patches = x
+        elif networks * x.size * layer.kernel**2 <= _MOST_PATCH_VALUES * layer.stride**2:
+            patches = forward.patches(x, layer)
+        else:
+            return layers.convolve(layer, x, conv)
         kernel = conv["kernel"]
         return patches @ kernel.reshape(-1, kernel.shape[-1]) + conv["bias"].reshape(1, 1, 1, -1)
 
@@ -286,23 +295,3 @@ class ResNetSpec(NetworkSpec):
         """See `NetworkSpec`; names as torchvision, timm or transformers give them."""
         state_dict.check_config(config, self, name)
         return state_dict.read(self, state, name)
-
-
-def _shapes(layer: ConvLayer) -> dict[str, jax.ShapeDtypeStruct]:
-    return affine(layer.kernel, layer.kernel, layer.in_channels, layer.out_channels)
-
-
-def _convolve(layer: ConvLayer, x: jax.Array, conv: Any) -> jax.Array:
-    return layer.convolve(x, conv["kernel"]) + conv["bias"].reshape(1, 1, 1, -1)
-
-
-def _max_pool(x: Float[Array, "P H W C"]) -> Float[Array, "P h w C"]:
-    """The largest of 3×3 pixels, of every second one."""
-    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
-
-
-def _padded(shortcut: ConvLayer, x: Float[Array, "P H W C"]) -> Float[Array, "P h w O"]:
-    """Every so many pixels, with half of the missing channels before and half of them after."""
-    x, missing = x[:, :: shortcut.stride, :: shortcut.stride], shortcut.out_channels - x.shape[-1]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
