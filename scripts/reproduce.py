@@ -21,15 +21,11 @@ the command; 130 interrupted.
 """
 
 import dataclasses
-import datetime
-import fcntl
+import functools
 import itertools
 import os
 import pathlib
 import re
-import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -37,15 +33,14 @@ from typing import Any
 REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "scripts")]
 
+import grid
 import results_table
 from absl import flags
 
-from probegen_jax import command, errors, settings
+from probegen_jax import command, errors
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_text
 from probegen_jax.method.generators import registry
-from probegen_jax.runs import records
-from probegen_jax.runs.folder import refuse_other
 
 # The synthetic probes of each zoo, by config file; the first four are the paper's.
 ZOOS = {
@@ -62,18 +57,10 @@ METHODS = ("probegen", "vanilla", "synthetic")
 PROBES = (64, 128)
 _OVERRIDE = re.compile(rf"--(config|{'|'.join(ZOOS)})\.(\w+(?:\.\w+)*=.*)", re.DOTALL)
 
-# `python -m probegen_jax.train` that gets SIGTERM once its parent is gone, however that went
-# (PR_SET_PDEATHSIG is 1). Set by the run itself: code between fork and exec is not safe here.
-_TRAIN_WITH_PARENT = """
-import ctypes, runpy, signal
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-runpy.run_module("probegen_jax.train", run_name="__main__", alter_sys=True)
-"""
-
 
 @dataclasses.dataclass(frozen=True)
-class GridRun:
-    """One run of the grid: its name, its folder, and what `train` is called with."""
+class GridRun(grid.Run):
+    """A run of the reproduction."""
 
     zoo: str
     method: str
@@ -84,18 +71,6 @@ class GridRun:
     @property
     def name(self) -> str:
         return f"{self.zoo}-{self.method}-{self.num_probes}"
-
-    @property
-    def command(self) -> str:
-        return shlex.join(["python", "-m", "probegen_jax.train", *self.arguments])
-
-    def config(self) -> dict[str, Any]:
-        """Its settings; a `UserError` if they cannot be."""
-        own = [argument for argument in self.arguments if not argument.startswith("--workdir")]
-        return settings.parse(["train", *own], "").config.to_dict()
-
-    def result(self) -> dict[str, Any] | None:
-        return records.read_result(self.folder)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -132,14 +107,7 @@ def main(argv: Sequence[str]) -> int:
             if run.result() is None:
                 print(run.command)
         return 0
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
-    with lock:
-        _wait_for(lock, out)
-        return _run_all(runs, configs, out, lock.fileno())
+    return grid.train(runs, out, functools.partial(_write, runs, configs, out))
 
 
 def selection(only: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -191,56 +159,9 @@ def _arguments(
     )
 
 
-def _wait_for(lock: Any, out: pathlib.Path) -> None:
-    """Until no other process works in the folder: not a killed one's last run either."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        print(f"another reproduce.py works in {out}; waiting for it to end", flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def _run_all(runs: Sequence[GridRun], configs: dict[str, Any], out: pathlib.Path, lock: int) -> int:
-    failures: dict[str, str] = {}
-    for place, run in enumerate(runs, 1):
-        print(f"[{place}/{len(runs)}] {run.name}", flush=True)
-        failure = _run(run, configs[run.name], lock)
-        if failure is not None:
-            failures[run.name] = failure
-        _write(runs, configs, failures, out)
-    print((out / "results.md").read_text())
-    for name, failure in failures.items():
-        print(f"{name} {failure}", file=sys.stderr)
-    return 1 if failures else 0
-
-
-def _run(run: GridRun, config: dict[str, Any], lock: int) -> str | None:
-    """Trains it, goes on with it, or leaves it if it is done; says what went wrong, if anything."""
-    try:
-        if run.result() is not None:
-            refuse_other(run.folder, records.read_config(run.folder), config)
-            return None
-    except UserError as error:
-        return f"failed: {error}"
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-    }
-    start = ["-c", _TRAIN_WITH_PARENT] if sys.platform == "linux" else ["-m", "probegen_jax.train"]
-    # The lock stays taken while the run lives.
-    process = subprocess.Popen(
-        [sys.executable, *start, *run.arguments], env=environment, pass_fds=(lock,)
-    )
-    code = process.wait()
-    if code in (errors.EXIT_INTERRUPTED, -signal.SIGINT):
-        raise KeyboardInterrupt
-    if code == 0:
-        return None
-    return f"failed with exit code {code}; its message is above, and its folder {run.folder}"
-
-
 def _write(
-    runs: Sequence[GridRun], configs: dict[str, Any], failures: dict[str, str], out: pathlib.Path
-) -> None:
+    runs: Sequence[GridRun], configs: dict[str, Any], out: pathlib.Path, failures: dict[str, str]
+) -> str:
     """The tables and the plot of all runs so far, each whole or not there."""
     rows = []
     for run in runs:
@@ -248,11 +169,8 @@ def _write(
         others = {"command": run.command}
         if run.name in failures:
             result, others["status"] = None, "failed"
-        if result is not None:
-            made = (run.folder / "result.json").stat().st_mtime
-            day = datetime.datetime.fromtimestamp(made, datetime.UTC).date()
-            device = (result.get("environment") or {}).get("device", "")
-            others |= {"date": day.isoformat(), "device": device}
+        else:
+            others |= run.made()
         rows.append(results_table.row(run.zoo, configs[run.name], result, **others))
     for name, text in (
         ("results.csv", results_table.to_csv(rows)),
@@ -263,6 +181,7 @@ def _write(
         import results_plot
 
         results_plot.draw(out / "results.png", rows)
+    return results_table.to_markdown(rows)
 
 
 if __name__ == "__main__":

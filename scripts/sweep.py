@@ -1,0 +1,334 @@
+"""Curves for a zoo: test scores against probes, arithmetic and training networks, of many methods.
+
+    python scripts/sweep.py --config=configs/digits.py --out=runs/sweep
+    python scripts/sweep.py --config=configs/mnist.py --out=runs/sweep --at_once=3 \
+        --config.zoo_dir=zoos/mnist --probes=16,64,256,1024 --networks=1000,10000 --num_seeds=3
+
+  --config=FILE           of the zoo
+  --out=DIR               a run folder for each run, sweep.csv, sweep.md and sweep.png
+  --methods=NAME,…        METHOD or METHOD:READOUT; probegen, probegen:hidden, vanilla and uniform
+                          (dead_leaves for images), if not given
+  --probes=N,…            16,64,256,1024, if not given; methods that decide their number run once
+  --networks=N,…          training networks, with as many probes as the config says; none, if not
+                          given
+  --num_seeds=N           seeds of every run; 3 if not given
+  --config.KEY=VALUE      a setting of every run
+  --at_once=N             trainings side by side, for an accelerator that one alone cannot fill; 1
+  --dry_run               prints the commands of runs that are missing, and runs nothing
+
+Arithmetic is that of the matmuls and convolutions of one prediction of a batch, once probes are
+made; in a zoo of mixed CNNs, as if every layer was the dearest. Runs what is missing and skips what
+is done: killed and started again, it ends with the same table. Exit codes: 0 all done; 1 a run
+failed; 2 a mistake in the command; 130 interrupted.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO), str(REPO / "scripts")]
+
+import grid
+from absl import flags
+
+from probegen_jax import command, errors
+from probegen_jax.errors import UserError
+from probegen_jax.files import write_text
+from probegen_jax.method.generators.registry import METHODS
+from probegen_jax.method.readouts.registry import DEFAULT, READOUTS
+
+_OWN = "--config."
+COLUMNS = (
+    "method",
+    "readout",
+    "num_probes",
+    "train_networks",
+    "mflop",
+    "metric",
+    "num_seeds",
+    "val_mean",
+    "test_mean",
+    "test_std",
+    "ensemble_test",
+    "seconds",
+    "device",
+    "date",
+    "status",
+    "command",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRun(grid.Run):
+    """A point of the curves.
+
+    Attributes:
+      networks: to train on; None for all that the zoo has.
+    """
+
+    method: str
+    readout: str
+    num_probes: int
+    networks: int | None
+    folder: pathlib.Path
+    arguments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    own = [argument for argument in argv[1:] if argument.startswith(_OWN)]
+    rest = [argument for argument in argv if not argument.startswith(_OWN)]
+
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_string("config", None, "of the zoo", flag_values=values)
+        flags.DEFINE_string("out", None, "folder", flag_values=values)
+        flags.DEFINE_list("methods", [], "methods", flag_values=values)
+        flags.DEFINE_list("probes", ["16", "64", "256", "1024"], "probes", flag_values=values)
+        flags.DEFINE_list("networks", [], "training networks", flag_values=values)
+        flags.DEFINE_integer("num_seeds", 3, "seeds", 1, flag_values=values)
+        flags.DEFINE_integer("at_once", 1, "side by side", 1, flag_values=values)
+        flags.DEFINE_boolean("dry_run", False, "print commands", flag_values=values)
+
+    options, names = command.parse(rest, __doc__, define)
+    if names:
+        raise UserError(f"command line: {names[0]!r} is not a flag; --help shows the usage")
+    if options.config is None or options.out is None:
+        raise UserError("say which zoo, and where the runs go: --config=FILE --out=DIR")
+    out = pathlib.Path(options.out)
+    runs = list(_runs(options, out, [f"--config.num_seeds={options.num_seeds}", *own]))
+    for run in runs:
+        run.config()  # a mistake in a setting is told now
+    if options.dry_run:
+        for run in runs:
+            if run.result() is None:
+                print(run.command)
+        return 0
+    return grid.train(runs, out, functools.partial(_write, runs, out), options.at_once)
+
+
+def _runs(options: Any, out: pathlib.Path, own: Sequence[str]) -> Iterator[SweepRun]:
+    """What the command line asks for, each once."""
+
+    def made(method: str, readout: str, probes: int | None, networks: int | None) -> SweepRun:
+        parts = [method, *([readout] if readout != DEFAULT else [])]
+        arguments = [f"--config={options.config}:{method}", *own]
+        arguments += [f"--config.readout={readout}"] if readout != DEFAULT else []
+        arguments += [f"--config.num_probes={probes}"] if probes else []
+        arguments += [f"--config.max_train_networks={networks}"] if networks else []
+        parts += [f"{probes}probes"] if probes else []
+        parts += [f"{networks}networks"] if networks else []
+        folder = out / "-".join(parts)
+        run = SweepRun(method, readout, probes or 0, networks, folder, tuple(arguments))
+        number = probes or run.config()["num_probes"]
+        arguments.append(f"--workdir={folder}")
+        return dataclasses.replace(run, num_probes=number, arguments=tuple(arguments))
+
+    probes, networks = (_numbers(options, name) for name in ("probes", "networks"))
+    for method, readout in _variants(options):
+        # Of methods that decide their number of probes, there is one point.
+        for number in probes if METHODS[method].number is None else [None]:
+            yield made(method, readout, number, None)
+        for number in networks:
+            yield made(method, readout, None, number)
+
+
+def _variants(options: Any) -> list[tuple[str, str]]:
+    """Method and readout of each curve; a `UserError` for names that are none."""
+    found = []
+    for name in options.methods or ["probegen", "probegen:hidden", "vanilla", "uniform"]:
+        method, _, readout = name.partition(":")
+        if method not in METHODS or (readout or DEFAULT) not in READOUTS:
+            raise UserError(
+                f"--methods names {name!r}; give METHOD or METHOD:READOUT, methods being "
+                f"{', '.join(METHODS)}, and readouts {', '.join(READOUTS)}"
+            )
+        found.append((method, readout or DEFAULT))
+    return list(dict.fromkeys(found))
+
+
+def _numbers(options: Any, name: str) -> list[int]:
+    """The numbers of a flag; a `UserError` where they are none."""
+    wrong = [text for text in options[name].value if not text.isdigit() or int(text) < 1]
+    if wrong:
+        raise UserError(f"--{name} names {wrong[0]!r}; give whole numbers above 0")
+    return list(dict.fromkeys(map(int, options[name].value)))
+
+
+def _write(runs: Sequence[SweepRun], out: pathlib.Path, failures: dict[str, str]) -> str:
+    """The table and the picture of all runs so far, each whole or not there."""
+    rows = []
+    for run in runs:
+        row = dict.fromkeys(COLUMNS, "") | {
+            "method": run.method,
+            "readout": run.readout,
+            "num_probes": str(run.num_probes),
+            "train_networks": str(run.networks or ""),
+            "status": "failed" if run.name in failures else "not run",
+            "command": run.command,
+        }
+        result = None if run.name in failures else run.result()
+        if result is not None:
+            last = [seed["last"] for seed in result["seeds"]]
+            test = [each["test"] for each in last]
+            row |= run.made() | {
+                "train_networks": str(result["train_networks"]),
+                "mflop": f"{mflop(run):.4g}",
+                "metric": result["metric"],
+                "num_seeds": str(len(test)),
+                "val_mean": repr(statistics.fmean(each["val"] for each in last)),
+                "test_mean": repr(statistics.fmean(test)),
+                "test_std": repr(statistics.stdev(test) if len(test) > 1 else 0.0),
+                "ensemble_test": str(_ensemble(result)),
+                "seconds": f"{result['seconds']:.1f}",
+                "status": "done",
+            }
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "sweep.csv", text.getvalue())
+    write_text(out / "sweep.md", _markdown(rows))
+    if any(row["status"] == "done" for row in rows):
+        draw(out / "sweep.png", rows)
+    return _markdown(rows)
+
+
+def _ensemble(result: dict[str, Any]) -> Any:
+    """The test score of the mean prediction over seeds; nothing where there is one seed."""
+    return ((result.get("ensemble") or {}).get("last") or {}).get("test", "")
+
+
+@functools.cache
+def mflop(run: SweepRun) -> float:
+    """Millions of operations of matmuls and convolutions that one network's prediction takes."""
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    # This process traces and computes nothing: it must take no accelerator from those that train.
+    jax.config.update("jax_platforms", "cpu")
+    from benchmarks.step import flops
+    from probegen_jax.runs.experiment import make_learner, probe_images
+    from probegen_jax.runs.records import run_config
+
+    config, zoo = run_config(run.folder), _zoo(run.folder)
+    # A CPU's own forms of convolutions hide what they are; a TPU's are the plain ones.
+    zoo = dataclasses.replace(zoo, spec=zoo.spec.on_platform("tpu"))
+    images = probe_images(config, zoo.spec)
+    if images is not None and images.shape[1:] != zoo.spec.probe_shape:
+        zoo = dataclasses.replace(zoo, spec=zoo.spec.with_probe_shape(images.shape[1:]))
+    learner = make_learner(config, zoo, images, "tpu")
+    batch = config.batch_size
+    weights = zoo.shard([np.arange(batch) % len(zoo)], lambda counts: counts)[0]
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: learner.make_model(jax.random.key(0))))
+    probes = jax.eval_shape(lambda state: nnx.merge(graphdef, state).generator(), state)
+
+    def prediction(state: Any, weights: Any, probes: Any) -> Any:
+        head = nnx.merge(graphdef, state).head
+        return head(head.answers(learner.spec, weights, probes))
+
+    return flops(jax.make_jaxpr(prediction)(state, weights, probes).jaxpr) / batch / 1e6
+
+
+_ZOOS: dict[pathlib.Path, Any] = {}
+
+
+def _zoo(folder: pathlib.Path) -> Any:
+    """The zoo of a run; all runs of a sweep have the same."""
+    from probegen_jax.runs.experiment import zoo_of
+    from probegen_jax.runs.records import run_config
+
+    if folder.parent not in _ZOOS:
+        _ZOOS[folder.parent] = zoo_of(run_config(folder))
+    return _ZOOS[folder.parent]
+
+
+def _markdown(rows: Sequence[dict[str, str]]) -> str:
+    """The figures as a table."""
+    lines = [
+        "| method | readout | probes | training networks | MFLOP a prediction | test, last step | "
+        "ensemble | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row[key] for key in ("method", "readout", "num_probes", "train_networks", "mflop")]
+        if row["status"] == "done":
+            ensemble = row["ensemble_test"] and f"{float(row['ensemble_test']):.4f}"
+            score = f"{float(row['test_mean']):.4f} ± {float(row['test_std']):.4f}"
+            cells += [score, ensemble, row["seconds"]]
+        else:
+            cells += [row["status"], "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    done = [row for row in rows if row["status"] == "done"]
+    seeds = "; ".join(sorted({row["num_seeds"] for row in done}))
+    made = "; ".join(sorted({f"{row['device']}, {row['date']}" for row in done}))
+    metric = " and ".join(sorted({row["metric"] for row in done}))
+    if done:
+        lines += ["", f"{metric}: mean ± standard deviation over {seeds} seeds. Made on {made}."]
+    return "\n".join(lines) + "\n"
+
+
+def draw(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
+    """The curves of what is done: against probes, arithmetic and training networks.
+
+    A method with one number of probes is a dashed line across the first panel.
+    """
+    from probegen_jax.report.figures import panels, save
+
+    done = [row for row in rows if row["status"] == "done"]
+    most = max(int(row["train_networks"]) for row in done)
+    figure, (by_probes, by_mflop, by_networks) = panels(3, 4.2, 3.6)
+    names = list(dict.fromkeys(_label(row) for row in done))
+    for number, name in enumerate(names):
+        mine = [row for row in done if _label(row) == name]
+        style = {"color": f"C{number}", "marker": "o", "ms": 3, "capsize": 2, "label": name}
+        full = [row for row in mine if int(row["train_networks"]) == most]
+        if len({row["num_probes"] for row in full}) == 1:
+            score = float(full[0]["test_mean"])
+            by_probes.axhline(score, color=f"C{number}", ls="--", lw=1, label=name)
+        else:
+            _curve(by_probes, full, "num_probes", style)
+        _curve(by_mflop, full, "mflop", style)
+        at = max((row["num_probes"] for row in mine if row not in full), default="")
+        _curve(
+            by_networks, [row for row in mine if row["num_probes"] == at], "train_networks", style
+        )
+    titles = ("probes", "MFLOP a prediction", "training networks")
+    for axes, title in zip((by_probes, by_mflop, by_networks), titles, strict=True):
+        axes.set_xscale("log")
+        axes.set_xlabel(title)
+        axes.grid(alpha=0.3)
+    by_probes.set_ylabel(f"test {done[0]['metric'].replace('_', ' ')}")
+    by_probes.legend(fontsize=7)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _label(row: dict[str, str]) -> str:
+    return row["method"] + (f", {row['readout']}" if row["readout"] != DEFAULT else "")
+
+
+def _curve(axes: Any, rows: Sequence[dict[str, str]], key: str, style: dict[str, Any]) -> None:
+    """One method's scores against a column."""
+    points = sorted(
+        (float(row[key]), float(row["test_mean"]), float(row["test_std"])) for row in rows
+    )
+    if points:
+        x, y, error = zip(*points, strict=True)
+        axes.errorbar(x, y, yerr=error, lw=1, **style)
+
+
+if __name__ == "__main__":
+    errors.run(lambda argv: sys.exit(main(argv)))

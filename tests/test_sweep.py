@@ -1,0 +1,79 @@
+"""scripts/sweep.py: what is run, and the curves that are made of it."""
+
+import csv
+import json
+import shutil
+import sys
+
+import pytest
+from conftest import REPO
+
+sys.path[:0] = [str(REPO / "scripts")]
+
+import sweep
+
+from probegen_jax.errors import UserError
+
+DIGITS = f"--config={REPO / 'configs' / 'digits.py'}"
+
+
+def test_every_point_is_one_run(tmp_path, capsys):
+    argv = ["x", DIGITS, f"--out={tmp_path}", "--probes=4,16", "--networks=200", "--dry_run"]
+    assert sweep.main([*argv, "--methods=probegen:hidden,pixels", "--config.num_epochs=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(f"--workdir={tmp_path}/")[1] for line in lines] == [
+        "probegen-hidden-4probes",
+        "probegen-hidden-16probes",
+        "probegen-hidden-200networks",
+        "pixels",  # which decide their number
+        "pixels-200networks",
+    ]
+    assert lines[1].startswith(
+        f"python -m probegen_jax.train {DIGITS}:probegen --config.num_seeds=3 "
+        "--config.num_epochs=2 --config.readout=hidden --config.num_probes=16 --workdir="
+    )
+    assert "--config.max_train_networks=200" in lines[4]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    (
+        (["--out=x"], "say which zoo, and where the runs go"),
+        ([DIGITS, "--out=x", "--methods=probegen:hiden"], "--methods names 'probegen:hiden'"),
+        ([DIGITS, "--out=x", "--methods=uniformly"], "--methods names 'uniformly'"),
+        ([DIGITS, "--out=x", "--probes=16,many"], "--probes names 'many'"),
+        ([DIGITS, "--out=x", "--networks=0"], "--networks names '0'"),
+        ([DIGITS, "--out=x", "--config.nmu_epochs=3"], "unknown config key 'nmu_epochs'"),
+    ),
+)
+def test_mistakes_are_told_before_anything_runs(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        sweep.main(["sweep", *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # four trainings
+def test_a_sweep_of_the_digits_ends_with_a_table_and_a_picture(tmp_path, capfd):
+    argv = ["x", DIGITS, f"--out={tmp_path}", "--probes=4,8", "--networks=100", "--at_once=2"]
+    argv += ["--methods=probegen:hidden,pixels", "--num_seeds=2", "--config.num_epochs=1"]
+    assert sweep.main(argv) == 0
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["done"] * 5
+    few, more, fewer_networks, pixels, _ = rows
+    assert fewer_networks["train_networks"] == "100"
+    assert float(few["mflop"]) < float(more["mflop"])
+    # 784 points of 28 × 28: two layers of 32 and the output, then the head.
+    hidden, head = 2 * 784 * (2 * 32 + 32 * 32 + 32), 2 * (784 * 256 + 4 * 256**2 + 256 * 10)
+    assert float(pixels["mflop"]) == pytest.approx((hidden + head) / 1e6, rel=1e-3)
+    result = json.loads((tmp_path / "probegen-hidden-4probes" / "result.json").read_text())
+    assert float(few["test_mean"]) == pytest.approx(result["mean"])
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    assert "| probegen | hidden | 8 |" in (tmp_path / "sweep.md").read_text()
+
+    shutil.rmtree(tmp_path / "pixels")
+    capfd.readouterr()
+    assert sweep.main(argv) == 0  # runs the missing one, and no other
+    assert capfd.readouterr().out.count("training ") == 1 + 1  # and a column of the table
