@@ -65,8 +65,8 @@ def test_a_sweep_of_the_digits_ends_with_a_table_and_a_picture(tmp_path, capfd):
     few, more, fewer_networks, pixels, _ = rows
     assert fewer_networks["train_networks"] == "100"
     assert float(few["mflop"]) < float(more["mflop"])
-    # 784 points of 28 × 28: two layers of 32 and the output, then the head.
-    hidden, head = 2 * 784 * (2 * 32 + 32 * 32 + 32), 2 * (784 * 256 + 4 * 256**2 + 256 * 10)
+    # 64 points: a layer of 32 and the output (the first layer is no matmul), then the head.
+    hidden, head = 2 * 64 * (32 * 32 + 32), 2 * (64 * 256 + 4 * 256**2 + 256 * 10)
     assert float(pixels["mflop"]) == pytest.approx((hidden + head) / 1e6, rel=1e-3)
     result = json.loads((tmp_path / "probegen-hidden-4probes" / "result.json").read_text())
     assert float(few["test_mean"]) == pytest.approx(result["mean"])
