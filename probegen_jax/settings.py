@@ -32,9 +32,17 @@ _INTERVALS = ("eval_every", "checkpoint_every")  # of any length: longer than th
 _LARGEST = 2**31 - 1  # what is counted on devices is int32
 _DEEPEST = 100  # linear layers: XLA compiles each for itself
 _BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what checkpoints can be sent to
-_SHARES = ("label_smoothing", "dropout", "ema", "plateau_factor")
+_SHARES = ("label_smoothing", "dropout", "ema", "plateau_factor", "augment_scale")
 _NOT_NEGATIVE = (
-    *("weight_decay", "rank_loss", "learning_rate_floor", "plateau_patience", "warmup_steps"),
+    *(
+        "weight_decay",
+        "rank_loss",
+        "learning_rate_floor",
+        "plateau_patience",
+        "warmup_steps",
+        "augment_shift",
+        "augment_rotation",
+    ),
 )
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -219,6 +227,12 @@ def defaults(dataset: str) -> ConfigDict:
     config.weight_decay = 0.0
     # Of the loss of classes: the share that counts for all classes evenly.
     config.label_smoothing = 0.0
+    # In training, what INRs draw is moved at random: at most so far along each axis, of which an
+    # image has 2 units,
+    config.augment_shift = 0.0
+    config.augment_rotation = 0.0  # turned by at most so many degrees,
+    config.augment_scale = 0.0  # larger or smaller by at most this share,
+    config.augment_flip = False  # or mirrored, left to right
     config.dropout = 0.0  # share of the head's hidden values that a step sets to 0
     # Decay, such as 0.999, of an average of all parameters over steps, which evaluations, the best
     # and the final model use; 0: they use the parameters themselves.

@@ -58,7 +58,7 @@ class Learner:
       make_model: from a key to a fresh Flax model, called with stacked zoo weights.
       loss: per-network loss; None, as the optimizer, if the model is only run.
       recipe: that the optimizer is of; None for the paper's.
-      noisy: whether the model has dropout.
+      noisy: whether the model has dropout or augmentation.
       data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
         over more than one device.
       platform: of the devices that training runs on: "cpu", "gpu" or "tpu".
@@ -98,7 +98,7 @@ class Learner:
         """The model's outputs for a batch of zoo networks, or of their responses.
 
         Args:
-          noise: of a training step, if the model has dropout.
+          noise: of a training step, if the model is noisy.
         """
         model = nnx.merge(self.graphdef, params, fixed)
         return (model.read if self.from_responses else model)(weights_B, noise)

@@ -13,6 +13,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.method.dropout import Dropout, Noise
 from probegen_jax.method.generators import registry
 from probegen_jax.method.generators.base import Generator
+from probegen_jax.method.moves import Moves, Reach
 from probegen_jax.method.readouts.base import Readout, Sizes
 from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.networks.contract import NetworkSpec
@@ -21,22 +22,32 @@ from probegen_jax.networks.contract import NetworkSpec
 class ProbeGen(nnx.Module):
     """The whole predictor. What is trained is its `nnx.Param`s: generator and head."""
 
-    def __init__(self, spec: NetworkSpec, generator: Generator, head: Readout):
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        generator: Generator,
+        head: Readout,
+        moves: Moves | None = None,
+    ):
         self.spec = spec
         self.generator = generator
         self.head = head
+        self.moves = moves
+        self.drops = any(isinstance(part, Dropout) for _, part in nnx.iter_modules(head))
 
     def __call__(self, weights: Any, noise: Noise | None = None) -> Float[Array, "B O"]:
         """Outputs (logits, or values) for the networks with stacked `weights`.
 
         Args:
-          noise: of a training step, if the head has dropout.
+          noise: of a training step, if there is dropout or augmentation.
         """
+        if self.moves is not None and noise is not None:
+            weights = self.moves(weights, noise)
         return self.read(self.head.answers(self.spec, weights, self.generator()), noise)
 
     def read(self, answers: Float[Array, "B P A"], noise: Noise | None) -> Float[Array, "B O"]:
         """Outputs for what the networks have answered."""
-        return self.head(answers) if noise is None else self.head(answers, noise)
+        return self.head(answers, noise) if self.drops and noise is not None else self.head(answers)
 
 
 def make_generator(
@@ -83,8 +94,8 @@ def make_model(
 ) -> ProbeGen:
     """A fresh ProbeGen, see `make_generator` and `readouts.base.Readout`.
 
-    Outputs are classes, or 1 for a value. Dropout is as the settings say. The stream `params`
-    draws the generator, then the head.
+    Outputs are classes, or 1 for a value. Dropout and augmentation are as the settings say. The
+    stream `params` draws the generator, then the head.
     """
     shape = spec.probe_shape
     generator = make_generator(settings, shape, images=images, rngs=rngs, platform=platform)
@@ -92,9 +103,17 @@ def make_model(
     sizes = head_sizes(settings, num_outputs)
     dropout = settings.get("dropout", 0.0)
     head = kind.make(spec, dataclasses.replace(sizes, dropout=dropout), rngs=rngs)
-    if dropout and not any(isinstance(part, Dropout) for _, part in nnx.iter_modules(head)):
+    reach = Reach.of(settings)
+    moves = Moves(reach, spec, rngs=rngs) if reach else None
+    model = ProbeGen(spec, generator, head, moves)
+    if dropout and not model.drops:
         raise UserError(
             f"dropout is {dropout}, but the readout {name_in(settings)!r} with head_depth "
             f"{sizes.depth} has no layer for it; use --config.dropout=0"
         )
-    return ProbeGen(spec, generator, head)
+    if reach and not jax.tree.leaves(nnx.state(generator, nnx.Param)):
+        raise UserError(
+            f"augment_… is set, but networks answer the probes of {settings['method']} once and "
+            "are not moved then; leave it out, or choose a method whose probes are trained"
+        )
+    return model

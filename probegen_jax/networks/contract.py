@@ -91,6 +91,7 @@ class NetworkSpec(abc.ABC):
       needs_config: whether the file of one network must state its architecture beside its arrays.
       config_beside: whether `read` also looks at the config.json that lies beside a file, if any.
       pixels: of networks that read images: how these were normalised; None where that is unknown.
+      can_move: whether `moved` does it.
       tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty
         where the family gives none.
     """
@@ -101,6 +102,7 @@ class NetworkSpec(abc.ABC):
     plane: Literal["xy", "ij"] | None = None
     vmap_seeds: ClassVar[bool] = True
     needs_config: ClassVar[bool] = False
+    can_move: bool = False
     config_beside: ClassVar[bool] = False
     pixels: Pixels | None = None
     tap_sizes: tuple[int, ...] = ()
@@ -131,6 +133,12 @@ class NetworkSpec(abc.ABC):
     ) -> tuple[Float[Array, "B P H"], ...]:
         """`apply_with_taps` of every network of a batch."""
         return jax.vmap(self.apply_with_taps, in_axes=(0, None))(weights, probes)
+
+    def moved(
+        self, weights: Any, matrix_DxD: Float[Array, "D D"], shift_D: Float[Array, " D"]
+    ) -> Any:
+        """The network that answers at x what this one, on points, answers at Ax + s."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be moved; see `can_move`")
 
     def with_options(self, options: Options, weights: Any = None) -> "NetworkSpec":
         """This spec, run in another way; a `UserError` for an option that it does not have.

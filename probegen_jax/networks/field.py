@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.contract import ReadOptions, affine
-from probegen_jax.networks.points import PointSpec
+from probegen_jax.networks.points import PointSpec, moved_layer
 from probegen_jax.networks.sine import sine
 
 # {"layers": tuple of {"kernel": (in, out), "bias": (out,)}, "projection": (D, F) if Fourier}; a
@@ -122,6 +122,20 @@ class FieldSpec(PointSpec):
             drawn = jax.random.normal(jax.random.fold_in(key, 1), shape)
             weights["projection"] = self.projection_std * drawn
         return weights
+
+    @property
+    def can_move(self) -> bool:
+        return self.encoding == "none"  # whose first layer reads the points themselves
+
+    def moved(
+        self,
+        weights: FieldWeights,
+        matrix_DxD: Float[Array, "D D"],
+        shift_D: Float[Array, " D"],
+    ) -> FieldWeights:
+        """See `NetworkSpec`."""
+        first, *rest = weights["layers"]
+        return weights | {"layers": (moved_layer(first, matrix_DxD, shift_D), *rest)}
 
     def apply(self, weights: FieldWeights, probes: Float[Array, "P D"]) -> Float[Array, "P R"]:
         return self.apply_with_taps(weights, probes)[-1]

@@ -196,6 +196,21 @@ class PointSpec(NetworkSpec):
         return np.stack([axis.ravel() for axis in order], axis=-1)
 
 
+def moved_layer(
+    layer: Mapping[str, Array], matrix_DxD: Float[Array, "D D"], shift_D: Float[Array, " D"]
+) -> dict[str, Array]:
+    """A first layer that computes of x what `layer` computes of Ax + s, on a kernel (D, out)."""
+    moved = {}
+    for name in (each for each in layer if each.endswith("kernel")):
+
+        def along(point_D: Array, kernel: Array = layer[name]) -> Array:
+            return jnp.sum(point_D[:, None] * kernel, axis=0)  # no matmul: some round
+
+        bias = name.replace("kernel", "bias")
+        moved |= {name: jax.vmap(along)(matrix_DxD.T), bias: layer[bias] + along(shift_D)}
+    return moved
+
+
 def _layouts_told(state: Mapping[str, Any], options: ReadOptions) -> tuple[str, str]:
     """Which names of layers were looked for, if all in vain; and which others would be found."""
     given = options.layer_key, options.last_layer_key

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from probegen_jax.networks.contract import Options, ReadOptions, affine
-from probegen_jax.networks.points import PointSpec
+from probegen_jax.networks.points import PointSpec, moved_layer
 from probegen_jax.networks.sine import EXACT_TO, sine
 
 # A layer is {"kernel": (in, out), "bias": (out,)}; stacked, with a leading network axis on both.
@@ -120,6 +120,17 @@ class SirenSpec(PointSpec):
             taps.append(w0 * (x @ layer["kernel"] + layer["bias"][None]))
         last = sin(taps[-1]) @ weights[-1]["kernel"] + weights[-1]["bias"][None]
         return *taps, last + self.output_shift
+
+    can_move: ClassVar[bool] = True
+
+    def moved(
+        self,
+        weights: SirenWeights,
+        matrix_DxD: Float[Array, "D D"],
+        shift_D: Float[Array, " D"],
+    ) -> SirenWeights:
+        """See `NetworkSpec`."""
+        return (moved_layer(weights[0], matrix_DxD, shift_D), *weights[1:])
 
     def phase_bound(self, weights: SirenWeights, reach: float) -> float:
         """What no sine's argument exceeds, in radians, if no probe's coordinate exceeds `reach`."""

@@ -18,6 +18,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.method import learning
 from probegen_jax.method.generators import registry
 from probegen_jax.method.model import make_model
+from probegen_jax.method.moves import Reach
 from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.recipe import Recipe
 from probegen_jax.method.tasks import TASKS, Scale
@@ -211,7 +212,8 @@ def make_learner(
         rngs = nnx.Rngs(params=key)
         return make_model(spec, settings, num_outputs, images=images, rngs=rngs, platform=platform)
 
-    recipe, noisy = Recipe.of(settings), settings.get("dropout", 0.0) > 0
+    recipe = Recipe.of(settings)
+    noisy = settings.get("dropout", 0.0) > 0 or bool(Reach.of(settings))
     optimizer = recipe.optimizer(_schedule(config, zoo).total_steps)
     loss = recipe.loss(TASKS[zoo.task].loss)
     return learning.Learner(model_from, spec, loss, optimizer, recipe=recipe, noisy=noisy)
