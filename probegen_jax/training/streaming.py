@@ -31,7 +31,7 @@ T = TypeVar("T")
 CHUNK_BYTES = 64 * 2**20
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 _ON_DEVICE = 2  # chunks that wait there
-# Chunks of a step's networks that are larger than this are made one at a time, one step ahead.
+# Steps whose networks are larger than this are read one at a time, while the one before is made.
 _LARGE_BYTES, _READ_LARGE = 4 * CHUNK_BYTES, grain.ReadOptions(0, 0)
 
 
@@ -70,7 +70,7 @@ class Streamed:
         self._per_sweep = max(1, at_once)
         step_bytes = network_bytes * len(layout.rows_BxM) * len(keys_S)
         large = step_bytes > _LARGE_BYTES
-        self._reading, self._waiting = (_READ_LARGE, 1) if large else (_READ, _ON_DEVICE)
+        self._reading, self._waiting = (_READ_LARGE, 0) if large else (_READ, _ON_DEVICE)
         self._chunks = -(-self._steps // self._per_chunk)  # of an epoch
         self._iterator: grain.DatasetIterator | None = None
         self._position: dict[str, Any] | None = None
@@ -153,8 +153,11 @@ class Streamed:
 
     def _dataset(self, source: Any) -> grain.IterDataset:
         dataset = grain.MapDataset.source(source).to_iter_dataset(self._reading)
+        dataset = dataset.map(self._to_devices)
+        if not self._waiting:
+            return dataset
         return grain.experimental.ThreadPrefetchIterDataset(
-            dataset.map(self._to_devices), prefetch_buffer_size=self._waiting
+            dataset, prefetch_buffer_size=self._waiting
         )
 
     def _read(self, rows_BxM: Int[np.ndarray, "B M"]) -> dict[int, Any]:

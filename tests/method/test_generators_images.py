@@ -176,6 +176,19 @@ def test_deep_linear_sizes(shape, depth, channels):
 
 
 @pytest.mark.parametrize(
+    ("size", "layers"),
+    [(32, 5), (56, 5), (64, 6), (96, 6), (112, 6), (128, 7), (192, 7), (224, 7)],
+)
+def test_a_depth_left_open_grows_with_the_images(size, layers):
+    def made():
+        settings = SETTINGS | {"method": "probegen", "generator_depth": None}
+        return make_generator(settings, (size, size, 3), rngs=nnx.Rngs(0))
+
+    assert len(nnx.eval_shape(made).layers) == layers
+    assert nnx.eval_shape(lambda: made()()).shape == (5, size, size, 3)
+
+
+@pytest.mark.parametrize(
     ("shape", "depth", "message"),
     [
         ((32, 28, 1), None, "square"),

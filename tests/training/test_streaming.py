@@ -13,6 +13,7 @@ from probegen_jax.method import learning
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.mixed_cnn import mixed, tables
+from probegen_jax.training import streaming
 from probegen_jax.training.batch_order import lay_out
 from probegen_jax.training.batches import make_batches
 from probegen_jax.training.mesh import make_mesh
@@ -34,6 +35,35 @@ def setting():
     keys_S = jax.vmap(jax.random.key)(jnp.arange(2))
     mesh = make_mesh(BATCH, 2, devices=jax.devices()[:1])
     return zoo, lay_out(splits, BATCH), mesh, keys_S
+
+
+def test_steps_of_large_networks_are_read_one_at_a_time(setting, monkeypatch):
+    monkeypatch.setattr(streaming, "_LARGE_BYTES", BATCH * BYTES)
+    zoo, layout, mesh, keys_S = setting
+    read = []
+
+    def from_disk(rows_N):
+        read.append(len(rows_N))
+        return zoo.read(rows_N)
+
+    stored = dataclasses.replace(zoo, weights=Stored(from_disk))
+    batches = Streamed(stored, layout, mesh, keys_S, BYTES, chunk_bytes=1)
+    programs, resident = Programs(make_learner(), mesh), make_batches(*setting, "resident")
+    for at in range(10):
+        ours = batches.stretch(programs, 0, at)
+        assert read == [2 * BATCH] * (at + 1)  # for two seeds, and no step ahead
+        theirs = resident.stretch(programs, 0, at)
+        for a, b in zip(networks_of(ours, at), networks_of(theirs, at), strict=True):
+            np.testing.assert_array_equal(a, b)
+    position = json.loads(json.dumps(batches.position))
+    again = Streamed(stored, layout, mesh, keys_S, BYTES, chunk_bytes=1)
+    again.restore(position)
+    for a, b in zip(
+        networks_of(again.stretch(programs, 0, 9), 9), networks_of(ours, 9), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    batches.close()
+    again.close()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """All networks of a folder: read once into arrays or, if large, whenever they are needed."""
 
+import concurrent.futures
 import hashlib
+import math
 import pathlib
 from typing import Any
 
@@ -20,6 +22,8 @@ from probegen_jax.zoo.zoo import Stored
 
 # Weights of a network that is read from its file each time, instead of from a copy of them all.
 _LARGE = 2**18
+_AT_ONCE = 4  # of these, how many files are read
+_ALIGNMENT = 64  # bytes
 
 
 def is_large(spec: NetworkSpec) -> bool:
@@ -79,18 +83,29 @@ def stored(
     """Networks that stay in their files, in whatever format these are."""
 
     def read(rows_N: np.ndarray) -> Any:
-        stacked: Any = None
-        for place, row in enumerate(rows_N.tolist()):
-            network = _read(folder / paths[row], spec, options, Notes())
-            if stacked is None:  # filled one by one: never are there two copies of all
-                stacked = jax.tree.map(
-                    lambda leaf: np.empty((len(rows_N), *leaf.shape), leaf.dtype), network
-                )
+        stacked = jax.tree.map(
+            lambda leaf: _aligned((len(rows_N), *leaf.shape), leaf.dtype), spec.abstract()
+        )
+
+        def fill(place: int) -> None:  # one by one: never are there two copies of all
+            network = _read(folder / paths[rows_N[place]], spec, options, Notes())
             for into, leaf in zip(jax.tree.leaves(stacked), jax.tree.leaves(network), strict=True):
                 into[place] = leaf
+
+        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads:
+            for _ in threads.map(fill, range(len(rows_N))):
+                pass  # an error is raised here
         return stacked
 
     return Stored(read, digest=digest)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that jax takes for a CPU device as it lies, without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _read(path: pathlib.Path, spec: NetworkSpec, options: ReadOptions, notes: Notes) -> Any:
