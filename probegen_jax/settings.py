@@ -218,6 +218,9 @@ def defaults(dataset: str) -> ConfigDict:
     config.head_width = 256  # of the head's hidden layers
     config.head_depth = 6  # linear layers of the head, at most 100
 
+    # Folder of a run whose parameters training starts with, where they have the same names and
+    # shapes: those that were best on validation. The rest is fresh.
+    config.init_from = placeholder(str)
     config.num_epochs = 30  # times that training sees every network
     config.batch_size = 32  # networks in a step
     config.learning_rate = 3e-4  # Adam's at the first step; it falls as `schedule` says

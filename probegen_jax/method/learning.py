@@ -86,6 +86,11 @@ class Learner:
 
         return jax.vmap(one)(keys_S)
 
+    def with_params(self, state_S: TrainState, params_S: Any) -> TrainState:
+        """A fresh state, but for its parameters."""
+        opt_state = jax.vmap(self.optimizer.init)(params_S)
+        return dataclasses.replace(state_S, params=params_S, opt_state=opt_state)
+
     @property
     def graphdef(self) -> Any:
         """The model's structure, to be merged with a state's `params` and `fixed`."""

@@ -101,6 +101,11 @@ class Findings:
         return of_metric(self.result["metric"])
 
     @property
+    def before(self) -> str:
+        """What `probes_before` are; of a run that started with another's parameters, no start."""
+        return "fresh ones (see init_from)" if self.config.get("init_from") else "before training"
+
+    @property
     def loss(self) -> str:
         """What is minimised."""
         scaled = not self.task.classes and settings.standardizes(self.config)

@@ -107,7 +107,7 @@ def probe_charts(run: Findings) -> dict[str, str]:
     if after.ndim == 4:
         cut = f" (the first {_MOST_PROBES})" if len(after) > _MOST_PROBES else ""
         return {
-            "before": pictures.sheet_svg(before[:_MOST_PROBES], f"before training{cut}"),
+            "before": pictures.sheet_svg(before[:_MOST_PROBES], f"{run.before}{cut}"),
             "after": pictures.sheet_svg(after[:_MOST_PROBES], f"after training{cut}"),
         }
     if not run.planes:
@@ -130,7 +130,7 @@ def probes(run: Findings) -> str:
         return group("row", map(figure, drawn.values()))
     first, *others = (html.escape(f"target {drawing.target}") for drawing in run.planes)
     captions = [
-        f'<span class="key before"></span> before training, over a network with {first}',
+        f'<span class="key before"></span> {run.before}, over a network with {first}',
         f'<span class="key"></span> after training, over a network with {first}',
         *others,
     ]

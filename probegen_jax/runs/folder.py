@@ -132,6 +132,8 @@ def computed(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in whole.items()
         if key not in free and (value is not None or usual.get(key) is not None)
     }
+    if "init_from" in kept:  # a run that may have moved since
+        kept["init_from"] = os.path.basename(os.path.abspath(kept["init_from"]))
     if kept.get("matmul_precision") == "auto":  # which is "highest" or no worse
         kept["matmul_precision"] = "highest"
     kept["standardize"] = settings.standardizes(config)  # not so in runs from before it was a key

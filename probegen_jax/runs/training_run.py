@@ -14,7 +14,7 @@ from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
 from probegen_jax.method.generators import registry
-from probegen_jax.runs import checks, records
+from probegen_jax.runs import checks, records, warm_start
 from probegen_jax.runs import experiment as experiments
 from probegen_jax.runs import folder as folders
 from probegen_jax.runs.experiment import Experiment, Run
@@ -112,6 +112,12 @@ def train_run(
         identity=identity,
     )
     resumed = training.resume(lambda theirs: _refuse_other(folder, theirs, config, identity))
+    if not resumed and config.get("init_from"):
+        init_from = pathlib.Path(config.init_from)
+        params, line = warm_start.warm(fetch(mesh, training.params), init_from)
+        training.start_from(params)
+        if jax.process_index() == 0:
+            print(line)
     _announce(experiment, folder, training.done if resumed else None)
     log = _open_log(config, folder, zoo_facts, training) if jax.process_index() == 0 else None
     training.run(

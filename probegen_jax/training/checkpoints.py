@@ -129,6 +129,15 @@ class Checkpoints:
         facts.pop(typed_json.DIGEST, None)
         return arrays, facts
 
+    def arrays(self, step: int) -> Any:
+        """The arrays that `save` got at `step`, as nested dicts, whatever their shapes.
+
+        Whether they are as they were saved cannot be told here, only whether they can be read.
+        """
+        with self._reading(step):
+            given = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+            return self._manager.restore(step, args=given)["arrays"]
+
     def facts(self, step: int) -> dict[str, Any]:
         """The dict that `save` got at `step`, without a look at the arrays."""
         with self._reading(step):  # as a process of a job can do alone

@@ -149,6 +149,12 @@ class Training:
         self._batches.restore(facts["data"])
         return True
 
+    def start_from(self, params_S: Any) -> None:
+        """Starts with these parameters, of all seeds, in place of fresh ones."""
+        params_S = place(self.mesh, params_S, BY_SEED)
+        self.state = self._programs.with_params(self.state, params_S)
+        self.best_params = self.params
+
     def _refuse_other_probes(self, saved: learning.TrainState) -> None:
         """Fixed probes, which networks have answered already, must be those of the checkpoint."""
         if learning.probes_are_fixed(saved):

@@ -34,6 +34,7 @@ class Programs:
       predict: each seed's outputs (S, T, B, O) for batches of places:
         (params_S, fixed_S, weights, targets_N, places_TxB).
       keep_better: `learning.choose_per_seed`.
+      with_params: `Learner.with_params`.
       after_validation: `Learner.after_validation`.
     """
 
@@ -70,6 +71,7 @@ class Programs:
         )
         by_seed = NamedSharding(mesh, BY_SEED)
         self.keep_better = jax.jit(learning.choose_per_seed, out_shardings=by_seed)
+        self.with_params = jax.jit(learner.with_params, out_shardings=by_seed)
         self.after_validation = jax.jit(learner.after_validation, out_shardings=by_seed)
 
     def init(self, keys_S: Key[Array, " S"]) -> learning.TrainState:
