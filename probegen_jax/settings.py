@@ -212,8 +212,8 @@ def defaults(dataset: str) -> ConfigDict:
     # that TFDS has prepared, or `digits`, `mnist`, `fashion_mnist` or `cifar10`.
     config.probe_images = placeholder(str)
 
-    # What is read of the networks: `outputs`, what they answer, or `hidden`: what every neuron
-    # computes on the way, too (INRs).
+    # What is read of the networks: `outputs`, what they answer, or `hidden`: what INRs and
+    # CNNs compute on the way, too.
     config.readout = "outputs"
     config.head_width = 256  # of the head's hidden layers
     config.head_depth = 6  # linear layers of the head, at most 100

@@ -16,6 +16,17 @@ ACTIVATIONS = {
 }
 
 
+class Activation(nn.Module):
+    """A module, so that a forward hook sees what goes in and what comes out."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.function = ACTIVATIONS[name]
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class PlainCnn(nn.Module):
     """Convolutions with an activation each, residual links, average pooling, a linear head."""
 
@@ -28,17 +39,19 @@ class PlainCnn(nn.Module):
             )
             for layer in layers
         )
+        self.activations = nn.ModuleList(Activation(layer.activation) for layer in layers)
         self.fc = nn.Linear(layers[-1].out_channels, num_classes)
 
     def forward(self, x):
         outputs = []
-        for layer, convolution in zip(self.plan, self.layers, strict=True):
+        steps = zip(self.plan, self.layers, self.activations, strict=True)
+        for layer, convolution, activation in steps:
             x = convolution(x)
             if layer.residual >= 0:
                 source = outputs[layer.residual]
                 shared = min(x.shape[1], source.shape[1])
                 x = torch.cat([x[:, :shared] + source[:, :shared], x[:, shared:]], dim=1)
-            x = ACTIVATIONS[layer.activation](x)
+            x = activation(x)
             outputs.append(x)
         return self.fc(x.mean(dim=(2, 3)))
 

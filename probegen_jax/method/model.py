@@ -99,7 +99,7 @@ def make_model(
     """
     shape = spec.probe_shape
     generator = make_generator(settings, shape, images=images, rngs=rngs, platform=platform)
-    kind = readout(name_in(settings))
+    kind = readout(name_in(settings), spec)
     sizes = head_sizes(settings, num_outputs)
     dropout = settings.get("dropout", 0.0)
     head = kind.make(spec, dataclasses.replace(sizes, dropout=dropout), rngs=rngs)

@@ -94,6 +94,7 @@ class NetworkSpec(abc.ABC):
       can_move: whether `moved` does it.
       tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty
         where the family gives none.
+      has_maps: whether what networks compute on the way are maps; see `maps.WithMaps`.
     """
 
     probe_shape: tuple[int, ...]
@@ -106,6 +107,7 @@ class NetworkSpec(abc.ABC):
     config_beside: ClassVar[bool] = False
     pixels: Pixels | None = None
     tap_sizes: tuple[int, ...] = ()
+    has_maps: ClassVar[bool] = False
 
     # Running networks.
 

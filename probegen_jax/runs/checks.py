@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from probegen_jax import settings
 from probegen_jax.errors import UserError
-from probegen_jax.method import learning
 from probegen_jax.method.tasks import TASKS, Scale
 from probegen_jax.runs.experiment import Experiment
+from probegen_jax.training.evaluation import answers_once
 from probegen_jax.training.memory import bytes_of, refuse_too_much
 from probegen_jax.training.mesh import DATA, SEEDS
 from probegen_jax.zoo.zoo import SPLITS, Zoo
@@ -82,7 +82,7 @@ def check_memory(experiment: Experiment, mesh: Mesh) -> None:
     # The state before a step and after it, and the best parameters on validation.
     of_seed = 2 * (trained + moments) + trained + bytes_of(state.fixed)
     devices = mesh.shape[DATA]
-    fixed = learning.probes_are_fixed(state)
+    fixed = answers_once(experiment.learner, state)
     # Responses of a batch and their gradient; or, of fixed probes, of all networks once.
     networks = len(zoo) / devices if fixed else 2 * config.batch_size / devices
     at_once = seeds if fixed or zoo.spec.vmap_seeds else 1

@@ -35,7 +35,7 @@ from probegen_jax.runs.zoo_facts import facts
 from probegen_jax.runs.zoo_from_config import PUBLISHED, from_config
 from probegen_jax.training.boundaries import Schedule
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
-from probegen_jax.training.evaluation import Evaluation
+from probegen_jax.training.evaluation import Evaluation, answers_once
 from probegen_jax.training.loop import Best
 from probegen_jax.typed_json import typed
 from probegen_jax.zoo.zoo import Stored, Zoo
@@ -110,8 +110,8 @@ class Experiment:
         Args:
           state_S: what is used of it is `params` and `fixed`.
         """
-        fixed = learning.probes_are_fixed(state_S)
-        return self.evaluation.outputs(state_S, rows_N, answers_first=fixed)
+        once = answers_once(self.learner, state_S)
+        return self.evaluation.outputs(state_S, rows_N, answers_first=once)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -249,7 +249,7 @@ class Run:
         params, scale = self._trained(which), self.experiment.scale
         if scale is None:
             return params
-        head = readout(name_in(self.experiment.config))
+        head = readout(name_in(self.experiment.config), self.experiment.zoo.spec)
         return params | {"head": head.predicting_values(params["head"], scale)}
 
     def outputs(

@@ -155,7 +155,7 @@ def _head_arrays(
     name: str, spec: NetworkSpec, seeds: int, sizes: Sizes
 ) -> dict[str, tuple[int, ...]]:
     """Name and shape of each array of the head; nothing of that size is made."""
-    head = nnx.eval_shape(lambda: readout(name).make(spec, sizes, rngs=nnx.Rngs(0)))
+    head = nnx.eval_shape(lambda: readout(name, spec).make(spec, sizes, rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(head, nnx.Param))
     return {key: (seeds, *leaf.shape) for key, leaf in trees.named({"head": params}).items()}
 

@@ -240,7 +240,7 @@ def _learner(
     """Runs a head on the responses to probes that are part of the state."""
 
     def model_from(key: Key[Array, ""]) -> ProbeGen:
-        made = readout(head).make(spec, sizes, rngs=nnx.Rngs(params=key))
+        made = readout(head, spec).make(spec, sizes, rngs=nnx.Rngs(params=key))
         return ProbeGen(spec, Given(jnp.zeros(probes_shape)), made)
 
     return learning.Learner(model_from, spec)

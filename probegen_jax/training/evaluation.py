@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -74,6 +75,12 @@ class Evaluation:
         batches = make_batches(self.zoo, layout, mesh, no_order_S, self.mode)
         used = learning.TrainState(state_S.params, state_S.fixed, None, None)
         return _programs(self.learner, mesh), batches, place(mesh, used, BY_SEED)
+
+
+def answers_once(learner: learning.Learner, state_S: learning.TrainState) -> bool:
+    """Whether networks answer once and for all: neither probes nor what is read change."""
+    head = nnx.eval_shape(lambda: learner.make_model(jax.random.key(0)).head)
+    return learning.probes_are_fixed(state_S) and head.answers_once
 
 
 def with_responses(

@@ -109,7 +109,7 @@ class Training:
         layout = lay_out(zoo.splits, batch_size, zoo.costs())
         self._batches = make_batches(zoo, layout, mesh, order_keys_S, mode)
         self.state = self._programs.init(init_keys_S)
-        if learning.probes_are_fixed(self.state):
+        if evaluation.answers_once(learner, self.state):
             self._programs, self._batches = evaluation.with_responses(
                 self._programs, self._batches, zoo, self.state, order_keys_S
             )

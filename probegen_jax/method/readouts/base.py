@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flax import nnx
@@ -36,7 +36,18 @@ class Readout(nnx.Module):
 
     One with dropout holds a `Dropout` if its `Sizes` ask for it, and is then called with a second
     argument in training: the `Noise` of the step.
+
+    Attributes:
+      answers_once: whether what it reads of a network follows from the probes alone, so that it is
+        computed only once where these do not change.
     """
+
+    answers_once: ClassVar[bool] = True
+
+    @classmethod
+    def for_networks(cls, spec: NetworkSpec) -> type["Readout"]:
+        """The class that reads such networks under the same name; here, this one."""
+        return cls
 
     @classmethod
     @abc.abstractmethod

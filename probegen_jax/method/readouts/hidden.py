@@ -15,6 +15,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.method.dropout import Noise
 from probegen_jax.method.layers import dense
 from probegen_jax.method.readouts.base import Readout, Sizes
+from probegen_jax.method.readouts.maps import HiddenMaps
 from probegen_jax.method.readouts.outputs import Head
 from probegen_jax.method.readouts.scalar import FEATURES, ScalarEncoder
 from probegen_jax.networks.contract import NetworkSpec
@@ -38,6 +39,10 @@ class Hidden(Readout):
             [dense(values, _TOKEN_WIDTH, rngs=rngs), dense(_TOKEN_WIDTH, _TOKEN, rngs=rngs)]
         )
         self.head = Head.of(sizes.num_probes * _TOKEN, sizes, rngs=rngs)
+
+    @classmethod
+    def for_networks(cls, spec: NetworkSpec) -> type[Readout]:
+        return HiddenMaps if spec.has_maps else cls
 
     @classmethod
     def make(cls, spec: NetworkSpec, sizes: Sizes, *, rngs: nnx.Rngs) -> "Hidden":

@@ -49,12 +49,18 @@ class Head(Readout):
     def last_layer(params: Mapping[str, Any]) -> tuple[str | int, ...]:
         return "layers", max(params["layers"], key=int)
 
-    def __call__(
+    def features(
         self, answers: Float[Array, "B P R"], noise: Noise | None = None
-    ) -> Float[Array, "B O"]:
+    ) -> Float[Array, "B width"]:
+        """What the last layer reads."""
         x = answers.reshape(answers.shape[0], -1)  # probe-major
         for n, layer in enumerate(self.layers[:-1]):
             x = jax.nn.relu(layer(x))
             if noise is not None:
                 x = self.dropout(x, noise, n)
-        return self.layers[-1](x)
+        return x
+
+    def __call__(
+        self, answers: Float[Array, "B P R"], noise: Noise | None = None
+    ) -> Float[Array, "B O"]:
+        return self.layers[-1](self.features(answers, noise))

@@ -20,6 +20,6 @@ def name_in(config: Any) -> str:
     return config.get("readout", DEFAULT)
 
 
-def readout(name: str) -> Any:
-    """The class of a readout; see `base.Readout`."""
-    return pkgutil.resolve_name(READOUTS[name])
+def readout(name: str, spec: Any) -> Any:
+    """The class of a readout of such networks; see `base.Readout`."""
+    return pkgutil.resolve_name(READOUTS[name]).for_networks(spec)

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
-from probegen_jax.networks.cnn import forward, one_by_one, state_dict
+from probegen_jax.networks.cnn import forward, one_by_one, seen, state_dict
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.contract import (
     NetworkSpec,
@@ -25,6 +25,7 @@ from probegen_jax.networks.contract import (
     check_at_least_one,
     check_finite,
 )
+from probegen_jax.networks.maps import Reduce, WithMaps
 from probegen_jax.networks.pixels import Pixels
 
 CnnWeights = dict[str, Any]
@@ -36,7 +37,7 @@ _MOST_PATCH_VALUES = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
-class CnnSpec(NetworkSpec):
+class CnnSpec(WithMaps, NetworkSpec):
     """The static part of a CNN: everything but its weights.
 
     The weights are `{"layers": ({"kernel": (k, k, in, out), "bias": (out,)}, ...), "head":
@@ -176,12 +177,7 @@ class CnnSpec(NetworkSpec):
         Convolutions with kernels of many networks become grouped ones, and a GPU's library runs
         these a group after the other: a step on CIFAR10-GS takes more than twice as long with them.
         """
-        networks = weights["head"]["kernel"].shape[0]
-        matmuls = [
-            math.prod(size) * layer.kernel**2 * layer.in_channels * networks * len(probes)
-            <= _MOST_PATCH_VALUES
-            for layer, size in zip(self.layers, self.sizes, strict=True)
-        ]
+        matmuls = self._fit(weights, probes)
         first = forward.patches(probes, self.layers[0])  # shared by all networks
 
         def one(network):
@@ -190,6 +186,36 @@ class CnnSpec(NetworkSpec):
             )
 
         return jax.vmap(one)(weights)
+
+    def _fit(self, weights: CnnWeights, probes: jax.Array) -> list[bool]:
+        """Of which layers the patches of a whole batch fit the memory."""
+        networks = weights["head"]["kernel"].shape[0]
+        return [
+            math.prod(size) * layer.kernel**2 * layer.in_channels * networks * len(probes)
+            <= _MOST_PATCH_VALUES
+            for layer, size in zip(self.layers, self.sizes, strict=True)
+        ]
+
+    def describe_layers(
+        self, weights: CnnWeights
+    ) -> tuple[Float[Array, "B L 24"], Bool[Array, "B L"]]:
+        return seen.describe(self.layers, self.sizes, self.activations, weights)
+
+    def respond_with_maps(
+        self,
+        weights: CnnWeights,
+        probes: Float[Array, "P H W C"],
+        reduce: Reduce,
+        queries: Float[Array, "B L Q"],
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
+        check_images(probes, self.image_shape)
+        together = self.block_size is None and self.platform != "cpu"
+        matmuls = self._fit(weights, probes) if together else ()
+        one = seen.respond(self.layers, self.activations, probes, reduce, matmuls)
+        if together:
+            return jax.vmap(one)(weights, queries)
+        each = (weights, queries)
+        return jax.lax.map(lambda pair: one(*pair), each, batch_size=self.block_size)
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
         return (None, *(size for size in (1, 4, 16) if size < batch))

@@ -18,6 +18,7 @@ def run(
     x: Float[Array, "P ..."],
     convolutions: Sequence[Callable[[jax.Array, Any], jax.Array]],
     dropout: Callable[[jax.Array, int], jax.Array] | None = None,
+    see: Callable[[int, jax.Array, jax.Array], None] | None = None,
 ) -> Float[Array, "P R"]:
     """The logits of one network.
 
@@ -26,6 +27,7 @@ def run(
       x: what the first convolution reads.
       convolutions: each from what its layer reads and a kernel to (P, h, w, out), without bias.
       dropout: in training, what becomes of a layer's output; it is given the layer's number too.
+      see: is shown each layer's number and its maps before and after the activation.
     """
     outputs: list[jax.Array] = []
     for index, (layer, affine) in enumerate(zip(layers, weights["layers"], strict=True)):
@@ -35,7 +37,9 @@ def run(
             shared = min(source.shape[-1], layer.out_channels)
             added = x[..., :shared] + source[..., :shared]
             x = jnp.concatenate([added, x[..., shared:]], axis=-1)
-        x = layer.by_activation(activations, weights, ACTIVATIONS.__getitem__, x)
+        before, x = x, layer.by_activation(activations, weights, ACTIVATIONS.__getitem__, x)
+        if see is not None:
+            see(index, before, x)
         if dropout is not None:
             x = dropout(x, index)
         outputs.append(x)
@@ -70,6 +74,7 @@ def run_on_patches(
     first: Float[Array, "P h w V"],
     dropout: Callable[[jax.Array, int], jax.Array] | None = None,
     matmuls: Sequence[bool] = (),
+    see: Callable[[int, jax.Array, jax.Array], None] | None = None,
 ) -> Float[Array, "P R"]:
     """`run` for one network at a time, with matmuls over patches in place of convolutions.
 
@@ -87,7 +92,7 @@ def run_on_patches(
 
     matmuls = matmuls or [True] * len(layers)
     convolutions = [_matmul, *map(convolution, layers[1:], matmuls[1:])]
-    return run(layers, activations, weights, first, convolutions, dropout)
+    return run(layers, activations, weights, first, convolutions, dropout, see)
 
 
 def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:

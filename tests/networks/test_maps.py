@@ -1,0 +1,199 @@
+"""Summaries of the maps between a CNN's layers: what PyTorch's forward hooks see, in numbers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probegen_jax.networks import maps
+from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.cnn import published
+from probegen_jax.networks.cnn.cnn import CnnSpec
+from probegen_jax.networks.cnn.layer import ConvLayer
+from probegen_jax.networks.cnn.state_dict import from_torch, to_torch
+from probegen_jax.zoo.files import torch_files
+
+WIDEST = 8
+# Strides, links between layers of other widths, sides of 16, 9, 5, 5 and 2 pixels.
+LINKED = CnnSpec(
+    (
+        ConvLayer(3, 8, 3, 1, 1, "gelu"),
+        ConvLayer(8, 4, 5, 2, 3, "tanh"),
+        ConvLayer(4, 8, 3, 2, 1, "relu"),
+        ConvLayer(8, 4, 3, 1, 1, "selu", 2),
+        ConvLayer(4, 6, 3, 2, 0, "none"),
+    ),
+    num_classes=4,
+    image_shape=(16, 16, 3),
+)
+
+
+def everything(cells, whole, there, query):
+    """A `Reduce` that keeps all there is, in the order (values, channels), zeros beyond these."""
+    values = jnp.concatenate([cells.reshape(cells.shape[0], -1, cells.shape[3]), whole], axis=1)
+    if there is not None:
+        values = jnp.where(there[None, None], values, 0)
+    values = jnp.pad(values, [(0, 0), (0, 0), (0, max(0, query.size - values.shape[2]))])
+    return values.reshape(values.shape[0], -1)
+
+
+def seen(spec, weights, probes):
+    """What `everything` makes of the maps that forward hooks see, and the outputs."""
+    torch = pytest.importorskip("torch")
+    from plain_torch import PlainCnn
+
+    module = PlainCnn(spec.layers, spec.num_classes)
+    state = {name: torch.tensor(np.array(a)) for name, a in to_torch(weights).items()}
+    module.load_state_dict(state)
+    found = []
+    for each in module.activations:
+        each.register_forward_hook(lambda module, args, out: found.append((args[0], out)))
+    outputs = module(torch.tensor(np.asarray(probes).transpose(0, 3, 1, 2)))
+    layers = []
+    for pair in found:
+        cells, wholes = zip(*map(summary, pair), strict=True)
+        values = np.concatenate([*cells, *wholes], axis=1)
+        padding = [(0, 0), (0, 0), (0, WIDEST - values.shape[2])]
+        layers.append(np.pad(values, padding).reshape(len(values), -1))
+    return outputs.detach().numpy(), np.stack(layers, axis=1)
+
+
+def summary(x):
+    """Statistics of maps as PyTorch computes them in float64: (P, 3·16, C) and (P, 7, C)."""
+    import torch
+
+    x = x.detach().double()
+    pixels = x.flatten(2)
+    whole = [
+        pixels.mean(2),
+        pixels.std(2, unbiased=False),
+        pixels.amin(2),
+        pixels.amax(2),
+        torch.log1p(pixels.norm(dim=2)),
+        (pixels > 0).double().mean(2),
+        (pixels.abs() < 1e-3).double().mean(2),
+    ]
+
+    def cut(x, dim):
+        if x.shape[dim] >= 4:
+            return torch.tensor_split(x, 4, dim)
+        return [x.narrow(dim, n * x.shape[dim] // 4, 1) for n in range(4)]
+
+    cells = [cell.flatten(2) for row in cut(x, 2) for cell in cut(row, 3)]
+    cells = [
+        torch.stack([statistic(cell) for cell in cells], 1)
+        for statistic in (
+            lambda cell: cell.mean(2),
+            lambda cell: cell.std(2, unbiased=False),
+            lambda cell: cell.amax(2),
+        )
+    ]
+    return torch.cat(cells, 1).numpy(), torch.stack(whole, 1).numpy()
+
+
+def check(spec, weights, probes, expected):
+    layers, number = len(spec.layers), len(jax.tree.leaves(weights)[0])
+    queries = jnp.zeros((number, layers, WIDEST))
+    found = jax.jit(lambda w, p: spec.respond_with_maps(w, p, everything, queries))(weights, probes)
+    for n, (outputs, summaries) in enumerate(expected):
+        np.testing.assert_allclose(found[0][n], outputs, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[1][n], summaries, rtol=1e-5, atol=1e-5)
+
+
+def network(spec, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), spec.abstract()
+    )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_summaries_of_the_golden_networks_are_those_of_forward_hooks(platform, shared, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr("test_maps.WIDEST", 16)
+    folder = shared / "golden" / "cifar10_gs_vanilla" / "networks"
+    files = [torch_files.load_cnn(path, path.name) for path in sorted(folder.iterdir())[:2]]
+    probes = np.random.default_rng(0).standard_normal((3, 32, 32, 1), np.float32)
+    choices = published.small_cnn_zoo().activations
+    networks, expected = [], []
+    for file in files:
+        chosen = file.config["activation"]
+        plain = from_torch(file.state)
+        expected.append(seen(published.small_cnn_zoo(chosen, "official"), plain, probes))
+        networks.append(plain | {"activation": np.int32(choices.index(chosen))})
+    spec = published.small_cnn_zoo(fidelity="official").on_platform(platform)
+    weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    check(spec, weights, probes, expected)
+
+
+@pytest.mark.parametrize("block_size", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_so_are_those_of_strides_links_and_maps_of_any_size(block_size):
+    spec = dataclasses.replace(LINKED, block_size=block_size)
+    networks = [network(spec, n) for n in range(2)]
+    probes = np.random.default_rng(1).standard_normal((3, 16, 16, 3), np.float32)
+    weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    check(spec, weights, probes, [seen(spec, each, probes) for each in networks])
+
+
+def plainly(x):
+    """The summaries of one map, as one would write them for automatic differentiation."""
+    rows, columns = (np.array_split(np.arange(side), 4) for side in x.shape[1:3])
+    cells = [x[:, a[0] : a[-1] + 1, b[0] : b[-1] + 1] for a in rows for b in columns]
+
+    def each(statistic):
+        return jnp.stack([statistic(cell, axis=(1, 2)) for cell in cells], 1)
+
+    whole = [f(x, axis=(1, 2)) for f in (jnp.mean, jnp.std, jnp.min, jnp.max)]
+    whole.append(jnp.log1p(jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2)))))
+    whole += [jnp.zeros_like(whole[0])] * 2  # counts, which have no slope
+    return jnp.stack([each(f) for f in (jnp.mean, jnp.std, jnp.max)], 1), jnp.stack(whole, 1)
+
+
+@pytest.mark.parametrize("size", [(8, 4), (9, 6)])
+def test_their_gradients_are_those_of_the_plain_definition(size):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, *size, 5), np.float32)
+    cotangents = tuple(rng.standard_normal((3, *n, 5), np.float32) for n in ((3, 16), (7,)))
+
+    @jax.jit
+    def both(x):
+        return [jax.vjp(f, x)[1](cotangents)[0] for f in (maps._summary, plainly)]
+
+    np.testing.assert_allclose(*both(x), rtol=1e-4, atol=1e-5)
+
+
+def test_where_nothing_varies_gradients_are_finite_and_shared_by_all_pixels():
+    x = jnp.concatenate([jnp.zeros((1, 8, 8, 2)), jnp.full((1, 8, 8, 2), -3.0)])
+
+    @jax.jit
+    def values_and_gradient(x):
+        found, back = jax.vjp(maps._summary, x)
+        return found, back(jax.tree.map(jnp.ones_like, found))[0]
+
+    (cells, whole), gradient = values_and_gradient(x)
+    np.testing.assert_array_equal(cells[:, 1], 0)
+    np.testing.assert_array_equal(whole[:, 1], 0)
+    assert np.isfinite(gradient).all()
+    # The mean and maximum of a cell, of 4 pixels, and mean, minimum and maximum of all 64.
+    np.testing.assert_allclose(gradient[0], 2 / 4 + 3 / 64, rtol=1e-6)
+
+
+def test_descriptions_say_what_each_layer_is():
+    weights = jax.tree.map(lambda leaf: np.stack([leaf] * 2), network(LINKED, 0))
+    described, there = jax.jit(LINKED.describe_layers)(weights)
+    assert described.shape == (2, 5, maps.DESCRIPTION) and bool(there.all())
+    third = np.zeros(maps.DESCRIPTION)
+    # Depth from both ends; log₂ of channels and size; kernel, stride, dilation, groups; a middle
+    # layer; its activation.
+    third[:14] = [0.5, 0.5, 2, 3, np.log2(5), np.log2(5), 3, 3, 2, 2, 1, 1, 1, 0]
+    third[14] = third[16 + list(ACTIVATIONS).index("relu")] = 1
+    np.testing.assert_allclose(described[1, 2], third, rtol=1e-6)
+    choosing = published.small_cnn_zoo(("relu", "tanh"))
+    weights = jax.tree.map(
+        lambda leaf: jnp.zeros((2, *leaf.shape), leaf.dtype), choosing.abstract()
+    )
+    weights["activation"] = jnp.array([1, 0], jnp.int32)
+    one_hot = np.asarray(jax.jit(choosing.describe_layers)(weights)[0][:, 0, 16:])
+    assert [list(ACTIVATIONS)[n] for n in one_hot.argmax(axis=1)] == ["tanh", "relu"]
