@@ -13,6 +13,7 @@ from probegen_jax.networks.cnn import published
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.state_dict import from_torch, to_torch
+from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.zoo.files import torch_files
 
 WIDEST = 8
@@ -93,9 +94,8 @@ def summary(x):
     return torch.cat(cells, 1).numpy(), torch.stack(whole, 1).numpy()
 
 
-def check(spec, weights, probes, expected):
-    layers, number = len(spec.layers), len(jax.tree.leaves(weights)[0])
-    queries = jnp.zeros((number, layers, WIDEST))
+def check(spec, weights, probes, expected, layers=None):
+    queries = jnp.zeros((len(expected), layers or len(spec.layers), WIDEST))
     found = jax.jit(lambda w, p: spec.respond_with_maps(w, p, everything, queries))(weights, probes)
     for n, (outputs, summaries) in enumerate(expected):
         np.testing.assert_allclose(found[0][n], outputs, rtol=1e-5, atol=1e-5)
@@ -135,6 +135,66 @@ def test_so_are_those_of_strides_links_and_maps_of_any_size(block_size):
     probes = np.random.default_rng(1).standard_normal((3, 16, 16, 3), np.float32)
     weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     check(spec, weights, probes, [seen(spec, each, probes) for each in networks])
+
+
+SMALL = dataclasses.replace(LINKED, layers=LINKED.layers[:2])
+ALONE = dataclasses.replace(LINKED, layers=(ConvLayer(3, 4, 2, 3, 0, "sigmoid"),))
+
+
+@pytest.mark.parametrize(
+    "platform", ["gpu", *(pytest.param(each, marks=pytest.mark.slow) for each in ("cpu", "tpu"))]
+)
+def test_so_are_those_of_a_mixed_zoo_and_gradients_are_those_of_a_loop(platform):
+    specs = [LINKED, ALONE, SMALL]
+    networks = [network(spec, n) for n, spec in enumerate(specs)]
+    spec, weights = mixed.build(specs, networks)
+    spec = dataclasses.replace(spec, platform=platform, block_size=2)
+    (weights,) = spec.shard(weights, [np.arange(3)])
+    rng = np.random.default_rng(1)
+    probes = rng.standard_normal((3, 16, 16, 3), np.float32)
+    queries = rng.standard_normal((3, 5, WIDEST), np.float32)
+
+    def asked(cells, whole, there, query):
+        values = everything(cells, whole, there, query)
+        return values.reshape(values.shape[0], -1, WIDEST) @ query
+
+    def together(probes, queries):
+        return spec.respond_with_maps(weights, probes, asked, queries)
+
+    def loop(probes, queries):
+        found = []
+        for n, (each, its) in enumerate(zip(specs, networks, strict=True)):
+            one = jax.tree.map(lambda leaf: leaf[None], its)
+            depth = len(each.layers)
+            answers, read = each.respond_with_maps(one, probes, asked, queries[n : n + 1, :depth])
+            found.append((answers, jnp.pad(read, [(0, 0), (0, 0), (0, 5 - depth), (0, 0)])))
+        return [jnp.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    cotangents = [rng.standard_normal(n, np.float32) for n in ((3, 3, 4), (3, 3, 5, 110))]
+
+    @jax.jit
+    def both():
+        results = []
+        for way in (together, loop):
+            found, back = jax.vjp(lambda p, q, way=way: tuple(way(p, q)), probes, queries)
+            results.append((found, back(tuple(cotangents))))
+        return results
+
+    for ours, expected in zip(*map(jax.tree.leaves, both()), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    outputs, summaries = zip(
+        *(seen(each, its, probes) for each, its in zip(specs, networks, strict=True)), strict=True
+    )
+    padded = [np.pad(each, [(0, 0), (0, 5 - each.shape[1]), (0, 0)]) for each in summaries]
+    check(spec, weights, probes, list(zip(outputs, padded, strict=True)), layers=5)
+    described, there = jax.jit(spec.describe_layers)(weights)
+    for n, each in enumerate(specs):
+        depth = len(each.layers)
+        assert np.asarray(there[n]).tolist() == [True] * depth + [False] * (5 - depth)
+        one = {"head": {"kernel": np.zeros((1, 1, 1))}}
+        expected = np.array(each.describe_layers(one)[0][0])
+        expected[0, 2] = 2  # the image's three channels are stored as four
+        np.testing.assert_allclose(described[n, :depth], expected, rtol=1e-6)
 
 
 def plainly(x):

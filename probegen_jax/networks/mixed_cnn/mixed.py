@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS
@@ -24,6 +24,7 @@ from probegen_jax.networks.contract import (
     ReadOptions,
     check_at_least_one,
 )
+from probegen_jax.networks.maps import Reduce, WithMaps, description
 from probegen_jax.networks.mixed_cnn import tables
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
 from probegen_jax.networks.mixed_cnn.on_accelerator import batch
@@ -39,7 +40,7 @@ CPU_CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedCnnSpec(NetworkSpec):
+class MixedCnnSpec(WithMaps, NetworkSpec):
     """The static part of a zoo of different CNNs.
 
     The weights are `{"tables": ..., "programs": ...}`. A table holds `kernel` (rows, k, k, in, out)
@@ -97,6 +98,25 @@ class MixedCnnSpec(NetworkSpec):
         self, weights: MixedWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; differentiable in the probes only."""
+        padded = self._in_chunks(probes)
+        chunks, chunk = padded.shape[:2]
+        if self.platform == "cpu":
+            stored = tables.stored(self.image_shape)
+            interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk, self.dtype)
+            flat = padded.reshape(chunks, -1)
+            responses_BxCxQxR = tape.respond(interpreter, self.tape_size, weights, flat)
+        else:
+            responses_BxCxQxR = batch.respond(self._uniform, None, weights, padded, None)[0]
+        responses = responses_BxCxQxR.reshape(responses_BxCxQxR.shape[0], chunks * chunk, -1)
+        return responses[:, : probes.shape[0]]
+
+    @property
+    def _uniform(self) -> Uniform:
+        one_width = self.platform == "tpu"
+        return Uniform(self.kinds, self.max_layers, self.activations, one_width, self.dtype)
+
+    def _in_chunks(self, probes: Float[Array, "P H W C"]) -> Float[Array, "chunks Q H W c"]:
+        """Probes that run together, with zeros that fill up the last chunk and the channels."""
         check_images(probes, self.image_shape)
         block_size = self.block_size
         if block_size is None:
@@ -106,17 +126,44 @@ class MixedCnnSpec(NetworkSpec):
         stored = tables.stored(self.image_shape)
         padding = [(0, chunks * chunk - probes.shape[0]), *[(0, 0)] * 3]
         padding[3] = (0, stored[2] - self.image_shape[2])
-        padded = jnp.pad(probes, padding).reshape(chunks, chunk, *stored)
-        if self.platform == "cpu":
-            interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk, self.dtype)
-            flat = padded.reshape(chunks, -1)
-            responses_BxCxQxR = tape.respond(interpreter, self.tape_size, weights, flat)
-        else:
-            one_width = self.platform == "tpu"
-            form = Uniform(self.kinds, self.max_layers, self.activations, one_width, self.dtype)
-            responses_BxCxQxR = batch.respond(form, weights, padded)
-        responses = responses_BxCxQxR.reshape(responses_BxCxQxR.shape[0], chunks * chunk, -1)
-        return responses[:, : probes.shape[0]]
+        return jnp.pad(probes, padding).reshape(chunks, chunk, *stored)
+
+    def describe_layers(
+        self, weights: MixedWeights
+    ) -> tuple[Float[Array, "B L 24"], Bool[Array, "B L"]]:
+        programs = weights["programs"]
+        depths, index = programs["depth"][:, None], jnp.arange(self.max_layers, dtype=jnp.int32)
+        numbers = [(k.inputs[2], *k.outputs, k.kernel, k.stride) for k in self.kinds]
+        of_kind = jnp.asarray(numbers, jnp.float32)[programs["kind"]]
+        into, height, width, out, kernel, stride = jnp.moveaxis(of_kind, -1, 0)
+        described = description(
+            index[None],
+            depths,
+            (into, out),
+            (height, width),
+            kernel,
+            stride,
+            programs["activation"],
+        )
+        return described, index[None] < depths
+
+    def respond_with_maps(
+        self,
+        weights: MixedWeights,
+        probes: Float[Array, "P H W C"],
+        reduce: Reduce,
+        queries: Float[Array, "B L Q"],
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
+        """See `NetworkSpec`; on a CPU, too, in the form that is for accelerators."""
+        padded = self._in_chunks(probes)
+        responses, found = batch.respond(self._uniform, reduce, weights, padded, queries)
+        found = jnp.moveaxis(found, 2, 3)  # probes of a chunk before layers
+
+        def joined(each: jax.Array) -> jax.Array:
+            each = each.reshape(each.shape[0], -1, *each.shape[3:])
+            return each[:, : probes.shape[0]]
+
+        return joined(responses), joined(found)
 
     def costs(self, weights: MixedWeights) -> Int[np.ndarray, " N"]:
         """Multiplications of each network's convolutions for one probe, forwards and back.

@@ -19,10 +19,19 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.maps import Reduce, summaries
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
 
 Program = dict[str, Any]
 Tape = Float[Array, "layers P h w c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What is to be read of the maps of one network; see `NetworkSpec.respond_with_maps`."""
+
+    reduce: Reduce
+    queries: Float[Array, "L Q"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,23 +88,25 @@ class Uniform:
         probes: Float[Array, "P H W C"],
         tape: Tape | None = None,
         first: jax.Array | int = 0,
-    ) -> tuple[Float[Array, "P R"], Tape | None]:
+        reading: Reading | None = None,
+    ) -> tuple[Float[Array, "P R"], Float[Array, "L P K"] | None, Tape | None]:
         """One network on some probes.
 
         Args:
           tables: of each kind, kernels (rows, k·k·in·out) and biases (rows, out).
           tape: where pre-activations are to be written; None if nowhere.
           first: where on the tape those of the first layer go.
+          reading: of maps, if they are asked for.
 
         Returns:
-          The responses, and the tape.
+          The responses, what was read of each layer's maps, and the tape.
         """
         x = _in_corner(probes, self.slot)
         outputs = jnp.zeros((self.max_layers, *x.shape), jnp.float32)
 
         def layer(carry, step):
             x, outputs, tape = carry
-            index, kind, row, activation, source = step
+            (index, kind, row, activation, source), query = step
             used = index < program["depth"]
 
             def run(code, x):
@@ -107,25 +118,37 @@ class Uniform:
             z = self._switch(kind, used, run, x)
             linked = jax.lax.dynamic_index_in_dim(outputs, jnp.maximum(source, 0), keepdims=False)
             z = z + jnp.where(source >= 0, linked, 0)
-            y = jnp.where(self._inside(kind), self._activate(activation, z), 0)
+            y, found = self._after(kind, activation, reading, z, query)
+            if found is not None:
+                found = jnp.where(used, found, 0)
             if tape is not None:
                 tape = jax.lax.dynamic_update_index_in_dim(tape, z, first + index, 0)
             outputs = jax.lax.dynamic_update_index_in_dim(outputs, y, index, 0)
-            return (jnp.where(used, y, x), outputs, tape), None
+            return (jnp.where(used, y, x), outputs, tape), found
 
-        (x, _, tape), _ = jax.lax.scan(layer, (x, outputs, tape), self._steps(program))
+        steps = (self._steps(program), None if reading is None else reading.queries)
+        (x, _, tape), found = jax.lax.scan(layer, (x, outputs, tape), steps)
         pooled = jnp.sum(x, axis=(1, 2)) / self._pixels(program)
         head = program["head"]
-        return _corner(pooled, head["kernel"].shape[:1]) @ head["kernel"] + head["bias"][None], tape
+        responses = _corner(pooled, head["kernel"].shape[:1]) @ head["kernel"] + head["bias"][None]
+        return responses, found, tape
 
     def backward(
-        self, tables: Any, program: Program, g: Float[Array, "P R"], tape: Tape, first: jax.Array
-    ) -> Float[Array, "P h w c"]:
-        """The gradient with respect to the probes, in a corner of it.
+        self,
+        tables: Any,
+        program: Program,
+        g: Float[Array, "P R"],
+        tape: Tape,
+        first: jax.Array,
+        reading: Reading | None = None,
+        g_found: Float[Array, "L P K"] | None = None,
+    ) -> tuple[Float[Array, "P h w c"], Float[Array, "L Q"] | None]:
+        """The gradients with respect to the probes, in a corner of it, and to the queries.
 
         Args:
           g: gradient with respect to the responses.
           tape: that `forward` wrote from `first` on.
+          g_found: gradient with respect to what was read of maps.
         """
         g_pixel = _in_corner(g @ program["head"]["kernel"].T, self.slot[2:])
         g_pixel = (g_pixel / self._pixels(program))[:, None, None]
@@ -133,13 +156,16 @@ class Uniform:
         def layer(carry, step):
             # Gradients with respect to this layer's output, and by links to any layer's.
             g_y, g_linked = carry
-            index, kind, row, activation, source = step
+            (index, kind, row, activation, source), query, g_read = step
             used = index < program["depth"]
             g_y = g_y + jax.lax.dynamic_index_in_dim(g_linked, index, keepdims=False)
             g_y = g_y + jnp.where(index == program["depth"] - 1, g_pixel, 0)
-            g_y = jnp.where(self._inside(kind) & used, g_y, 0)
+            g_y = jnp.where(used, g_y, 0)
+            if g_read is not None:
+                g_read = jnp.where(used, g_read, 0)
             z = jax.lax.dynamic_index_in_dim(tape, first + index, keepdims=False)
-            g_z = jax.vjp(functools.partial(self._activate, activation), z)[1](g_y)[0]
+            after = functools.partial(self._after, kind, activation, reading)
+            g_z, g_query = jax.vjp(after, z, query)[1]((g_y, g_read))
             at = jnp.maximum(source, 0)
             total = jax.lax.dynamic_index_in_dim(g_linked, at, keepdims=False)
             total = total + jnp.where(source >= 0, g_z, 0)
@@ -151,13 +177,13 @@ class Uniform:
                 g_x = self._convolve_back(_corner(g_z, code.outputs), kernel, code)
                 return _in_corner(g_x, self.slot)
 
-            return (self._switch(kind, used, run, g_z), g_linked), None
+            return (self._switch(kind, used, run, g_z), g_linked), g_query
 
         nothing = jnp.zeros((g.shape[0], *self.slot), jnp.float32)
         g_linked = jnp.zeros((self.max_layers, *nothing.shape), jnp.float32)
-        steps = self._steps(program)
-        (g_x, _), _ = jax.lax.scan(layer, (nothing, g_linked), steps, reverse=True)
-        return g_x
+        steps = (self._steps(program), None if reading is None else reading.queries, g_found)
+        (g_x, _), g_queries = jax.lax.scan(layer, (nothing, g_linked), steps, reverse=True)
+        return g_x, g_queries
 
     def _steps(self, program: Program) -> tuple[jax.Array, ...]:
         """What the loop over layers goes through."""
@@ -198,6 +224,31 @@ class Uniform:
             if name in self.activations and name != "none":
                 y = jnp.where(chosen == number, function(z), y)
         return y
+
+    def _after(
+        self,
+        kind: jax.Array,
+        activation: jax.Array,
+        reading: Reading | None,
+        z: Float[Array, "P h w c"],
+        query: jax.Array | None,
+    ) -> tuple[Float[Array, "P h w c"], Float[Array, "P K"] | None]:
+        """A layer's output from its pre-activation, and what is read of its maps."""
+        y = jnp.where(self._inside(kind), self._activate(activation, z), 0)
+        if reading is None:
+            return y, None
+        # Cells depend on the size of an image, which often is the same for all kinds.
+        sizes = sorted({each.outputs[:2] for each in self.kinds})
+        place = jnp.asarray([sizes.index(each.outputs[:2]) for each in self.kinds], jnp.int32)[kind]
+
+        def summarised(size: tuple[int, int], z: jax.Array, y: jax.Array) -> Any:
+            return summaries(_corner(z, size), _corner(y, size))
+
+        branches = [functools.partial(summarised, size) for size in sizes]
+        parts = jax.lax.switch(place, branches, z, y)
+        widths = jnp.asarray([each.outputs[2] for each in self.kinds], jnp.int32)[kind]
+        there = jnp.arange(self.slot[2], dtype=jnp.int32) < widths
+        return y, reading.reduce(*parts, there, query)
 
     def _inside(self, kind: jax.Array) -> jax.Array:
         """Where the output of a layer lies in the shape that holds every image."""
