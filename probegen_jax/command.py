@@ -12,7 +12,7 @@ from probegen_jax.errors import UserError
 # Settings that say where a run's zoo and checkpoints lie, which may have moved since the training.
 PLACES = (
     *("data_dir", "zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv"),
-    *("checkpoint_dir", "network"),
+    *("checkpoint_dir", "network", "architecture"),
 )
 
 

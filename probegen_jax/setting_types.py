@@ -26,6 +26,7 @@ _OTHER_TYPES: dict[str, Any] = {
     **dict.fromkeys(("activation", "encoding", "scale_key", "projection_key"), str | None),
     "frequencies": int | None,
     "cos_first": bool | None,
+    **dict.fromkeys(("stride", "padding", "pool", "architecture"), str | None),
     "hidden": tuple[int, ...],
 }
 

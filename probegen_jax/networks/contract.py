@@ -89,7 +89,8 @@ class NetworkSpec(abc.ABC):
       plane: where probes are points of an image: "xy" if the column comes first, "ij" if the row.
       vmap_seeds: whether several seeds run as one more `vmap` axis, or one after another.
       needs_config: whether the file of one network must state its architecture beside its arrays.
-      config_beside: whether `read` also looks at the config.json that lies beside a file, if any.
+      config_beside: whether `read` also looks at the JSON that lies beside a file, if any:
+        config.json, or one of the file's name that lists layers, which may be in the file, too.
       pixels: of networks that read images: how these were normalised; None where that is unknown.
       can_move: whether `moved` does it.
       tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty

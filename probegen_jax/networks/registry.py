@@ -7,6 +7,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.networks.field import FieldSpec
+from probegen_jax.networks.layered_cnn.layered import LayeredCnnSpec
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.resnet.resnet import ResNetSpec
@@ -19,6 +20,7 @@ FAMILIES: dict[str, type[NetworkSpec]] = {
     "cnn": CnnSpec,
     "mixed_cnn": MixedCnnSpec,
     "field": FieldSpec,
+    "layered_cnn": LayeredCnnSpec,
     "vit": VitSpec,
     "resnet": ResNetSpec,
 }

@@ -189,7 +189,7 @@ def refuse_missing(
     Args:
       needs_data_dir: whether a zoo in `data_dir` cannot just be made there again.
     """
-    needed = ["zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv"]
+    needed = ["zoo_dir", "manual_dir", "splits_file", "networks_dir", "targets_csv", "architecture"]
     if needs_data_dir and not (config.get("zoo_dir") or config.get("manual_dir")):
         needed.append("data_dir")
     given = {key: config[key] for key in needed if config.get(key)}

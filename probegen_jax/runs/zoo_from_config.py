@@ -12,11 +12,12 @@ from probegen_jax.networks import function, registry
 from probegen_jax.networks.contract import NetworkSpec, ReadOptions
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.typed_json import typed
+from probegen_jax.zoo.own.cnn_spec import cnn_spec
 from probegen_jax.zoo.zoo import Zoo
 
 BUILT_IN = ("digits", "digits_cnn", "digits_subsets")
 PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park")
-OWN, OWN_NETWORKS = "own_inr", "own_networks"
+OWN, OWN_NETWORKS, OWN_CNN = "own_inr", "own_networks", "own_cnn"
 # What a user may say of networks whose files do not.
 _GIVEN = (
     *("image_size", "pixel_mean", "pixel_std", "heads", "norm_eps"),
@@ -24,7 +25,7 @@ _GIVEN = (
 )
 # What kind of networks a data set's config is for.
 _FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | dict.fromkeys(
-    ("digits_cnn", "cifar10_gs", "cifar10_wild_park", OWN_NETWORKS), "cnn"
+    ("digits_cnn", "cifar10_gs", "cifar10_wild_park", OWN_NETWORKS, OWN_CNN), "cnn"
 )
 
 
@@ -70,10 +71,13 @@ def from_config(config: Any) -> Zoo:
         return _own(config, data_dir, lambda: _own_spec(config))
     if dataset == OWN_NETWORKS:
         return _own(config, data_dir, lambda: _own_network(config))
+    if dataset == OWN_CNN:
+        return _own(config, data_dir, lambda: cnn_spec(config))
     if dataset in BUILT_IN:
         return importlib.import_module(f"probegen_jax.factory.builtin.{dataset}").load(data_dir)
     names = ", ".join((*BUILT_IN, *PUBLISHED))
-    raise UserError(f"dataset is {dataset!r}; choose {names}, {OWN} or {OWN_NETWORKS}")
+    own = f"{OWN}, {OWN_CNN} or {OWN_NETWORKS}"
+    raise UserError(f"dataset is {dataset!r}; choose {names}, {own}")
 
 
 def _built(config: Any, zoo_dir: pathlib.Path, family: str) -> Zoo:

@@ -19,6 +19,8 @@ from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.published import small_cnn_zoo
 from probegen_jax.networks.contract import NetworkSpec, Options, ReadOptions
 from probegen_jax.networks.field import FieldSpec
+from probegen_jax.networks.layered_cnn.layer import Layer
+from probegen_jax.networks.layered_cnn.layered import LayeredCnnSpec
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
 from probegen_jax.networks.resnet.resnet import ResNetSpec
@@ -234,7 +236,16 @@ def families():
     field = FieldSpec(hidden=(4,), encoding="fourier", frequencies=3, activation="gabor")
     vit = VitSpec((4, 4, 1), 2, 4, 1, 2, 6, 3)
     resnet = ResNetSpec((4, 8), (1, 2), image_shape=(6, 5, 1), stem_width=4)
+    layers = (
+        Layer("conv", "a", inputs=2, outputs=4, kernel=(3, 2), groups=2),
+        Layer("max_pool", kernel=(2, 2), stride=(1, 2)),
+        Layer("norm", "b", inputs=4, outputs=4),
+        Layer("flatten"),
+        Layer("linear", "c", inputs=16, outputs=3),
+    )
+    layered = LayeredCnnSpec((5, 5, 2), 3, (layers,))
     specs = {"siren": siren, "field": field, "cnn": cnn, "vit": vit, "resnet": resnet}
+    specs["layered_cnn"] = layered
     found = {kind: (spec, jax.vmap(spec.init)(keys)) for kind, spec in specs.items()}
     return found | {"mixed_cnn": mixture()[:2]}
 

@@ -38,12 +38,14 @@ class Want:
       shapes: of its arrays, by its config; None where they are not known beforehand.
       key: what it lies under, where a file holds several.
       exact: whether other types than float32 are refused, not converted.
+      others: whether arrays that are not among the shapes are passed on, of whatever layer.
     """
 
     shapes: Callable[[Mapping[str, Any] | None], Shapes | None] = lambda config: None
     key: str | None = None
     notes: Notes = dataclasses.field(default_factory=Notes)
     exact: bool = False
+    others: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,13 @@ def cnn(
         None if score is None else float(score),
         None if iteration is None else whole_number(iteration, network),
     )
+
+
+def layers_in(loaded: Any) -> Mapping[str, Any] | None:
+    """The outermost `config` in what a file holds that lists a network's layers."""
+    configs = (each.get("config") for _, each in _dicts(loaded))
+    told = (each for each in configs if isinstance(each, Mapping) and "layers" in each)
+    return next(told, None)
 
 
 def any_of(loaded: Any, network: str) -> State:
@@ -224,7 +233,7 @@ def _state(
             continue  # a figure or a setting beside the weights
         if len(value.shape) == 0 and "int" in str(value.dtype) and name not in (shapes or ()):
             continue  # a counter
-        if shapes is not None and name not in shapes:
+        if shapes is not None and name not in shapes and not want.others:
             if last in _FOREIGN:
                 what = f"has {key}, of {_FOREIGN[last]}, which such networks cannot have"
                 raise BadNetworkError(network, what, "fold it into the weights before saving")

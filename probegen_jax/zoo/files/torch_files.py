@@ -36,6 +36,11 @@ def load_inr(content: Content, network: str, want: Want | None = None) -> InrFil
     return state_dicts.inr(_load(read_bytes(content, network), network), network, want or Want())
 
 
+def load(content: Content, network: str) -> Any:
+    """What a file holds; a `BadNetworkError` if it cannot be read or wants code to run."""
+    return _load(read_bytes(content, network), network)
+
+
 def load_cnn(content: Content, network: str, want: Want | None = None) -> CnnFile:
     """Reads a checkpoint `{"model", "config", "last_result", "iteration"}` of the CNN Wild Park.
 

@@ -35,8 +35,14 @@ def weights_file(path: pathlib.Path) -> pathlib.Path:
 
 
 def config_beside(file: pathlib.Path) -> dict[str, Any] | None:
-    """The content of the config.json beside a network's file; None where there is none."""
-    return _json(file.with_name(_CONFIG))
+    """What a JSON beside a network's file says of it; None where there is none."""
+    return _json(json_beside(file))
+
+
+def json_beside(file: pathlib.Path) -> pathlib.Path:
+    """Where that JSON lies: under the file's name, or as config.json."""
+    own = file.with_suffix(".json")
+    return own if own.is_file() else file.with_name(_CONFIG)
 
 
 def find(file: pathlib.Path, options: ReadOptions, given: Mapping[str, Any]) -> NetworkSpec:

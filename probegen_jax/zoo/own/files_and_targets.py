@@ -132,7 +132,7 @@ def from_folder(
             file = families.weights_file(folder / path)
             stats[path] = file.stat()
             if spec is None or spec.config_beside:
-                beside[f"{path}/config.json"] = file.with_name("config.json").stat()
+                beside[f"{path}: its JSON"] = families.json_beside(file).stat()
     _refuse_one_file_twice(targets_csv, stats)
     if spec is None:
         spec = _found(folder, listing.paths, options, given or {}, skip_bad)
@@ -163,6 +163,8 @@ def from_folder(
     if reading.is_large(spec):
         paths = [listing.paths[row] for row in kept]
         weights = reading.stored(folder, paths, spec, options, str(arrays["digest"]))
+    elif spec.abstract() is None:
+        spec, weights = spec.stack(reading.unlike(arrays))
     splits_of = None
     if listing.splits is not None:
         names = np.asarray(listing.splits)[kept]

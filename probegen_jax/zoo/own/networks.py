@@ -1,5 +1,6 @@
 """Networks that a user brings one by one: files or state dicts, read as a run's zoo holds them."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -35,7 +36,7 @@ def find_files(names: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     return files
 
 
-def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
+def _natural(path: pathlib.Path | str) -> list[tuple[int, str]]:
     parts = re.split(r"(\d+)", str(path))
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
@@ -57,13 +58,44 @@ def read(
         source = dict(source)
     elif not isinstance(source, pathlib.Path):
         raise BadNetworkError(name, f"is a {type(source).__name__}, not a file or a dict of arrays")
+    if spec.config_beside:
+        loaded, config = _with_config(source, name)
+        shapes = spec.file_shapes(config, name, options)
+        want = dataclasses.replace(want, shapes=lambda _: shapes, others=True)
+        return spec.read(state_dicts.inr(loaded, name, want).state, config, name, options)
     if spec.needs_config:
         file = _cnn_file(source, name, want)
         return spec.read(file.state, file.config, name, options)
     of_file = isinstance(source, pathlib.Path)
     found = inr_files.read(source, name, want) if of_file else state_dicts.inr(source, name, want)
-    beside = families.config_beside(source) if of_file and spec.config_beside else None
-    return spec.read(found.state, beside, name, options)
+    return spec.read(found.state, None, name, options)
+
+
+def _with_config(
+    source: pathlib.Path | dict[Any, Any], name: str
+) -> tuple[Any, Mapping[str, Any] | None]:
+    """What a file or a dict holds, and what is said of its layers, there or in a JSON beside it.
+
+    What safetensors sorts by the names' letters comes in the order of their numbers.
+    """
+    if isinstance(source, dict):
+        return source, state_dicts.layers_in(source)
+    data = torch_files.read_bytes(source, name)
+    if inr_files.is_safetensors(data, name):
+        state, metadata = inr_files.read_safetensors(data, name)
+        loaded: Any = {key: state[key] for key in sorted(state, key=lambda key: _natural(key))}
+        inside = state_dicts.layers_in({"config": _json(metadata.get("config"))})
+    else:
+        loaded = torch_files.load(data, name)
+        inside = state_dicts.layers_in(loaded)
+    return loaded, inside or families.config_beside(source)
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
 
 
 def _cnn_file(source: pathlib.Path | dict[Any, Any], name: str, want: Want) -> state_dicts.CnnFile:
@@ -76,10 +108,7 @@ def _cnn_file(source: pathlib.Path | dict[Any, Any], name: str, want: Want) -> s
     if not inr_files.is_safetensors(data, name):
         return torch_files.load_cnn(data, name, want)
     state, metadata = inr_files.read_safetensors(data, name)
-    try:
-        config = json.loads(metadata.get("config") or "null")
-    except (ValueError, RecursionError):
-        config = None
+    config = _json(metadata.get("config"))
     if not isinstance(config, dict):
         raise BadNetworkError(name, "its metadata has no architecture under 'config', as JSON")
     return state_dicts.cnn({"model": state, "config": config}, name, want)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import json
 import math
 import pathlib
 from typing import Any
@@ -38,25 +39,33 @@ def read_all(
 
     Returns:
       The rows of `paths` that are `kept`, `faults` of the others, `notes`; and of those kept their
-      weights as `vectors` or, if they are large, only a `digest` of them.
+      weights as `vectors` or, if they are large, only a `digest` of them; or what `unlike` reads.
     """
-    if spec.abstract() is None:
+    alike = spec.abstract() is not None
+    if not alike and not spec.config_beside:
         raise UserError(
             f"networks like {type(spec).__name__} cannot be read from files; define their abstract "
             "and read, see probegen_jax/networks/contract.py"
         )
     skipped, notes, kept = bad_networks.Skipped(skip_bad), Notes(), []
-    size = 0 if is_large(spec) else flat_weights.size(spec.abstract())
+    size = 0 if is_large(spec) or not alike else flat_weights.size(spec.abstract())
     vectors, digest = np.empty((len(paths), size), np.float32), hashlib.sha256()
+    several: dict[NetworkSpec, int] = {}  # of networks with specs of their own
+    ragged: list[tuple[int, np.ndarray]] = []
     for index, path in enumerate(tqdm(paths, desc="reading networks", unit="net", disable=None)):
         try:
             network = _read(folder / path, spec, options, notes)
+            if not alike:
+                _refuse_other_answers(network[0], next(iter(several), network[0]), folder / path)
         except BadNetworkError as error:
             skipped.add(error)
             continue
         if not kept and type(spec) not in registry.FAMILIES.values():
             function.try_out(spec, network, f"{folder / path}, run by the network of your own")
-        if is_large(spec):
+        if not alike:
+            place = several.setdefault(network[0], len(several))
+            ragged.append((place, flat_weights.flatten(network[1])))
+        elif is_large(spec):
             for leaf in jax.tree.leaves(network):
                 digest.update(np.ascontiguousarray(leaf))
         else:
@@ -68,13 +77,44 @@ def read_all(
             f"{folder}: none of {len(paths):,} networks can be used; the first, {first}"
         )
     faults = [f"{cell(name)}\t{cell(fault)}" for name, fault in skipped.faults.items()]
+    found = {"vectors": vectors[: len(kept)]}
+    if not alike:
+        places, of_each = zip(*ragged, strict=True)
+        texts = [json.dumps(registry.to_json(each)) for each in several]
+        found = {
+            "vectors": np.concatenate(of_each),
+            "specs": np.asarray(texts, np.str_),
+            "spec_of": np.asarray(places, np.int32),
+        }
     return {
-        "vectors": vectors[: len(kept)],
+        **found,
         "digest": np.asarray(digest.hexdigest()),
         "kept": np.asarray(kept, np.int64),
         "faults": np.asarray(faults, np.str_),
         "notes": np.asarray(notes.lines, np.str_),
     }
+
+
+def unlike(arrays: cache.Arrays) -> list[tuple[NetworkSpec, Any]]:
+    """Networks with specs of their own, which `read_all` has read."""
+    specs = [registry.from_json(json.loads(text)) for text in arrays["specs"].tolist()]
+    shapes, places = [spec.abstract() for spec in specs], arrays["spec_of"].tolist()
+    ends = np.cumsum([flat_weights.size(shapes[place]) for place in places])
+    vectors = np.split(arrays["vectors"], ends[:-1])
+    return [
+        (specs[place], flat_weights.unflatten_one(vector, shapes[place]))
+        for place, vector in zip(places, vectors, strict=True)
+    ]
+
+
+def _refuse_other_answers(own: NetworkSpec, first: NetworkSpec, path: pathlib.Path) -> None:
+    ours, theirs = ((each.probe_shape, each.response_dim) for each in (own, first))
+    if ours != theirs:
+        raise BadNetworkError(
+            str(path),
+            f"reads images {ours[0]} and has {ours[1]} outputs, but the first network reads "
+            f"{theirs[0]} and has {theirs[1]}",
+        )
 
 
 def stored(
