@@ -33,10 +33,11 @@ def shapes(number, side):
     occupied = np.zeros((number, side, side, side), bool)
     for n, label in enumerate(labels):
         center, size = rng.uniform(-0.2, 0.2, 3), rng.uniform(0.4, 0.7)
+        sides = rng.uniform(0.2, 0.7, 3)
         x, y, z = np.moveaxis((at - center) @ np.linalg.qr(rng.standard_normal((3, 3)))[0], -1, 0)
         occupied[n] = [
             np.sqrt(x**2 + y**2 + z**2) < size,
-            np.maximum(np.maximum(abs(x), abs(y)), abs(z)) < 0.8 * size,
+            (abs(x) < sides[0]) & (abs(y) < sides[1]) & (abs(z) < sides[2]),
             np.hypot(np.hypot(x, y) - size, z) < 0.4 * size,
         ][label]
     return occupied, labels
@@ -185,6 +186,32 @@ def test_values_at_the_points_of_a_grid_are_fitted_as_the_grid_is():
     at_points, again = fit.Fitter(spec, recipe, 0, (64, 1), blocks=1)(values, order, 0, points)
     np.testing.assert_allclose(at_points, on_grid, atol=1e-4)
     np.testing.assert_allclose(again, psnr, atol=1e-2)
+
+
+@pytest.mark.parametrize(("number", "pixels", "parts"), [(10, 4, 3), (12, 4, 3), (5, 5, 1)])
+def test_the_parts_of_the_pixels_are_all_of_them(number, pixels, parts):
+    rows = jnp.arange(number, dtype=jnp.float32)[:, None]
+    of_step = fit._parts(jax.random.key(0), pixels, rows, -rows)
+    seen = []
+    for t in range(parts):
+        some, others = of_step(jnp.int32(t))
+        assert some.shape == (pixels, 1)
+        np.testing.assert_array_equal(others, -some)
+        seen += some[:, 0].tolist()
+    assert set(seen) == set(range(number))
+    np.testing.assert_array_equal(of_step(jnp.int32(parts))[0], of_step(jnp.int32(0))[0])
+
+
+def test_steps_on_some_voxels_get_further_for_the_same_work():
+    spec = fields.spec_of("siren", (8,), 1, None, dims=3)
+    grid = shapes(8, 8)[0][..., None].astype(np.float32)
+    recipes = fit.Recipe(steps=25), fit.Recipe(steps=200, pixels=64)
+    assert recipes[0].to_json().keys() == recipes[1].to_json().keys() - {"pixels"}
+    whole, parts = (
+        fit.Fitter(spec, recipe, 0, (8, 8, 8, 1), blocks=1)(grid, np.arange(8))[1].mean()
+        for recipe in recipes
+    )
+    assert parts > whole + 1
 
 
 SMALL_FLAGS = ["--config.num_probes=6", "--config.num_epochs=2", "--config.batch_size=8",

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=["fast", "dwsnets"], default="fast", help="see above (fast)")
     add("--steps", type=whole_from(1), metavar="N", help="Adam steps for each network")
     add("--learning_rate", type=positive, metavar="X", help="at the first step")
+    add("--pixels", type=whole_from(1), metavar="N", help="that a step looks at, at random (all)")
     add("--stop_psnr", type=positive, metavar="DB", help="where a network is not fitted further")
     add("--hidden", type=widths, default=(32, 32), metavar="N,N", help="hidden layers (32,32)")
     add("--field", choices=FIELDS, default="siren", help="kind of network (siren)")
@@ -79,7 +80,7 @@ def build(args: argparse.Namespace) -> None:
     recipe = fit.Recipe() if args.field == "siren" else fit.Recipe(learning_rate=2e-2)
     if args.preset == "dwsnets":
         recipe = fit.Recipe(1000, 5e-4, False, "dwsnets", upsample=2, stop_psnr=40.0)
-    changed = {key: getattr(args, key) for key in ("steps", "learning_rate", "stop_psnr")}
+    changed = {key: getattr(args, key) for key in ("steps", "learning_rate", "stop_psnr", "pixels")}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changed.items() if v is not None})
     networks = fit_inrs.choose(images, args.num, args.copies, args.seed)
     plan = {
@@ -89,7 +90,7 @@ def build(args: argparse.Namespace) -> None:
         "copies": args.copies,
         "seed": args.seed,
         "spec": _to_json(spec),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.to_json(),
         "min_psnr": args.min_psnr,
     }
     cpu_devices.split(cpu_devices.cores())

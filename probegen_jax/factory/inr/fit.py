@@ -9,8 +9,8 @@ device works through its own. What becomes of a network does not depend on where
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ _ACCELERATOR_BLOCK = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How each network is fitted: Adam on the mean squared error of all pixels a step.
+    """How each network is fitted: Adam on the mean squared error of all pixels, or some, a step.
 
     Attributes:
       cosine: whether it falls to 0 along a cosine; it stays as it is otherwise.
@@ -36,7 +36,9 @@ class Recipe:
         "siren" as Sitzmann et al. (2020) have it: a first layer of U(±1/fan_in) and a last one as
         small as the hidden ones. From there 80 steps get as far as 400 from the other.
       upsample: factor by which the image is enlarged, bilinear, before it is fitted.
-      stop_psnr: dB at which a network is not trained any further; None: never.
+      stop_psnr: dB, of the pixels of a step, at which a network is not trained any further; None:
+        never.
+      pixels: that a step looks at, one part of them after the other, in a random order; None: all.
     """
 
     steps: int = 80
@@ -45,6 +47,12 @@ class Recipe:
     start: Literal["siren", "dwsnets"] = "siren"
     upsample: int = 1
     stop_psnr: float | None = None
+    pixels: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, and as earlier versions wrote them where nothing is newer."""
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if (k, v) != ("pixels", None)}
 
 
 class Fitter:
@@ -199,22 +207,27 @@ def _fit_one(
     rate = optax.cosine_decay_schedule(rate, recipe.steps) if recipe.cosine else rate
     optimizer = optax.adam(rate)
 
-    def mse(weights, targets, size):
-        coordinates = points_HWxD
-        if coordinates is None:
-            coordinates = jnp.asarray(spec.pixel_coordinates(*size))
+    def coordinates(size):
+        on_grid = points_HWxD is None
+        return jnp.asarray(spec.pixel_coordinates(*size)) if on_grid else points_HWxD
+
+    def mse(weights, coordinates, targets):
         return jnp.mean(jnp.square(spec.apply(weights, coordinates) - targets))
 
-    def step(weights, state):
-        error, grads = jax.value_and_grad(mse)(weights, targets, enlarged)
+    own_key = jax.random.fold_in(key, index)
+    of_step = _parts(own_key, recipe.pixels, coordinates(enlarged), targets)
+
+    def step(t, weights, state):
+        error, grads = jax.value_and_grad(mse)(weights, *of_step(t))
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its integer step count
             updates, state = optimizer.update(grads, state)
         return error, optax.apply_updates(weights, updates), state
 
-    weights = spec.start(jax.random.fold_in(key, index), recipe.start)
+    weights = spec.start(own_key, recipe.start)
     state = optimizer.init(weights)
     if recipe.stop_psnr is None:
-        weights, _ = jax.lax.fori_loop(0, recipe.steps, lambda _, c: step(*c)[1:], (weights, state))
+        start = weights, state
+        weights, _ = jax.lax.fori_loop(0, recipe.steps, lambda t, c: step(t, *c)[1:], start)
     else:
         enough = 10 ** (-recipe.stop_psnr / 10)
 
@@ -224,11 +237,29 @@ def _fit_one(
 
         def checked_step(carry):
             t, weights, state, _ = carry
-            error, moved, state = step(weights, state)
+            error, moved, state = step(t, weights, state)
             keep = error <= enough  # these weights are good enough: the step is not taken
             weights = jax.tree.map(lambda a, b: jnp.where(keep, a, b), weights, moved)
             return t + 1, weights, state, error
 
         carry = (jnp.int32(0), weights, state, jnp.float32(jnp.inf))
         _, weights, _, _ = jax.lax.while_loop(unfinished, checked_step, carry)
-    return ravel_pytree(weights)[0], mse(weights, pixels_HWxC, size)
+    return ravel_pytree(weights)[0], mse(weights, coordinates(size), pixels_HWxC)
+
+
+def _parts(
+    key: Key[Array, ""], pixels: int | None, *arrays: Float[Array, "M _"]
+) -> Callable[[Any], tuple[Array, ...]]:
+    """What step t looks at of arrays with the same rows: all, or `pixels` of them."""
+    number = len(arrays[0])
+    if pixels is None or pixels >= number:
+        return lambda t: arrays
+    order = jax.random.permutation(jax.random.fold_in(key, 1), number)
+    mixed = [array[order] for array in arrays]
+    parts = -(-number // pixels)
+
+    def of_step(t):  # the last part is moved back, so that all are of one size
+        first = t % parts * pixels
+        return tuple(jax.lax.dynamic_slice_in_dim(array, first, pixels) for array in mixed)
+
+    return of_step
