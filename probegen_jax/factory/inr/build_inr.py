@@ -15,7 +15,7 @@ HELP = """Fits an implicit neural representation (a SIREN, or --field=NAME) to e
   python -m probegen_jax.build_zoo inr --images=mnist --preset=dwsnets --out=zoos/like_published
   python -m probegen_jax.build_zoo inr --images=mnist --out=zoos/mnist --export=torch
   python -m probegen_jax.build_zoo inr --images=digits --field=rff --out=zoos/digits_rff
-  python -m probegen_jax.build_zoo inr --images=volumes:shapes.npz --steps=300 --out=zoos/shapes
+  python -m probegen_jax.build_zoo inr --images=volumes:shapes.npz --pixels=512 --out=zoos/shapes
 
 Fields: siren; posenc, a ReLU MLP on sines of the coordinates; rff, one on random Fourier features;
 gelu, on sines too; gaussian; wire, of Gabor wavelets. Others than SIRENs start at a rate of 0.02.
