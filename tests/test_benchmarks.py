@@ -12,8 +12,12 @@ from conftest import REPO
 
 pytest.importorskip("torch")
 
-from benchmarks import cases, tables
+from benchmarks import cases, large, tables
 from probegen_jax.errors import UserError
+from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.resnet.resnet import ResNetSpec
+from probegen_jax.zoo.own import families
+from probegen_jax.zoo.own.networks import read
 
 
 def test_needed_operations_are_those_of_the_layers():
@@ -34,6 +38,16 @@ def test_naive_networks_compute_the_same():
     np.testing.assert_allclose(
         naive.spec.respond(weights, probes), zoo.spec.respond(weights, probes), atol=1e-4
     )
+
+
+def test_sparse_files_are_the_networks_that_they_say(tmp_path):
+    spec = ResNetSpec((4, 8), (1, 2), stem_width=4, image_shape=(8, 8, 3))
+    for n in range(2):
+        large.write_sparse(tmp_path / f"{n}.safetensors", large.torchvision_shapes(spec))
+    found = families.find(tmp_path / "0.safetensors", ReadOptions(), {"image_size": 8})
+    assert found == spec
+    network = read(spec, tmp_path / "1.safetensors", "1", ReadOptions())
+    assert not any(leaf.any() for leaf in jax.tree.leaves(network))
 
 
 def test_tables_say_how_many_times_longer_than_ours():

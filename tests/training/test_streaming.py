@@ -50,7 +50,8 @@ def test_steps_of_large_networks_are_read_one_at_a_time(setting, monkeypatch):
     batches = Streamed(stored, layout, mesh, keys_S, BYTES, chunk_bytes=1)
     programs, resident = Programs(make_learner(), mesh), make_batches(*setting, "resident")
     for at in range(10):
-        ours = batches.stretch(programs, 0, at)
+        with jax.transfer_guard("disallow"):  # as in training, whose thread it is that reads
+            ours = batches.stretch(programs, 0, at)
         assert read == [2 * BATCH] * (at + 1)  # for two seeds, and no step ahead
         theirs = resident.stretch(programs, 0, at)
         for a, b in zip(networks_of(ours, at), networks_of(theirs, at), strict=True):
