@@ -22,6 +22,7 @@ from probegen_jax.config_files import (
 from probegen_jax.errors import UserError, in_file
 from probegen_jax.method.generators.registry import GENERATOR_ACTIVATIONS, METHODS
 from probegen_jax.method.readouts.registry import READOUTS
+from probegen_jax.method_settings import check_method
 from probegen_jax.setting_types import check_types
 
 _AT_LEAST_ONE = (
@@ -32,17 +33,12 @@ _INTERVALS = ("eval_every", "checkpoint_every")  # of any length: longer than th
 _LARGEST = 2**31 - 1  # what is counted on devices is int32
 _DEEPEST = 100  # linear layers: XLA compiles each for itself
 _BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what checkpoints can be sent to
-_SHARES = ("label_smoothing", "dropout", "ema", "plateau_factor", "augment_scale")
+_SHARES = (
+    *("label_smoothing", "dropout", "probe_dropout", "ema", "plateau_factor", "augment_scale"),
+)
 _NOT_NEGATIVE = (
-    *(
-        "weight_decay",
-        "rank_loss",
-        "learning_rate_floor",
-        "plateau_patience",
-        "warmup_steps",
-        "augment_shift",
-        "augment_rotation",
-    ),
+    *("weight_decay", "probe_weight_decay", "rank_loss", "learning_rate_floor"),
+    *("plateau_patience", "warmup_steps", "augment_shift", "augment_rotation"),
 )
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -52,6 +48,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "data.mode": ("auto", "resident", "stream"),
     "matmul_precision": ("auto", "highest", "high", "default"),
     "generator": ("convolutional", "dense"),
+    "statnn_head": ("trees", "mlp"),
     "generator_activation": GENERATOR_ACTIVATIONS,
 }
 
@@ -117,18 +114,14 @@ def check(config: Any, path: pathlib.Path) -> None:
             f"--config={path}:{list(METHODS)[1]},64"
         )
     _need(config, path, *METHODS[config.method].needed)
-    if (source := METHODS[config.method].source) and not config.get(source):
-        raise UserError(
-            f"method is {config.method!r}, which takes its probes from {source}; say where they "
-            f"are with --config.{source}=…"
-        )
     own = [key for key in METHODS[config.method].settings if type(config.get(key)) is int]
-    for key in (*own, *_AT_LEAST_ONE):
+    check_method(config, defaults("").num_probes)
+    probed = METHODS[config.method].readout is None
+    for key in (*own, *(key for key in _AT_LEAST_ONE if probed or key != "num_probes")):
         if config[key] < 1:
             raise UserError(f"{key} is {config[key]}; give at least 1 with --config.{key}=N")
         if key not in _INTERVALS and config[key] > _LARGEST:
             raise UserError(f"{key} is {config[key]}; give at most {_LARGEST}")
-    _count_probes(config)
     for key in ("head_depth", "generator_depth"):
         if (config.get(key) or 1) > _DEEPEST:
             raise UserError(f"{key} is {config[key]}; give at most {_DEEPEST}")
@@ -166,19 +159,6 @@ def check(config: Any, path: pathlib.Path) -> None:
             raise UserError(f"{key} is {value!r}; choose from {', '.join(choices)}")
 
 
-def _count_probes(config: ConfigDict) -> None:
-    """Sets `num_probes` where the method decides it; what was given must be that, or as it was."""
-    if (number := METHODS[config.method].number) is None:
-        return
-    probes, keys = number(config), ", ".join(METHODS[config.method].settings)
-    if config.num_probes not in (probes, defaults("").num_probes):
-        raise UserError(
-            f"num_probes is {config.num_probes}, but {config.method} has {probes} by {keys}; "
-            f"change {keys} instead"
-        )
-    config.num_probes = probes
-
-
 def defaults(dataset: str) -> ConfigDict:
     """The paper's settings for INR zoos, which the configs and the Python API start from."""
     config = ConfigDict()
@@ -193,7 +173,8 @@ def defaults(dataset: str) -> ConfigDict:
 
     # `probegen`, `vanilla` (every probe a free parameter), or, not trained, `uniform` (random
     # coordinates, for INRs), `pixels` (all pixels of an image, for INRs), `dead_leaves` (images of
-    # opaque shapes, for CNNs) or `images` (real ones, for CNNs).
+    # opaque shapes, for CNNs) or `images` (real ones, for CNNs). Two methods read weights and do
+    # not probe: `flat` (an MLP on all of them) and `statnn` (statistics of each array).
     config.method = "probegen"
     config.num_probes = 128  # probes, P; of `pixels`, pixels_size²
     config.pixels_size = 28  # for `pixels`: how many lie along each side of the image
@@ -211,6 +192,8 @@ def defaults(dataset: str) -> ConfigDict:
     # For `images`: a folder of images, an `.npz` with the array images, `tfds:NAME` of a data set
     # that TFDS has prepared, or `digits`, `mnist`, `fashion_mnist` or `cifar10`.
     config.probe_images = placeholder(str)
+    # What `statnn` predicts with: gradient-boosted `trees`, or the head, `mlp`.
+    config.statnn_head = "trees"
 
     # What is read of the networks: `outputs`, what they answer, or `hidden`: what INRs and
     # CNNs compute on the way, too.
@@ -228,6 +211,8 @@ def defaults(dataset: str) -> ConfigDict:
     config.probe_learning_rate = placeholder(float)
     # Each step takes this, times the learning rate, off the readout's kernels, as AdamW does.
     config.weight_decay = 0.0
+    # Likewise off all that makes the probes, such as free probes themselves.
+    config.probe_weight_decay = 0.0
     # Of the loss of classes: the share that counts for all classes evenly.
     config.label_smoothing = 0.0
     # In training, what INRs draw is moved at random: at most so far along each axis, of which an
@@ -237,6 +222,7 @@ def defaults(dataset: str) -> ConfigDict:
     config.augment_scale = 0.0  # larger or smaller by at most this share,
     config.augment_flip = False  # or mirrored, left to right
     config.dropout = 0.0  # share of the head's hidden values that a step sets to 0
+    config.probe_dropout = 0.0  # share of the probes' values that a step sets to 0
     # Decay, such as 0.999, of an average of all parameters over steps, which evaluations, the best
     # and the final model use; 0: they use the parameters themselves.
     config.ema = 0.0

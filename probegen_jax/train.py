@@ -5,7 +5,8 @@
   python -m probegen_jax.train --config=configs/digits.py --workdir=runs/mine
 
   --config=FILE[:METHOD][,PROBES]  settings; METHOD is probegen, vanilla, uniform,
-                                   pixels, dead_leaves or images
+                                   pixels, dead_leaves, images, flat or
+                                   statnn
   --config.KEY=VALUE               changes one setting
   --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given, with the
                                    name of zoo_dir, networks_dir, manual_dir or download_url after
@@ -34,6 +35,7 @@ from absl import flags
 
 from probegen_jax import errors, settings
 from probegen_jax.config_files import config_name
+from probegen_jax.method.generators.registry import label
 
 if TYPE_CHECKING:
     from probegen_jax.runs.predictor import Predictor
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = settings.parse(argv, __doc__, _define)
     zoo = config_name(argv) + _zoo_name(values.config)
-    name = f"{zoo}-{values.config.method}-{values.config.num_probes}"
+    name = f"{zoo}-{label(values.config.method, values.config.num_probes)}"
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax.training.allocator import keep_freed_memory
     from probegen_jax.training.job import processes
@@ -114,7 +116,7 @@ def train_zoo(
     Args:
       zoo: any `Zoo`, such as `zoo.own.from_arrays` makes of arrays.
       method: where the probes come from: "probegen", "vanilla", "uniform", "pixels",
-        "dead_leaves" or "images".
+        "dead_leaves" or "images"; or "flat" or "statnn", which do not probe.
       num_probes: P; of "pixels" it is `pixels_size`².
       workdir: the run folder; `runs/ZOO-METHOD-PROBES` if None.
       **changes: settings other than the defaults in docs/settings.md, as `num_epochs=100`; keys
@@ -133,7 +135,7 @@ def train_zoo(
         config.standardize = settings.placeholder(bool)
     settings.change(config, {"method": method, "num_probes": num_probes, **changes})
     settings.check(config, pathlib.Path("probegen_jax.train"))
-    workdir = workdir or f"runs/{zoo.name}-{method}-{config.num_probes}"
+    workdir = workdir or f"runs/{zoo.name}-{label(method, config.num_probes)}"
     _, run = _train(config, workdir, zoo=zoo)
 
     from probegen_jax.runs.exported import load

@@ -28,11 +28,13 @@ class ProbeGen(nnx.Module):
         generator: Generator,
         head: Readout,
         moves: Moves | None = None,
+        probe_dropout: Dropout | None = None,
     ):
         self.spec = spec
         self.generator = generator
         self.head = head
         self.moves = moves
+        self.probe_dropout = probe_dropout
         self.drops = any(isinstance(part, Dropout) for _, part in nnx.iter_modules(head))
 
     def __call__(self, weights: Any, noise: Noise | None = None) -> Float[Array, "B O"]:
@@ -41,9 +43,12 @@ class ProbeGen(nnx.Module):
         Args:
           noise: of a training step, if there is dropout or augmentation.
         """
-        if self.moves is not None and noise is not None:
+        probes = self.generator()
+        if noise is not None and self.moves is not None:
             weights = self.moves(weights, noise)
-        return self.read(self.head.answers(self.spec, weights, self.generator()), noise)
+        if noise is not None and self.probe_dropout is not None:
+            probes = self.probe_dropout(probes, dataclasses.replace(noise, first=0), 0)
+        return self.read(self.head.answers(self.spec, weights, probes), noise)
 
     def read(self, answers: Float[Array, "B P A"], noise: Noise | None) -> Float[Array, "B O"]:
         """Outputs for what the networks have answered."""
@@ -103,9 +108,10 @@ def make_model(
     sizes = head_sizes(settings, num_outputs)
     dropout = settings.get("dropout", 0.0)
     head = kind.make(spec, dataclasses.replace(sizes, dropout=dropout), rngs=rngs)
-    reach = Reach.of(settings)
+    reach, share = Reach.of(settings), settings.get("probe_dropout", 0.0)
     moves = Moves(reach, spec, rngs=rngs) if reach else None
-    model = ProbeGen(spec, generator, head, moves)
+    probe_dropout = Dropout(share, rngs=rngs) if share else None
+    model = ProbeGen(spec, generator, head, moves, probe_dropout)
     if dropout and not model.drops:
         raise UserError(
             f"dropout is {dropout}, but the readout {name_in(settings)!r} with head_depth "

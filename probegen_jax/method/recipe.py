@@ -14,7 +14,7 @@ from probegen_jax.method.tasks import Loss, smoothed_cross_entropy
 
 
 class Factors(NamedTuple):
-    """Of each parameter: its learning rate and its decay, relative to the whole's; trees alike."""
+    """Of each parameter: its learning rate, relative to the whole's, and its decay; trees alike."""
 
     rate: Any
     decay: Any
@@ -48,6 +48,7 @@ class Recipe:
     learning_rate: float
     probe_learning_rate: float | None = None
     weight_decay: float = 0.0
+    probe_weight_decay: float = 0.0
     label_smoothing: float = 0.0
     rank_loss: float = 0.0
     ema: float = 0.0
@@ -77,7 +78,7 @@ class Recipe:
         """
         parts = [optax.scale_by_adam()]
         if self.by_parameter:
-            parts.append(_by_parameter(self.weight_decay))
+            parts.append(_by_parameter())
         if self.follows_validation:
             parts.append(self._on_plateau())
         else:
@@ -112,21 +113,27 @@ class Recipe:
     @property
     def by_parameter(self) -> bool:
         """Whether parameters are changed by rules of their own, so that `factors` are needed."""
-        return self.probe_learning_rate is not None or self.weight_decay > 0
+        decays = self.weight_decay > 0 or self.probe_weight_decay > 0
+        return decays or self.probe_learning_rate is not None
 
     def factors(self, params: Mapping[str, Any]) -> Factors:
         """The factors of a seed's parameters, as numbers.
 
-        Kernels of the head decay, which are its arrays of two axes and more.
+        Kernels of the head decay, which are its arrays of two axes and more; and all that makes
+        probes, with a decay of its own.
         """
         rates = dict.fromkeys(params, 1.0)
         if self.probe_learning_rate is not None:
             rates["generator"] = self.probe_learning_rate / self.learning_rate
 
+        def decay(name: str, ndim: int) -> float:
+            of_head = self.weight_decay if ndim > 1 else 0.0
+            return {"head": of_head, "generator": self.probe_weight_decay}.get(name, 0.0)
+
         def of_part(name: str, value: Any) -> Factors:
             return Factors(
                 jax.tree.map(lambda _: rates[name], value),
-                jax.tree.map(lambda leaf: float(name == "head" and leaf.ndim > 1), value),
+                jax.tree.map(lambda leaf: decay(name, leaf.ndim), value),
             )
 
         parts = {name: of_part(name, value) for name, value in params.items()}
@@ -155,12 +162,12 @@ def averaged(params: Any, opt_state: Any) -> Any:
     return opt_state[-1].average if isinstance(opt_state[-1], Average) else params
 
 
-def _by_parameter(decay: float) -> optax.GradientTransformationExtraArgs:
+def _by_parameter() -> optax.GradientTransformationExtraArgs:
     """Adds decay to updates, and scales them."""
 
     def update(updates, state, params, *, factors, **_):
-        def one(update, param, rate, own_decay):
-            return rate * (update + decay * own_decay * param)
+        def one(update, param, rate, decay):
+            return rate * (update + decay * param)
 
         return jax.tree.map(one, updates, params, *factors), state
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shared_rows import Counts, SharedRows
+from probegen_jax.networks.statistics import ReadableWeights
 from probegen_jax.typed_json import typed
 
 
@@ -76,7 +77,7 @@ class ReadOptions:
         return (last or self.layer_key).format(index)
 
 
-class NetworkSpec(abc.ABC):
+class NetworkSpec(ReadableWeights, abc.ABC):
     """What the networks of a zoo have in common, and all that can be asked of them.
 
     A family is a frozen dataclass derived from this class. It needs `probe_shape`, `response_dim`

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from probegen_jax import settings
 from probegen_jax.method.learning import TrainState
-from probegen_jax.method.readouts.registry import name_in
+from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS, Task, of_metric
 from probegen_jax.report.drawings import Drawing, draw
 from probegen_jax.runs.experiment import Run
@@ -73,6 +73,7 @@ class Findings:
       result: content of `result.json`, or `unfinished`.
       planes: what a few test networks draw, of INRs.
       wrong: the test networks with the largest errors, the largest first.
+      importance: None where there are no probes.
       class_names: of each class, cut short; None of values.
     """
 
@@ -88,7 +89,7 @@ class Findings:
     targets_N: Num[np.ndarray, "N *classes"]
     outputs_NxO: Float[np.ndarray, "N O"]
     wrong: list[Wrong]
-    importance: Importance
+    importance: Importance | None
     class_names: list[str] | None = None
 
     def called(self, target: Target) -> str:
@@ -152,7 +153,7 @@ def find(run: Run) -> Findings:
         targets_N=zoo.targets_N[rows],
         outputs_NxO=outputs_NxO,
         wrong=[dataclasses.replace(net, drawing=drawings.get(net.row)) for net in wrong],
-        importance=_importance(run, trained),
+        importance=_importance(run, trained) if len(after) else None,
         class_names=names_of_classes(zoo),
     )
 
@@ -194,14 +195,18 @@ def _facts(run: Run) -> dict[str, str]:
     kind = f"points with {shape[0]} coordinates"
     if len(shape) == 3:
         kind = f"images of {' × '.join(map(str, shape))} values"
+    name = name_in(config)
+    head = f"{config.head_depth} linear layers, {config.head_width} wide"
+    probed = {
+        "probes": f"{config.num_probes} ({config.method}), {kind}",
+        "responses": f"{spec.response_dim} for each probe",
+    }
     facts = {
         "zoo": f"{zoo.name}, {len(zoo):,} networks{weights}",
         "predicted": TASKS[zoo.task].goal.format(num_outputs=zoo.num_outputs),
         "networks": ", ".join(f"{len(zoo.splits[name]):,} {name}" for name in SPLITS),
-        "probes": f"{config.num_probes} ({config.method}), {kind}",
-        "responses": f"{spec.response_dim} for each probe",
-        "head": f"{config.head_depth} linear layers, {config.head_width} wide, reads "
-        + name_in(config),
+        **(probed if config.num_probes else {}),
+        "head": f"{'fitted at once' if readout(name, spec).fitted else head}, reads {name}",
     }
     if zoo.runs_N is not None:
         facts["training runs"] = f"{len(np.unique(zoo.runs_N)):,}"

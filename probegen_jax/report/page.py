@@ -37,6 +37,7 @@ $sections
 
 _PICTURES = re.compile('<meta name="pictures" content="(.*)">')
 _NOT_FINISHED = "not finished"
+_NO_PROBES = "<p>This method reads weights, and has no probes.</p>"
 
 
 def render(runs: Sequence[Findings], pictures: Sequence[str] = ()) -> str:
@@ -69,6 +70,11 @@ def is_of_finished(page: str) -> bool:
     return f"<b>{_NOT_FINISHED}<" not in page
 
 
+def has(run: Findings, section: str) -> bool:
+    """Whether there is something to draw of a run in a section."""
+    return len(run.probes_after) > 0 or section not in ("probes", "importance")
+
+
 def _section(runs: Sequence[Findings], section: _Section) -> str:
     anchor, heading, intro, draw, together = section
     parts = [f'<section id="{anchor}"><h2>{heading}</h2><p class="muted">{intro}</p>']
@@ -80,7 +86,8 @@ def _section(runs: Sequence[Findings], section: _Section) -> str:
     parts.append('<div class="runs">')
     for run in runs:
         name = f"<h3>{html.escape(run.name)}</h3>" if several else ""
-        parts.append(f'<div class="run">{name}{draw(run)}</div>')
+        drawn = draw(run) if has(run, anchor) else _NO_PROBES
+        parts.append(f'<div class="run">{name}{drawn}</div>')
     return "\n".join([*parts, "</div></section>"])
 
 
@@ -92,7 +99,9 @@ def _numbers(run: Findings, alone: bool) -> str:
     seeds = len(result["seeds"])
     value = score(run, result["mean"])
     spread = f" ± {score(run, result['std'])}" if seeds > 1 else ""
-    method = f"{registry.title(result['method'])}, {result['num_probes']} probes"
+    method = registry.title(result["method"])
+    if result["num_probes"]:
+        method += f", {result['num_probes']} probes"
     who = f"test {run.task.metric_title}, {method}"
     if not alone:
         return _number(value, f"{run.name}: {who}", spread, main=True)

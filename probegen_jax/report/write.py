@@ -103,19 +103,20 @@ def _replace_page(path: pathlib.Path, text: str) -> None:
 
 def write_pictures(run: Findings) -> list[str]:
     """A run's pictures, in its folder: PNG for a slide, SVG for a paper; returns their paths."""
-    figures.draw_probes(run.folder / PROBES, run.probes_after, run.planes)
+    if len(run.probes_after):
+        figures.draw_probes(run.folder / PROBES, run.probes_after, run.planes)
     figures.draw_curves(run.folder / CURVES, run.curves)
     drawn = {"predictions": sections.prediction_chart(run)}
     for group, charts_of in _CHARTS.items():
-        for name, chart in charts_of(run).items():
+        for name, chart in charts_of(run).items() if page.has(run, group) else ():
             drawn[f"{group}-{name.replace(' ', '-')}"] = chart
     (run.folder / PICTURES).mkdir(exist_ok=True)
     written = {f"{PICTURES}/{name}.svg": chart for name, chart in drawn.items()}
     for path, chart in written.items():
         write_text(run.folder / path, charts.standalone(chart))
-    if run.config.get("tensorboard"):
+    if run.config.get("tensorboard") and len(run.probes_after):
         _show_on_board(run)
-    return [PROBES, CURVES, *written]
+    return [*([PROBES] if len(run.probes_after) else []), CURVES, *written]
 
 
 _CHARTS = {

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from probegen_jax import settings
 from probegen_jax.errors import UserError
+from probegen_jax.method.model import head_sizes
+from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS, Scale
 from probegen_jax.runs.experiment import Experiment
 from probegen_jax.training.evaluation import answers_once
@@ -86,14 +88,18 @@ def check_memory(experiment: Experiment, mesh: Mesh) -> None:
     # Responses of a batch and their gradient; or, of fixed probes, of all networks once.
     networks = len(zoo) / devices if fixed else 2 * config.batch_size / devices
     at_once = seeds if fixed or zoo.spec.vmap_seeds else 1
-    responses = 4 * at_once * int(networks) * config.num_probes * zoo.spec.response_dim
+    sizes = head_sizes(config.to_dict(), zoo.num_outputs)
+    values = readout(name_in(config), zoo.spec).num_values(
+        zoo.spec, sizes
+    )  # that are read of a network
+    responses = 4 * at_once * int(networks) * values
     count = trained // 4
     who = f"num_seeds ({config.num_seeds:,}) × {count:,} parameters (head_width, num_probes, …)"
     asked = "all networks" if fixed else f"batch_size ({config.batch_size:,})"
     refuse_too_much(
         {
             who: seeds * of_seed,
-            f"the answers of {asked} to num_probes ({config.num_probes:,})": responses,
+            f"{values:,} values of {asked}, by num_probes ({config.num_probes:,})": responses,
         },
         mesh,
     )

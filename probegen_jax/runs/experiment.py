@@ -9,18 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.method import learning
-from probegen_jax.method.generators import registry
-from probegen_jax.method.model import make_model
-from probegen_jax.method.moves import Reach
 from probegen_jax.method.readouts.registry import name_in, readout
-from probegen_jax.method.recipe import Recipe
 from probegen_jax.method.tasks import TASKS, Scale
 from probegen_jax.networks.contract import NetworkSpec, Options
 from probegen_jax.runs import records, scores
@@ -30,6 +25,7 @@ from probegen_jax.runs.folder import (
     refuse_missing,
     refuse_other_zoo,
 )
+from probegen_jax.runs.learners import make_learner, probe_images, schedule_of
 from probegen_jax.runs.records import run_config
 from probegen_jax.runs.zoo_facts import facts
 from probegen_jax.runs.zoo_from_config import PUBLISHED, from_config
@@ -90,7 +86,7 @@ class Experiment:
     @property
     def schedule(self) -> Schedule:
         """What happens at which step of the training."""
-        return _schedule(self.config, self.zoo)
+        return schedule_of(self.config, self.zoo)
 
     @property
     def total_steps(self) -> int:
@@ -188,40 +184,6 @@ def with_block_size(experiment: Experiment, block_size: int | None) -> Experimen
     zoo = dataclasses.replace(experiment.zoo, spec=spec)
     learner = make_learner(experiment.config, zoo, None, experiment.platform)
     return dataclasses.replace(experiment, zoo=zoo, learner=learner)
-
-
-def probe_images(config: ConfigDict, spec: NetworkSpec) -> Float[np.ndarray, "N h w C"] | None:
-    """The images that the method's probes are taken from; None where it needs none."""
-    generator = registry.entry(config.method, spec.probe_shape).generator
-    return generator.needed_images(config.to_dict(), spec)
-
-
-def make_learner(
-    config: ConfigDict,
-    zoo: Zoo,
-    images: Float[np.ndarray, "N H W C"] | None,
-    platform: str = "cpu",
-) -> learning.Learner:
-    """The learner of a config for a zoo; `images` as `probe_images` gives them.
-
-    Of the platform it tells the generator; the zoo's spec has been told.
-    """
-    settings, spec, num_outputs = config.to_dict(), zoo.spec, zoo.num_outputs
-
-    def model_from(key: Key[Array, ""]) -> nnx.Module:  # not to hold on to the zoo's weights
-        rngs = nnx.Rngs(params=key)
-        return make_model(spec, settings, num_outputs, images=images, rngs=rngs, platform=platform)
-
-    recipe = Recipe.of(settings)
-    noisy = settings.get("dropout", 0.0) > 0 or bool(Reach.of(settings))
-    optimizer = recipe.optimizer(_schedule(config, zoo).total_steps)
-    loss = recipe.loss(TASKS[zoo.task].loss)
-    return learning.Learner(model_from, spec, loss, optimizer, recipe=recipe, noisy=noisy)
-
-
-def _schedule(config: ConfigDict, zoo: Zoo) -> Schedule:
-    sizes = len(zoo.splits["train"]), config.batch_size, config.num_epochs
-    return Schedule.of(*sizes, config.eval_every, config.checkpoint_every)
 
 
 @dataclasses.dataclass(frozen=True)

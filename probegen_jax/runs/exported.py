@@ -20,7 +20,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.files import UNREADABLE, read_json, replacing, write_json, write_text
 from probegen_jax.method.model import head_sizes
 from probegen_jax.method.readouts.base import Sizes
-from probegen_jax.method.readouts.registry import READOUTS, name_in, readout
+from probegen_jax.method.readouts.registry import is_known, name_in, readout
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import registry
 from probegen_jax.networks.contract import NetworkSpec
@@ -119,7 +119,7 @@ def load_model(folder: pathlib.Path) -> Predictor:
         if not isinstance(content["result"], dict):
             raise ValueError("the result is no table of figures")
         head, sizes = name_in(settings), head_sizes(settings, outputs)
-        if head not in READOUTS:
+        if not is_known(head):
             raise ValueError(f"readout {head!r} is unknown")
         named = {name: leaf for name, leaf in tensors.items() if name.startswith("head.")}
         if not 0 < sizes.depth <= len(named):  # before so many layers are made

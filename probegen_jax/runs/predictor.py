@@ -230,7 +230,9 @@ class Predictor:
         )
         spec = networks.spec.on_platform(jax.default_backend())
         learner = _learner(spec, self.probes_SxP.shape[1:], self.readout, self.head_sizes)
-        return Evaluation(learner, networks, self.batch_size).outputs(state, rows_N)
+        at_once = readout(self.readout, spec).reads_weights
+        run = Evaluation(learner, networks, self.batch_size)
+        return run.outputs(state, rows_N, answers_first=at_once)
 
 
 @functools.lru_cache(maxsize=8)  # equal learners share what is compiled

@@ -1,8 +1,9 @@
 """One training in a run's folder, from its config to `result.json`."""
 
+import functools
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +15,18 @@ from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.files import write_json
 from probegen_jax.method.generators import registry
+from probegen_jax.method.readouts.registry import name_in, readout
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.runs import checks, records, warm_start
 from probegen_jax.runs import experiment as experiments
 from probegen_jax.runs import folder as folders
 from probegen_jax.runs.experiment import Experiment, Run
 from probegen_jax.runs.folder import computed, refuse_other, refuse_other_zoo
+from probegen_jax.runs.learners import weight_values
 from probegen_jax.runs.zoo_facts import facts
 from probegen_jax.training import tuning
 from probegen_jax.training.checkpoints import Checkpoints, folder_of
+from probegen_jax.training.fitting import Fitting
 from probegen_jax.training.job import processes
 from probegen_jax.training.job.interrupt import Interrupt
 from probegen_jax.training.loop import Training
@@ -98,7 +103,7 @@ def train_run(
         )
         experiment = experiments.with_block_size(experiment, block_size)
     identity = {"config": computed(config.to_dict()), "zoo": zoo_facts, "block_size": block_size}
-    training = Training(
+    training = _training_class(experiment)(
         experiment.learnt_zoo,
         experiment.learner,
         mesh,
@@ -124,6 +129,21 @@ def train_run(
         log, Progress(experiment.total_steps, training.done, experiment.metric_name), interrupt
     )
     return _finished(experiment, folder, training, result)
+
+
+def _training_class(experiment: Experiment) -> Callable[..., Training]:
+    """What trains: steps, or, of readouts that are fitted at once, one."""
+    config, zoo = experiment.config, experiment.zoo
+    kind = readout(name_in(config), zoo.spec)
+    if not kind.fitted:
+        return Training
+
+    def fit() -> dict[str, Any]:
+        rows = zoo.splits["train"]
+        values = weight_values(experiment.learner, config, zoo, rows)
+        return kind.fit(values, experiment.learnt_zoo.targets_N[rows], zoo.num_outputs)
+
+    return functools.partial(Fitting, fit=fit, loss=TASKS[zoo.task].loss)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -159,7 +179,7 @@ def _announce(experiment: Experiment, folder: pathlib.Path, step: int | None) ->
         print(f"resuming {folder} at step {step} of {experiment.total_steps}")
         return
     print(
-        f"training {config.method}-{config.num_probes} on {zoo.name}: "
+        f"training {registry.label(config.method, config.num_probes)} on {zoo.name}: "
         f"{len(zoo.splits['train'])} networks, {experiment.total_steps} steps, "
         f"{len(experiment.seeds)} seed(s), in {folder}"
     )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
@@ -94,7 +95,10 @@ class Programs:
         """Every seed's responses of all networks, laid out as they are."""
         slots, places = layout.rows_BxM.shape
         mine = slots // self.mesh.shape[DATA]
-        rows_TxB = np.arange(places * mine, dtype=np.int32).reshape(-1, mine)
+        model = nnx.eval_shape(lambda: self.learner.make_model(jax.random.key(0)))
+        # Weights are read at once, for networks may share arrays that are read as a whole.
+        in_batches = (1, -1) if model.head.reads_weights else (-1, mine)
+        rows_TxB = np.arange(places * mine, dtype=np.int32).reshape(in_batches)
 
         def ask(state_S, weights):
             return learning.responses(self.learner, state_S, weights, jnp.asarray(rows_TxB))

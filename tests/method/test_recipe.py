@@ -78,6 +78,39 @@ def test_probes_have_a_learning_rate_of_their_own_and_kernels_of_the_head_decay(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
 
 
+def test_free_probes_decay_too(zoo):
+    _, plain = changes(make_learner(method="vanilla"), zoo)
+    params, found = changes(make_learner(method="vanilla", probe_weight_decay=0.5), zoo)
+    probes = plain["generator"]["probes"] - 5e-3 * params["generator"]["probes"]
+    np.testing.assert_allclose(found["generator"]["probes"], probes, atol=1e-6)
+    assert np.abs(probes - plain["generator"]["probes"]).max() > 1e-3
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), found["head"], plain["head"]
+    )
+
+
+def test_probes_may_drop_a_share_of_their_values_in_training(zoo):
+    """The same values for all networks of a batch, wherever these lie; none when predicting."""
+    learner, plain = make_learner(probe_dropout=0.5), make_learner()
+    states, without = init(learner, 0), init(plain, 0)
+    jax.tree.map(np.testing.assert_array_equal, states.params, without.params)
+    rows = jnp.asarray([[7, 1, 9]])
+    outputs = [
+        learning.predict(each, state.params, state.fixed, zoo[0], rows)
+        for each, state in ((learner, states), (plain, without))
+    ]
+    np.testing.assert_array_equal(*outputs)
+    one = jax.tree.map(lambda leaf: leaf[0], (states.params, states.fixed))
+    weights = learner.take(zoo[0], jnp.asarray([3, 3, 4]))
+    first, again, later = (
+        np.asarray(learner.outputs(*one, weights, learning.Noise(step, place)))
+        for step, place in ((0, 0), (0, 8), (1, 0))
+    )
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_allclose(first[0], first[1], rtol=1e-5)
+    assert not np.allclose(first, later, atol=1e-6)
+
+
 def test_of_a_hidden_readout_the_factors_of_kernels_decay():
     learner = make_learner(readout="hidden", weight_decay=0.5)
     params = jax.eval_shape(learner.init, seed_keys(0)).params

@@ -139,7 +139,7 @@ def test_an_entry_says_rightly_whether_probes_are_trained(monkeypatch):
                 values | {"method": name}, shape, images=images, rngs=nnx.Rngs(params=0)
             )
             assert type(generator) is each.generator
-            assert generator().shape == (4, *shape)
+            assert generator().shape == (4 if method.readout is None else 0, *shape)
     wrong = Entry(METHODS["vanilla"].entries["coordinates"].path, trained=False)
     monkeypatch.setitem(METHODS, "wrong", Method("wrong", {"coordinates": wrong}))
     with pytest.raises(ValueError, match="trained=False, which is not so"):
@@ -151,8 +151,8 @@ def test_methods_are_known_without_jax():
         "import sys\n"
         "from probegen_jax import settings\n"
         "from probegen_jax.method.generators import registry\n"
-        "known = ['probegen', 'vanilla', 'uniform', 'pixels', 'dead_leaves', 'images']\n"
-        "assert list(registry.METHODS) == known\n"
+        "probes = ['probegen', 'vanilla', 'uniform', 'pixels', 'dead_leaves', 'images']\n"
+        "assert list(registry.METHODS) == [*probes, 'flat', 'statnn']\n"
         "assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPO)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -39,6 +40,17 @@ class Generator(nnx.Module):
         """
         del settings, spec
         return None
+
+
+class NoProbes(Generator):
+    """Of methods that do not probe: no probes at all."""
+
+    def __init__(self, num_probes: int, probe_shape: tuple[int, ...], *, rngs: nnx.Rngs):
+        del num_probes, rngs
+        self.probe_shape = probe_shape
+
+    def __call__(self) -> Float[Array, "0 ..."]:
+        return jnp.zeros((0, *self.probe_shape))
 
 
 class Given(Generator):

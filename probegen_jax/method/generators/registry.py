@@ -21,10 +21,13 @@ imported when they are used.
 
 import dataclasses
 import pkgutil
+import string
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from probegen_jax.errors import UserError
+
+Kind = Literal["coordinates", "images"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +58,16 @@ class Method:
     Attributes:
       entries: what makes its probes, by their kind: points (D,) or images (H, W, C).
       number: of its probes, by the settings, where these are not free to say `num_probes`.
+      readout: of a method that does not probe, the name of what reads the weights, in which config
+        keys stand in braces.
       source: the config key, which must not be None, that says where its probes come from.
     """
 
     title: str
-    entries: Mapping[Literal["coordinates", "images"], Entry]
+    entries: Mapping[Kind, Entry]
     number: Callable[[Mapping[str, Any]], int] | None = None
     source: str | None = None
+    readout: str | None = None
 
     @property
     def needed(self) -> list[str]:
@@ -72,6 +78,7 @@ class Method:
     def settings(self) -> list[str]:
         """All config keys that belong to it."""
         source = {self.source} if self.source else set()
+        source |= {key for _, key, *_ in string.Formatter().parse(self.readout or "") if key}
         optional = {key for entry in self.entries.values() for key in entry.optional.values()}
         return sorted({*self.needed, *source, *optional})
 
@@ -85,6 +92,8 @@ GENERATOR_ACTIVATIONS = (
 _POINTS, _IMAGES = f"{__package__}.coordinates", f"{__package__}.images"
 _LINEAR = {"latent_dim": "latent_dim", "depth": "generator_depth"}
 _ACTIVATION = {"activation": "generator_activation"}
+_NO_PROBES = Entry(f"{__package__}.base:NoProbes", trained=False)
+_NONE: dict[Kind, Entry] = {"coordinates": _NO_PROBES, "images": _NO_PROBES}
 METHODS: dict[str, Method] = {
     "probegen": Method(
         "ProbeGen",
@@ -113,6 +122,10 @@ METHODS: dict[str, Method] = {
         {"images": Entry(f"{_IMAGES}:Images", trained=False)},
         source="probe_images",
     ),
+    "flat": Method("all weights", _NONE, number=lambda settings: 0, readout="flat"),
+    "statnn": Method(
+        "weight statistics", _NONE, number=lambda settings: 0, readout="statnn_{statnn_head}"
+    ),
 }
 
 
@@ -131,6 +144,11 @@ def entry(method: str, probe_shape: tuple[int, ...]) -> Entry:
             f"{', '.join(choices)}"
         )
     return choices[method]
+
+
+def label(method: str, num_probes: int) -> str:
+    """A method and its number of probes in short, as run folders are called."""
+    return f"{method}-{num_probes}" if num_probes else method
 
 
 def title(method: str) -> str:

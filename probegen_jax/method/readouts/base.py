@@ -40,9 +40,16 @@ class Readout(nnx.Module):
     Attributes:
       answers_once: whether what it reads of a network follows from the probes alone, so that it is
         computed only once where these do not change.
+      reads_weights: whether it reads networks' weights, and needs no probes.
+      standardises: whether it has `spread` and `standardise`, see `weights.Flat`.
+      fitted: whether its class has `fit`, which finds its parameters at once, see
+        `trees.StatisticsTrees`.
     """
 
     answers_once: ClassVar[bool] = True
+    reads_weights: ClassVar[bool] = False
+    standardises: ClassVar[bool] = False
+    fitted: ClassVar[bool] = False
 
     @classmethod
     def for_networks(cls, spec: NetworkSpec) -> type["Readout"]:
@@ -64,6 +71,11 @@ class Readout(nnx.Module):
     ) -> Float[Array, "B P A"]:
         """What it reads of each network of a batch: A values a probe; here, the responses."""
         return spec.respond(weights, probes)
+
+    @classmethod
+    def num_values(cls, spec: NetworkSpec, sizes: Sizes) -> int:
+        """At least how many values it reads of one network."""
+        return sizes.num_probes * spec.response_dim
 
     @staticmethod
     @abc.abstractmethod

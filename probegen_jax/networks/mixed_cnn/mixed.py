@@ -25,7 +25,7 @@ from probegen_jax.networks.contract import (
     check_at_least_one,
 )
 from probegen_jax.networks.maps import Reduce, WithMaps, description
-from probegen_jax.networks.mixed_cnn import tables
+from probegen_jax.networks.mixed_cnn import tables, weight_statistics
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
 from probegen_jax.networks.mixed_cnn.on_accelerator import batch
 from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Uniform
@@ -71,6 +71,7 @@ class MixedCnnSpec(WithMaps, NetworkSpec):
 
     vmap_seeds: ClassVar[bool] = False  # seeds side by side gain nothing
     needs_config: ClassVar[bool] = True
+    num_statistics: ClassVar[int] = weight_statistics.NUMBER
 
     def __post_init__(self):
         check_at_least_one(num_classes=self.num_classes, block_size=self.block_size)
@@ -164,6 +165,17 @@ class MixedCnnSpec(WithMaps, NetworkSpec):
             return each[:, : probes.shape[0]]
 
         return joined(responses), joined(found)
+
+    def flat(self, weights: MixedWeights) -> Float[Array, "B V"]:
+        """See `NetworkSpec`."""
+        raise UserError(
+            "method is 'flat', which reads all weights in one row, but this zoo's networks have "
+            "different architectures; use another method, such as statnn"
+        )
+
+    def statistics(self, weights: MixedWeights) -> Float[Array, "B F"]:
+        """See `NetworkSpec`; over layers, so that there are as many for any architecture."""
+        return weight_statistics.of_networks(self.kinds, self.image_shape[2], weights)
 
     def costs(self, weights: MixedWeights) -> Int[np.ndarray, " N"]:
         """Multiplications of each network's convolutions for one probe, forwards and back.
