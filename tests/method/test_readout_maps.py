@@ -109,7 +109,8 @@ def test_values_in_the_targets_own_unit():
     np.testing.assert_allclose(found, scale.values(np.asarray(model.head(answers))), rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["vanilla", pytest.param("dead_leaves", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["vanilla", "dead_leaves"])
 def test_it_trains_resumes_predicts_and_travels(method, tmp_path):
     rng = np.random.default_rng(0)
     weights = jax.tree.map(np.asarray, networks(40))

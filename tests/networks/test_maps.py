@@ -141,9 +141,8 @@ SMALL = dataclasses.replace(LINKED, layers=LINKED.layers[:2])
 ALONE = dataclasses.replace(LINKED, layers=(ConvLayer(3, 4, 2, 3, 0, "sigmoid"),))
 
 
-@pytest.mark.parametrize(
-    "platform", ["gpu", *(pytest.param(each, marks=pytest.mark.slow) for each in ("cpu", "tpu"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_so_are_those_of_a_mixed_zoo_and_gradients_are_those_of_a_loop(platform):
     specs = [LINKED, ALONE, SMALL]
     networks = [network(spec, n) for n, spec in enumerate(specs)]
