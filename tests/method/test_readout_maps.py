@@ -130,3 +130,20 @@ def test_it_trains_resumes_predicts_and_travels(method, tmp_path):
     export(load_run(tmp_path / "whole", zoo=zoo), tmp_path / "model")
     moved = probegen_jax.load(tmp_path / "model")
     np.testing.assert_array_equal(moved.predict(zoo).values_SxNxO, expected)
+
+
+@pytest.mark.slow
+def test_from_a_trained_run_of_outputs_it_begins_as_that_run(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(np.asarray, networks(40))
+    zoo = own.from_arrays("maps", SPEC, weights, rng.random(40), task="regression")
+    small = {
+        "num_probes": 4, "num_epochs": 1, "batch_size": 10, "head_width": 8, "head_depth": 2,
+        "report": False,
+    }  # fmt: skip
+    trained = probegen_jax.train(zoo, "vanilla", workdir=tmp_path / "run", **small)
+    still = {"init_from": str(tmp_path / "run"), "learning_rate": 1e-30, "readout": "hidden"}
+    begun = probegen_jax.train(zoo, "vanilla", workdir=tmp_path / "more", **small, **still)
+    np.testing.assert_array_equal(
+        begun.predict(zoo).values_SxNxO, trained.predict(zoo).values_SxNxO
+    )
