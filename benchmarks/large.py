@@ -1,7 +1,7 @@
 """Trains on a folder of ResNet-18s, streamed from their files.
 
     python -m benchmarks.large                       200 networks of 45 MB, five steps of 32
-    python -m benchmarks.large --batch_size=8 --networks=50
+    python -m benchmarks.large --batch_size=8 --networks=50 --probes=8
 
 The files are sparse: they say 45 MB each and take no space, and all weights are 0. The networks are
 no use, but every byte of each is read, checked, sent to the device and computed with. As pages come
@@ -22,7 +22,7 @@ from probegen_jax import train
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.training import streaming
 
-CLASSES, SIZE, PROBES = 10, 64, 32
+CLASSES, SIZE = 10, 64
 SPEC = ResNetSpec(
     **{"widths": (64, 128, 256, 512), "depths": (2, 2, 2, 2), "stem_width": 64, "stem_kernel": 7},
     **{"stem_stride": 2, "stem_pool": True, "image_shape": (SIZE, SIZE, 3)},
@@ -76,6 +76,7 @@ def main() -> None:
     )
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--probes", type=int, default=32)
     options = parser.parse_args()
     peaks: list[tuple[float, float]] = []  # when a step's networks are on the device, and memory
     stretch = streaming.Streamed.stretch
@@ -105,7 +106,7 @@ def main() -> None:
         started = time.perf_counter()
         train.main(
             [
-                *("train", f"--config=configs/own_networks.py:{PROBES}"),
+                *("train", f"--config=configs/own_networks.py:{options.probes}"),
                 f"--workdir={folder / 'run'}",
                 *(f"--config.{key}={value}" for key, value in flags.items()),
             ]
@@ -118,6 +119,7 @@ def main() -> None:
         "megabytes_each": megabytes,
         "megabytes_kept_beside_the_files": kept / 1e6,
         "batch_size": options.batch_size,
+        "probes": options.probes,
         "steps": result["steps"],
         "seconds_from_first_step_to_last": peaks[-1][0] - peaks[0][0],
         "seconds_in_all": seconds,
