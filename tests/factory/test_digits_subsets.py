@@ -1,5 +1,6 @@
 """The built-in zoo of ResNets: how its networks are trained, its splits, its cache."""
 
+import dataclasses
 import json
 
 import jax
@@ -14,7 +15,7 @@ from probegen_jax.factory.resnet import fit
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.zoo import flat_weights
 
-SPEC = ResNetSpec((4, 6), (1, 1), stem_width=4, num_classes=5, image_shape=(8, 8, 1))
+SPEC = dataclasses.replace(digits_subsets.SPEC, widths=(4, 6), stem_width=4)
 RECIPE = fit.Recipe(steps=12, batch_size=16, learning_rate=1e-2)
 
 
@@ -138,7 +139,7 @@ def test_no_set_of_digits_is_in_two_splits(tmp_path, monkeypatch):
 @pytest.mark.optimized
 def test_networks_learn_their_digits_and_no_others():
     images = digits_subsets.digit_images()
-    pixels = images.train.images * np.float32(2) - 1
+    pixels = digits_subsets.PIXELS.normalise(images.train.images)
     labels = images.train.labels.astype(np.int32)
     outputs = np.array([[0, 1, -1, 2, -1, -1, 3, 4, -1, -1], [-1, -1, 0, 1, 2, 3, 4, -1, -1, -1]])
     rows = [

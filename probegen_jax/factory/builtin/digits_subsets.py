@@ -19,11 +19,15 @@ from probegen_jax import user_cache
 from probegen_jax.factory.builtin.digits_cnn import digit_images
 from probegen_jax.factory.parts import code_hash
 from probegen_jax.factory.resnet import fit
+from probegen_jax.networks.cnn import published
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.zoo import cache, flat_weights, splits
 from probegen_jax.zoo.zoo import Zoo
 
-SPEC = ResNetSpec((8, 16), (1, 1), stem_width=8, num_classes=5, image_shape=(8, 8, 1))
+PIXELS = published.signed(1)
+SPEC = ResNetSpec(
+    (8, 16), (1, 1), stem_width=8, num_classes=5, image_shape=(8, 8, 1), pixels=PIXELS
+)
 RECIPE = fit.Recipe(steps=150, batch_size=32, learning_rate=1e-2)
 _VAL, _TEST = 0.1, 0.2  # of the sets of digits
 _PART = 20  # networks that are trained, and kept, together: seconds' worth
@@ -42,7 +46,7 @@ def load(
     """
     images = digit_images()
     train_images = len(images.train)
-    pixels = np.concatenate([images.train.images, images.test.images]) * np.float32(2) - 1
+    pixels = PIXELS.normalise(np.concatenate([images.train.images, images.test.images]))
     labels = np.concatenate([images.train.labels, images.test.labels]).astype(np.int32)
     # Every set comes before one comes again.
     sets = np.array(list(itertools.combinations(range(images.num_classes), spec.num_classes)))
