@@ -169,6 +169,16 @@ def test_a_step_has_no_control_flow_of_its_own(name, platform, target):
     assert step.flops(program.jaxpr.jaxpr) > 1e7
 
 
+@pytest.mark.slow
+def test_resnets_run_one_after_another_and_forwards_twice():
+    program = traced("resnet18", "gpu")
+    text = program.lower(lowering_platforms=("cuda",)).as_text()
+    # Steps, seeds in turn, and networks, there and back.
+    assert hlo.control_flow(text) == {"while": 4}
+    needed = 32 * 128 * cases.make("resnet18", 32, 128).flops_N[0]
+    assert 1.5 < step.flops(program.jaxpr.jaxpr) / needed < 1.8  # zeros of strides count, too
+
+
 def test_control_flow_is_counted():
     text = jax.jit(lambda x: jax.lax.cond(x > 0, jnp.sin, jnp.cos, x)).lower(1.0).as_text()
     assert hlo.control_flow(text) == {"case": 1}

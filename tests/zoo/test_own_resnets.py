@@ -1,5 +1,6 @@
 """Zoos of ResNets as people keep them: model folders, and bare files of torch."""
 
+import copy
 import json
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import own_networks
+from probegen_jax import describe_zoo, evaluate, export, predict, train
 from probegen_jax.errors import UserError
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.resnet.resnet import ResNetSpec
@@ -104,3 +106,34 @@ def test_what_is_no_resnet_like_the_first_is_told_or_left_out(tmp_path, modules,
     config.skip_bad = False
     with pytest.raises(UserError, match=r"0.pth: is no vision transformer.*; is no ResNet under"):
         from_config(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [False, True])
+def test_runs_on_them_train_predict_and_are_exported(tmp_path, modules, large, monkeypatch, capsys):
+    if large:
+        monkeypatch.setattr(reading, "_LARGE", 10)
+    many = [copy.deepcopy(modules[n % NUMBER]) for n in range(30)]
+    for n, module in enumerate(many):
+        with torch.no_grad():
+            module.linear.bias[0] = 3 * (-1) ** n
+    paths = files_of(tmp_path / "zoo", many)
+    config_of(tmp_path / "zoo", paths)
+    run, model = str(tmp_path / "run"), str(tmp_path / "model")
+    flags = ["", "--config=configs/own_networks.py:4", "--config.image_size=8"]
+    flags += [f"--config.networks_dir={tmp_path}/zoo", f"--config.data_dir={tmp_path}/cache"]
+    flags += [f"--config.targets_csv={tmp_path}/zoo/targets.csv"]
+    describe_zoo.main(flags)
+    assert "zoo: 30 networks of 1,515 weights" in capsys.readouterr().out
+    flags += [f"--workdir={run}", "--config.num_epochs=20", "--config.batch_size=10"]
+    flags += ["--config.learning_rate=0.01", "--config.head_depth=2"]
+    train.main([*flags, f"--config.data.mode={'stream' if large else 'auto'}"])
+    evaluate.main(["", run])
+    assert "the same figures as" in capsys.readouterr().out
+    export.main(["", run, model])
+    for of in (run, model):
+        out = tmp_path / "out.csv"
+        predict.main(["", of, str(tmp_path / "zoo"), f"--out={out}"])
+        rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
+        assert sum(row[1] == str(n % 2) for n, row in enumerate(rows)) >= 27
+        out.unlink()
