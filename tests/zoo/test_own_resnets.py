@@ -124,7 +124,7 @@ def test_runs_on_them_train_predict_and_are_exported(tmp_path, modules, large, m
     flags += [f"--config.networks_dir={tmp_path}/zoo", f"--config.data_dir={tmp_path}/cache"]
     flags += [f"--config.targets_csv={tmp_path}/zoo/targets.csv"]
     describe_zoo.main(flags)
-    assert "zoo: 30 networks of 1,515 weights" in capsys.readouterr().out
+    assert "zoo: 30 networks of 1,283 weights" in capsys.readouterr().out
     flags += [f"--workdir={run}", "--config.num_epochs=20", "--config.batch_size=10"]
     flags += ["--config.learning_rate=0.01", "--config.head_depth=2"]
     train.main([*flags, f"--config.data.mode={'stream' if large else 'auto'}"])
