@@ -88,8 +88,8 @@ class Learner:
 
     def with_params(self, state_S: TrainState, params_S: Any) -> TrainState:
         """A fresh state, but for its parameters."""
-        opt_state = jax.vmap(self.optimizer.init)(params_S)
-        return dataclasses.replace(state_S, params=params_S, opt_state=opt_state)
+        fresh = jax.vmap(self.optimizer.init)(params_S)
+        return dataclasses.replace(state_S, params=params_S, opt_state=fresh)
 
     @property
     def graphdef(self) -> Any:
@@ -156,9 +156,8 @@ class Learner:
             losses_B = self.loss(outputs, targets_B)
             if self.recipe is not None and self.recipe.rank_loss:
                 batch = outputs[:, 0], targets_B, valid_B
-                others = batch
-                if self.data_axis is not None:
-                    others = jax.lax.all_gather(batch, self.data_axis, tiled=True)
+                axis = self.data_axis
+                others = batch if axis is None else jax.lax.all_gather(batch, axis, tiled=True)
                 losses_B += self.recipe.rank_loss * pairwise_rank_loss(*batch[:2], *others)
             return jnp.sum(jnp.where(valid_B, losses_B, 0))
 
@@ -172,8 +171,8 @@ class Learner:
 
     def factors(self, params: Any) -> Factors | None:
         """See `Recipe.factors`; None if all parameters are changed alike."""
-        by_parameter = self.recipe is not None and self.recipe.by_parameter
-        return self.recipe.factors(params) if by_parameter else None
+        recipe = self.recipe
+        return recipe.factors(params) if recipe is not None and recipe.by_parameter else None
 
     def improve(
         self, state: TrainState, sums: Sums, factors: Factors | None = None

@@ -268,6 +268,7 @@ def test_a_readout_without_room_for_dropout_is_told(changes, monkeypatch):
         jax.eval_shape(make_learner(dropout=0.5, **changes).init, seed_keys(0))
 
 
+@pytest.mark.slow
 def test_all_of_them_train_the_same_on_a_gpu_and_bit_for_bit_in_stretches(zoo):
     learner, keys = make_learner(**ALL, schedule="plateau"), seed_keys(0, 1)
     expected = run_epoch(learner, keys, zoo, [(0, 5)])

@@ -25,7 +25,13 @@ def values():
     return own.from_arrays("mine", zoo.spec, zoo.weights, targets, task="regression")
 
 
-@pytest.mark.parametrize("of", [make_zoo, values], ids=["classes", "values"])
+@pytest.mark.parametrize(
+    "of",
+    [
+        pytest.param(make_zoo, id="classes"),
+        pytest.param(values, id="values", marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_scored_as_it_is_predicted(of, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(small_run, "make_zoo", of)
     zoo, folder = of(), tmp_path / "run"
@@ -57,12 +63,14 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_report_shows_it(run, tmp_path):
     page = write_report([load_run(run, zoo=make_zoo())], tmp_path / "page.html").read_text()
     assert "by the seeds' mean prediction" in page.replace("&#x27;", "'")
     assert "<td>mean prediction</td>" in page or ">mean prediction<" in page
 
 
+@pytest.mark.slow
 def test_a_changed_figure_is_found_and_results_of_before_have_none(run, tmp_path, capsys):
     path, text = run / "result.json", (run / "result.json").read_text()
     try:
@@ -81,6 +89,7 @@ def test_a_changed_figure_is_found_and_results_of_before_have_none(run, tmp_path
         path.write_text(text)
 
 
+@pytest.mark.slow
 def test_one_seed_is_none(tmp_path):
     assert "ensemble" not in go_on(tmp_path, num_epochs=1).result
 

@@ -36,6 +36,7 @@ def trained(tmp_path_factory):
     return folder, go_on(folder, **ALL)
 
 
+@pytest.mark.slow
 def test_a_run_with_all_of_them_goes_on_bit_for_bit(trained, tmp_path):
     folder, whole = trained
     with stopped_at(7):
@@ -54,6 +55,7 @@ def values():
     return own.from_arrays("mine", zoo.spec, zoo.weights, targets, task="regression")
 
 
+@pytest.mark.slow
 def test_a_run_on_a_plateau_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """It is stopped while it waits, too: what it has waited is in the checkpoint."""
     monkeypatch.setattr(small_run, "make_zoo", values)
@@ -97,6 +99,7 @@ def test_the_average_is_what_is_scored_loaded_and_exported(trained, tmp_path, ca
     np.testing.assert_array_equal(exported.predict(zoo).values, loaded.predict(zoo).values)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_is_one_without_them(tmp_path):
     finished = go_on(tmp_path, num_epochs=1)
     config = read_json(tmp_path / "config.json")

@@ -37,6 +37,7 @@ def test_what_fits_is_taken_seed_after_seed(start):
     assert line.endswith(f"2 of 3 arrays are taken; fresh: {name}")
 
 
+@pytest.mark.slow
 def test_a_run_starts_there_and_goes_on_bit_for_bit(start, tmp_path, capsys):
     levers = {"num_seeds": 2, "init_from": str(start), "ema": 0.5}
     with stopped_at(1):
