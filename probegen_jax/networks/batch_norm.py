@@ -16,7 +16,7 @@ def folded(
     norm: Mapping[str, np.ndarray],
     epsilon: float = EPSILON,
 ) -> tuple[Float[np.ndarray, "O ..."], Float[np.ndarray, " O"]]:
-    """A layer with the BatchNorm after it, as one layer: its weight and bias, in float32.
+    """A layer with the BatchNorm after it, as one layer: its weight and bias, as exact as `weight`.
 
     Args:
       weight: in torch's layout, outputs first.
@@ -27,8 +27,8 @@ def folded(
     mean, variance = (norm[name].astype(np.float64) for name in ("running_mean", "running_var"))
     scale = norm.get("weight", np.float64(1)) / np.sqrt(variance + epsilon)
     shift = norm.get("bias", np.float64(0)) + ((0 if bias is None else bias) - mean) * scale
-    by_output = scale.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1))
-    return weight * by_output, shift.astype(np.float32)
+    by_output = scale.astype(weight.dtype).reshape(-1, *[1] * (weight.ndim - 1))
+    return weight * by_output, shift.astype(weight.dtype)
 
 
 def check(network: str, layer: str, norm: Mapping[str, np.ndarray]) -> None:
