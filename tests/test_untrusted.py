@@ -25,6 +25,7 @@ from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.factory.images import sources
 from probegen_jax.method import dead_leaves_files
 from probegen_jax.method.readouts.base import Sizes
+from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.cnn.published import CIFAR10, small_cnn_zoo
 from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
@@ -405,9 +406,8 @@ def test_arrays_of_objects_and_headers_that_lie_are_told(tmp_path, monkeypatch):
 
 def test_no_cell_of_a_table_is_a_formula(tmp_path):
     names = ["=cmd|'/c calc'!A1", "+1.pth", "-1.pth", "@x", "\tx", "\r=x", "a=b\r=1.pth"]
-    predictions = Predictions(
-        names, ["=1+1", *[None] * 6], np.full((1, 7, 1), -0.5, np.float32), False
-    )
+    values = np.full((1, 7, 1), -0.5, np.float32)
+    predictions = Predictions(names, ["=1+1", *[None] * 6], values, TASKS["regression"])
     rows = list(csv.reader(io.StringIO(predictions.to_csv(), newline="")))
     assert [row[0] for row in rows[1:]] == [
         "'=cmd|'/c calc'!A1", "'+1.pth", "'-1.pth", "'@x", "' x", "' =x", "a=b =1.pth"
