@@ -117,6 +117,7 @@ def test_networks_without_taps_are_refused():
         )
 
 
+@pytest.mark.slow  # trainings
 def test_it_trains_resumes_predicts_and_travels(tmp_path):
     spec = SirenSpec(hidden=(8, 8))
     rng = np.random.default_rng(0)

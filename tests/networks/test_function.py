@@ -59,6 +59,7 @@ class Nnx(nnx.Module):
         return self.layers[1](nnx.relu(self.layers[0](x)))
 
 
+@pytest.mark.slow  # test_docs runs the like
 def test_a_flax_module_is_a_family():
     module = Linen()
     variables = module.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))

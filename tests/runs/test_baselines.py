@@ -18,6 +18,7 @@ from probegen_jax.runs.exported import export
 from probegen_jax.runs.folder import differences
 
 
+@pytest.mark.slow  # a training
 def test_pixels_are_trained_on_and_predicted_for(tmp_path):
     """Every network answers once, at all pixels; what is asked for again goes on or is finished."""
     run = go_on(tmp_path / "run", method="pixels", pixels_size=2)
@@ -29,6 +30,7 @@ def test_pixels_are_trained_on_and_predicted_for(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["num_probes"] == 4
 
 
+@pytest.mark.slow  # a training
 def test_fixed_probes_that_have_changed_are_told(tmp_path, monkeypatch):
     """Networks answer them before the checkpoint is read: it must have been the same ones."""
     with stopped_at(8):
@@ -70,7 +72,7 @@ READING_WEIGHTS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "mlp")) for name in READING_WEIGHTS],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "trees")) for name in READING_WEIGHTS],
 )
 def test_methods_that_read_weights_are_trained_as_others_are(name, tmp_path, monkeypatch):
     """The same files, figures and predictions; from the run, the export, and an earlier stop."""

@@ -25,6 +25,7 @@ def values():
     return own.from_arrays("mine", zoo.spec, zoo.weights, targets, task="regression")
 
 
+@pytest.mark.slow  # two trainings
 @pytest.mark.parametrize(
     "of",
     [

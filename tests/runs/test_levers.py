@@ -84,6 +84,7 @@ def test_a_run_on_a_plateau_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert sum(found) > 0
 
 
+@pytest.mark.slow  # a training
 def test_the_average_is_what_is_scored_loaded_and_exported(trained, tmp_path, capsys):
     folder, _ = trained
     run, zoo = load_run(folder, zoo=make_zoo()), make_zoo()
