@@ -17,7 +17,7 @@ class View:
     """A picture of what one INR of the zoo draws.
 
     Attributes:
-      values: (H, W, C) in [0, 1] on a plane; (T, C) along a line.
+      values: (H, W, 1 or 3) in [0, 1] on a plane; (T, C) along a line.
       axes: which coordinates of a point go across and down; along a line, the only one.
       title: what is shown, where there are several views.
     """
@@ -43,6 +43,8 @@ class Drawing:
 def draw(zoo: Zoo, rows: Sequence[int], called: Sequence[str]) -> dict[int, Drawing]:
     """What the networks at `rows` draw, by row; empty where the zoo's networks draw nothing.
 
+    On a plane or in space, other numbers of values than 1 and 3 are no colour: their mean is drawn.
+
     Args:
       called: the target of each network, in few characters.
     """
@@ -55,6 +57,8 @@ def draw(zoo: Zoo, rows: Sequence[int], called: Sequence[str]) -> dict[int, Draw
     drawn = zoo.spec.render(zoo.read(np.asarray(rows)), *sides)
     if drawn is None:
         return {}
+    if dims > 1 and drawn.shape[-1] not in (1, 3):
+        drawn = drawn.mean(axis=-1, keepdims=True)
     return {
         row: Drawing(row, name, _views(values, zoo.spec.plane))
         for row, name, values in zip(rows, called, drawn, strict=True)

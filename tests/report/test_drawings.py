@@ -54,6 +54,19 @@ def test_a_network_on_a_line_is_a_curve_and_other_dimensions_are_not_drawn():
     assert draw(four, [0], ["0"]) == {}
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_values_that_are_no_colour_are_drawn_as_their_mean(channels, tmp_path):
+    spec = SirenSpec(hidden=(4,), out_dim=channels)
+    weights = np.random.default_rng(0).standard_normal((20, spec.num_weights)).astype(np.float32)
+    zoo = own.from_arrays("a", spec, weights, np.arange(20) % 2, task="classification")
+    (drawing,) = draw(zoo, [3], ["1"]).values()
+    values = spec.render(zoo.read(np.array([3])), 64, 64)[0]
+    np.testing.assert_array_equal(drawing.views[0].values[..., 0], values.mean(axis=-1))
+    figures.draw_probes(tmp_path / "probes.png", np.zeros((3, 2), np.float32), [drawing])
+    with Image.open(tmp_path / "probes.png") as image:
+        assert image.size[0] > 100
+
+
 @pytest.mark.parametrize("dims", SHAPES)
 def test_probes_lie_where_their_coordinates_say(dims, tmp_path):
     _, drawings = drawings_of(dims)
