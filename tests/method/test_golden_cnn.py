@@ -29,7 +29,7 @@ pytestmark = pytest.mark.optimized
 CASES = (
     "cifar10_gs_deep_linear_6",
     "cifar10_gs_vanilla",
-    "cifar10_wild_park_deep_linear_5",
+    pytest.param("cifar10_wild_park_deep_linear_5", marks=pytest.mark.slow),
     "cifar10_wild_park_vanilla",
 )
 # Run in the forms that are for accelerators, but here.

@@ -40,6 +40,7 @@ def networks(number):
     return jax.vmap(SPEC.init)(jax.random.split(jax.random.key(1), number))
 
 
+@pytest.mark.slow  # compiles for long
 def test_it_begins_as_outputs_do_bit_for_bit():
     hidden, outputs = model_of("hidden"), model_of("outputs")
     weights = networks(5)

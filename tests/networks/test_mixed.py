@@ -153,6 +153,7 @@ def test_a_mixture_equals_a_loop_over_its_networks(compiled):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow  # compiles for long
 def test_bfloat16_is_close_and_leaves_float32_outside(compiled):
     zoo_spec, _, _ = compiled
     specs = [

@@ -76,6 +76,7 @@ def test_arrays_of_labels(labels):
     assert str(labels[1]) in zoo.describe()
 
 
+@pytest.mark.slow  # a training
 def test_names_from_the_csv_to_the_report(tmp_path, monkeypatch):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     rng = np.random.default_rng(0)

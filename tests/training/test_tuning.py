@@ -66,6 +66,7 @@ def test_only_what_is_clearly_faster_replaces_the_default(seconds, expected):
     assert tuning._clearly_best(seconds) == expected
 
 
+@pytest.mark.slow  # trainings
 def test_a_run_keeps_what_it_began_with(tmp_path, digits_dir, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tuning, "WORTHWHILE", 1)
