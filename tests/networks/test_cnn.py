@@ -7,7 +7,7 @@ import pytest
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.cnn import cnn
+from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.published import small_cnn_zoo, wild_park
@@ -105,7 +105,7 @@ def test_on_a_gpu_layers_whose_patches_are_too_large_are_convolved(monkeypatch):
 
     assert convolutions() == 0
     expected = spec.respond(weights, probes)
-    monkeypatch.setattr(cnn, "_MOST_PATCH_VALUES", 50_000)  # the second layer's are more
+    monkeypatch.setattr(forward, "MOST_PATCH_VALUES", 50_000)  # the second layer's are more
     assert convolutions() == 1
     np.testing.assert_allclose(spec.respond(weights, probes), expected, rtol=1e-4, atol=1e-5)
 

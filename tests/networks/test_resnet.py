@@ -9,8 +9,8 @@ import pytest
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import registry
+from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.contract import ReadOptions
-from probegen_jax.networks.resnet import resnet
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.zoo.own import networks
 
@@ -75,7 +75,7 @@ def answers(modules, x):
 
 @pytest.mark.parametrize("changes", [{}, {"platform": "gpu"}, {"block_size": 2, "shortcut": "pad"}])
 def test_small_ones_answer_as_torch_does_in_every_way_to_run_them(changes, monkeypatch):
-    monkeypatch.setattr(resnet, "_MOST_PATCH_VALUES", 10_000)  # enough for some of the layers
+    monkeypatch.setattr(forward, "MOST_PATCH_VALUES", 10_000)  # enough for some of the layers
     spec = dataclasses.replace(NARROW, **changes)
     check_equal(spec, [module(spec, seed) for seed in range(3)])
 

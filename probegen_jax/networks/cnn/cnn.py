@@ -32,8 +32,6 @@ CnnWeights = dict[str, Any]
 
 # Of a layer's output for one image: more than zoos have, few enough for any memory.
 _MOST_VALUES = 2**22
-# In the patches of one layer of all networks and probes, on a GPU: 2 GiB.
-_MOST_PATCH_VALUES = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,24 +175,15 @@ class CnnSpec(WithMaps, NetworkSpec):
         Convolutions with kernels of many networks become grouped ones, and a GPU's library runs
         these a group after the other: a step on CIFAR10-GS takes more than twice as long with them.
         """
-        matmuls = self._fit(weights, probes)
+        networks = weights["head"]["kernel"].shape[0]
         first = forward.patches(probes, self.layers[0])  # shared by all networks
 
         def one(network):
             return forward.run_on_patches(
-                self.layers, self.activations, network, first, matmuls=matmuls
+                self.layers, self.activations, network, first, networks=networks
             )
 
         return jax.vmap(one)(weights)
-
-    def _fit(self, weights: CnnWeights, probes: jax.Array) -> list[bool]:
-        """Of which layers the patches of a whole batch fit the memory."""
-        networks = weights["head"]["kernel"].shape[0]
-        return [
-            math.prod(size) * layer.kernel**2 * layer.in_channels * networks * len(probes)
-            <= _MOST_PATCH_VALUES
-            for layer, size in zip(self.layers, self.sizes, strict=True)
-        ]
 
     def describe_layers(
         self, weights: CnnWeights
@@ -210,8 +199,8 @@ class CnnSpec(WithMaps, NetworkSpec):
     ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
         check_images(probes, self.image_shape)
         together = self.block_size is None and self.platform != "cpu"
-        matmuls = self._fit(weights, probes) if together else ()
-        one = seen.respond(self.layers, self.activations, probes, reduce, matmuls)
+        networks = weights["head"]["kernel"].shape[0] if together else None
+        one = seen.respond(self.layers, self.activations, probes, reduce, networks)
         if together:
             return jax.vmap(one)(weights, queries)
         each = (weights, queries)

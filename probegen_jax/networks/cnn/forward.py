@@ -1,5 +1,6 @@
 """A CNN, layer by layer, for any way to convolve."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn.layer import ConvLayer
+
+# In the patches of one layer, of all networks that run side by side: 2 GiB.
+MOST_PATCH_VALUES = 2**29
 
 
 def run(
@@ -67,13 +71,28 @@ def patches(images: Float[Array, "P H W C"], layer: ConvLayer) -> Float[Array, "
     return jnp.concatenate(rows, axis=-1)
 
 
+def convolved(
+    layer: ConvLayer, x: Float[Array, "P H W C"], kernel: jax.Array, networks: int | None
+) -> Float[Array, "P h w O"]:
+    """A convolution without bias, as a matmul over patches.
+
+    Args:
+      networks: how many run side by side: if the patches of all do not fit the memory, it is a
+        convolution after all. None: they need not be counted.
+    """
+    values = math.prod(layer.out_sizes(x.shape[1:3])) * layer.kernel**2 * x.shape[0] * x.shape[3]
+    if networks is not None and networks * values > MOST_PATCH_VALUES:
+        return layer.convolve(x, kernel)
+    return matmul(patches(x, layer), kernel)
+
+
 def run_on_patches(
     layers: tuple[ConvLayer, ...],
     activations: tuple[str, ...],
     weights: dict[str, Any],
     first: Float[Array, "P h w V"],
     dropout: Callable[[jax.Array, int], jax.Array] | None = None,
-    matmuls: Sequence[bool] = (),
+    networks: int | None = None,
     see: Callable[[int, jax.Array, jax.Array], None] | None = None,
 ) -> Float[Array, "P R"]:
     """`run` for one network at a time, with matmuls over patches in place of convolutions.
@@ -81,19 +100,16 @@ def run_on_patches(
     On a CPU a convolution over the weights of many networks becomes a grouped convolution, which
     XLA runs far below the speed of its matmuls, and one inside a loop runs on a single thread. One
     network after the other, as matmuls, keeps the activations in the cache. All networks can share
-    `first`, the patches of the images for the first layer. Where `matmuls` is given, layers after
-    the first for which it is False are convolved after all.
+    `first`, the patches of the images for the first layer. For `networks` see `convolved`.
     """
 
-    def convolution(layer, matmul):
-        if not matmul:
-            return layer.convolve
-        return lambda x, kernel: _matmul(patches(x, layer), kernel)
+    def convolution(layer):
+        return lambda x, kernel: convolved(layer, x, kernel, networks)
 
-    matmuls = matmuls or [True] * len(layers)
-    convolutions = [_matmul, *map(convolution, layers[1:], matmuls[1:])]
+    convolutions = [matmul, *map(convolution, layers[1:])]
     return run(layers, activations, weights, first, convolutions, dropout, see)
 
 
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def matmul(x: Float[Array, "P h w V"], kernel: jax.Array) -> Float[Array, "P h w O"]:
+    """A convolution of the image that these are the `patches` of."""
     return x @ kernel.reshape(-1, kernel.shape[-1])

@@ -37,11 +37,12 @@ def respond(
     activations: tuple[str, ...],
     probes: Float[Array, "P H W C"],
     reduce: Reduce,
-    matmuls: Sequence[bool],
+    networks: int | None,
 ) -> Callable[[Any, Float[Array, "L Q"]], tuple[Float[Array, "P R"], Float[Array, "P L K"]]]:
     """A function of one network's weights and queries: see `NetworkSpec.respond_with_maps`.
 
-    On the way back the network is run once more: that costs less than to keep its maps.
+    On the way back the network is run once more: that costs less than to keep its maps. For
+    `networks` see `forward.convolved`.
     """
     first = forward.patches(probes, layers[0])
 
@@ -53,7 +54,7 @@ def respond(
             found.append(reduce(*summaries(before, after), None, queries_LxQ[index]))
 
         given = (layers, activations, network, first)
-        responses = forward.run_on_patches(*given, matmuls=matmuls, see=see)
+        responses = forward.run_on_patches(*given, networks=networks, see=see)
         return responses, jnp.stack(found, axis=1)
 
     return one

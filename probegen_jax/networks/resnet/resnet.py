@@ -29,8 +29,6 @@ _BOTTLENECK = 4  # how much narrower the inside of a bottleneck is
 _MOST_BLOCKS, _MOST_VALUES = 1000, 2**26  # of a network; of a layer's output for one image
 # Networks with fewer weights leave an accelerator idle, one at a time.
 _SMALL = 2**20
-# In the patches of one layer of all networks and probes: 2 GiB.
-_MOST_PATCH_VALUES = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,13 +251,10 @@ class ResNetSpec(NetworkSpec):
         these a group after the other. Patches for the stem are made once for all networks.
         """
         if layer == self.stem:
-            patches = x
-        elif networks * x.size * layer.kernel**2 <= _MOST_PATCH_VALUES * layer.stride**2:
-            patches = forward.patches(x, layer)
+            z = forward.matmul(x, conv["kernel"])
         else:
-            return layers.convolve(layer, x, conv)
-        kernel = conv["kernel"]
-        return patches @ kernel.reshape(-1, kernel.shape[-1]) + conv["bias"].reshape(1, 1, 1, -1)
+            z = forward.convolved(layer, x, conv["kernel"], networks)
+        return z + conv["bias"].reshape(1, 1, 1, -1)
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
         return (None, *(size for size in (1, 4, 16) if size < batch))
