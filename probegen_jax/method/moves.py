@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.errors import UserError
 from probegen_jax.method.dropout import Key as KeyData
 from probegen_jax.method.dropout import Noise
 from probegen_jax.networks.contract import NetworkSpec
@@ -56,12 +55,11 @@ class Moves(nnx.Module):
         Raises:
           UserError: such networks cannot be moved.
         """
-        if not spec.can_move or (spec.plane is None and (reach.rotation or reach.flip)):
-            raise UserError(
-                f"augment_… is set, but what networks like {type(spec).__name__} draw cannot be "
-                "moved so; leave it out (rotation and flip are for images, shift and scale for "
-                "SIRENs and for fields without an encoding)"
-            )
+        if spec.plane is None and (reach.rotation or reach.flip):
+            spec.cannot_move()
+        dims = spec.probe_shape[0]
+        # Not to compute anything, but to be refused now.
+        jax.eval_shape(spec.moved, spec.abstract(), jnp.eye(dims), jnp.zeros(dims))
         self.reach, self.spec = reach, spec
         self.key_data = KeyData(jax.random.key_data(rngs.params()))
 

@@ -93,7 +93,6 @@ class NetworkSpec(ReadableWeights, abc.ABC):
       config_beside: whether `read` also looks at the JSON that lies beside a file, if any:
         config.json, or one of the file's name that lists layers, which may be in the file, too.
       pixels: of networks that read images: how these were normalised; None where that is unknown.
-      can_move: whether `moved` does it.
       tap_sizes: of each hidden layer, the values of one probe that `apply_with_taps` gives; empty
         where the family gives none.
       has_maps: whether what networks compute on the way are maps; see `maps.WithMaps`.
@@ -105,7 +104,6 @@ class NetworkSpec(ReadableWeights, abc.ABC):
     plane: Literal["xy", "ij"] | None = None
     vmap_seeds: ClassVar[bool] = True
     needs_config: ClassVar[bool] = False
-    can_move: bool = False
     config_beside: ClassVar[bool] = False
     pixels: Pixels | None = None
     tap_sizes: tuple[int, ...] = ()
@@ -141,8 +139,20 @@ class NetworkSpec(ReadableWeights, abc.ABC):
     def moved(
         self, weights: Any, matrix_DxD: Float[Array, "D D"], shift_D: Float[Array, " D"]
     ) -> Any:
-        """The network that answers at x what this one, on points, answers at Ax + s."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be moved; see `can_move`")
+        """The network that answers at x what this one, on points, answers at Ax + s.
+
+        Raises:
+          UserError: such a network does not come of other weights.
+        """
+        self.cannot_move()
+
+    def cannot_move(self) -> NoReturn:
+        """Raises the `UserError` of `moved`."""
+        raise UserError(
+            f"augment_… is set, but what networks like {type(self).__name__} draw cannot be moved "
+            "so; leave it out (rotation and flip are for images, shift and scale for SIRENs and "
+            "for fields without an encoding)"
+        )
 
     def with_options(self, options: Options, weights: Any = None) -> "NetworkSpec":
         """This spec, run in another way; a `UserError` for an option that it does not have.

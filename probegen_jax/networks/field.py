@@ -123,10 +123,6 @@ class FieldSpec(PointSpec):
             weights["projection"] = self.projection_std * drawn
         return weights
 
-    @property
-    def can_move(self) -> bool:
-        return self.encoding == "none"  # whose first layer reads the points themselves
-
     def moved(
         self,
         weights: FieldWeights,
@@ -134,6 +130,8 @@ class FieldSpec(PointSpec):
         shift_D: Float[Array, " D"],
     ) -> FieldWeights:
         """See `NetworkSpec`."""
+        if self.encoding != "none":  # the first layer does not read the points themselves
+            self.cannot_move()
         first, *rest = weights["layers"]
         return weights | {"layers": (moved_layer(first, matrix_DxD, shift_D), *rest)}
 

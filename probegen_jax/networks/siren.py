@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +120,6 @@ class SirenSpec(PointSpec):
             taps.append(w0 * (x @ layer["kernel"] + layer["bias"][None]))
         last = sin(taps[-1]) @ weights[-1]["kernel"] + weights[-1]["bias"][None]
         return *taps, last + self.output_shift
-
-    can_move: ClassVar[bool] = True
 
     def moved(
         self,
