@@ -62,6 +62,14 @@ class Run:
         }
 
 
+def print_missing(runs: Sequence[Run]) -> int:
+    """Prints a command a line of the runs that are not finished; the exit code."""
+    for run in runs:
+        if run.result() is None:
+            print(run.command)
+    return 0
+
+
 def train(
     runs: Sequence[Run],
     out: pathlib.Path,

@@ -103,10 +103,7 @@ def main(argv: Sequence[str]) -> int:
     ]
     configs = {run.name: run.config() for run in runs}  # a mistake in a setting is told now
     if options.dry_run:
-        for run in runs:
-            if run.result() is None:
-                print(run.command)
-        return 0
+        return grid.print_missing(runs)
     return grid.train(runs, out, functools.partial(_write, runs, configs, out))
 
 

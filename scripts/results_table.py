@@ -71,22 +71,27 @@ def row(zoo: str, config: dict[str, Any], result: dict[str, Any] | None, **other
             "published_verified": "yes" if figure.verified else "no",
         }
     if result is not None:
-        last = [seed["last"]["test"] for seed in result["seeds"]]
-        best = [seed["best"]["test"] for seed in result["seeds"]]
-        together = result.get("ensemble")
-        found |= {
-            "metric": result["metric"],
-            "num_seeds": str(len(last)),
-            "test_mean": repr(statistics.fmean(last)),
-            "test_std": repr(_deviation(last)),
-            "best_test_mean": repr(statistics.fmean(best)),
-            "best_test_std": repr(_deviation(best)),
-            "ensemble_test": repr(together["last"]["test"]) if together else "",
-            "train_networks": str(result["train_networks"]),
-            "seconds": f"{result['seconds']:.1f}",
-            "status": "done",
-        }
+        found |= scores(result)
     return found | others
+
+
+def scores(result: dict[str, Any]) -> Row:
+    """The columns that a `result.json` fills."""
+    last = [seed["last"]["test"] for seed in result["seeds"]]
+    best = [seed["best"]["test"] for seed in result["seeds"]]
+    together = result.get("ensemble")
+    return {
+        "metric": result["metric"],
+        "num_seeds": str(len(last)),
+        "test_mean": repr(statistics.fmean(last)),
+        "test_std": repr(_deviation(last)),
+        "best_test_mean": repr(statistics.fmean(best)),
+        "best_test_std": repr(_deviation(best)),
+        "ensemble_test": repr(together["last"]["test"]) if together else "",
+        "train_networks": str(result["train_networks"]),
+        "seconds": f"{result['seconds']:.1f}",
+        "status": "done",
+    }
 
 
 def _source(config: dict[str, Any]) -> str:
@@ -100,10 +105,10 @@ def _deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """The content of `results.csv`."""
+def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
+    """The content of `results.csv`, or of a file of other columns."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

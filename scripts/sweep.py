@@ -22,10 +22,8 @@ is done: killed and started again, it ends with the same table. Exit codes: 0 al
 failed; 2 a mistake in the command; 130 interrupted.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import pathlib
 import statistics
 import sys
@@ -36,6 +34,7 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "scripts")]
 
 import grid
+import results_table
 from absl import flags
 
 from probegen_jax import command, errors
@@ -110,10 +109,7 @@ def main(argv: Sequence[str]) -> int:
     for run in runs:
         run.config()  # a mistake in a setting is told now
     if options.dry_run:
-        for run in runs:
-            if run.result() is None:
-                print(run.command)
-        return 0
+        return grid.print_missing(runs)
     return grid.train(runs, out, functools.partial(_write, runs, out), options.at_once)
 
 
@@ -179,37 +175,18 @@ def _write(runs: Sequence[SweepRun], out: pathlib.Path, failures: dict[str, str]
         }
         result = None if run.name in failures else run.result()
         if result is not None:
-            last = [seed["last"] for seed in result["seeds"]]
-            test = [each["test"] for each in last]
-            row |= run.made() | {
-                "train_networks": str(result["train_networks"]),
-                "mflop": f"{mflop(run):.4g}",
-                "metric": result["metric"],
-                "num_seeds": str(len(test)),
-                "val_mean": repr(statistics.fmean(each["val"] for each in last)),
-                "test_mean": repr(statistics.fmean(test)),
-                "test_std": repr(statistics.stdev(test) if len(test) > 1 else 0.0),
-                "ensemble_test": str(_ensemble(result)),
-                "seconds": f"{result['seconds']:.1f}",
-                "status": "done",
-            }
+            scores = results_table.scores(result)
+            val = statistics.fmean(seed["last"]["val"] for seed in result["seeds"])
+            row |= run.made() | {key: scores[key] for key in COLUMNS if key in scores}
+            row |= {"mflop": f"{mflop(run):.4g}", "val_mean": repr(val)}
         rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "sweep.csv", text.getvalue())
+    write_text(out / "sweep.csv", results_table.to_csv(rows, COLUMNS))
     write_text(out / "sweep.md", _markdown(rows))
     if any(row["status"] == "done" for row in rows):
         import sweep_plot
 
         sweep_plot.draw(out / "sweep.png", rows)
     return _markdown(rows)
-
-
-def _ensemble(result: dict[str, Any]) -> Any:
-    """The test score of the mean prediction over seeds; nothing where there is one seed."""
-    return ((result.get("ensemble") or {}).get("last") or {}).get("test", "")
 
 
 @functools.cache
@@ -222,16 +199,13 @@ def mflop(run: SweepRun) -> float:
     # This process traces and computes nothing: it must take no accelerator from those that train.
     jax.config.update("jax_platforms", "cpu")
     from benchmarks.step import flops
-    from probegen_jax.runs.experiment import make_learner, probe_images
+    from probegen_jax.runs.experiment import set_up
     from probegen_jax.runs.records import run_config
 
-    config, zoo = run_config(run.folder), _zoo(run.folder)
+    config = run_config(run.folder)
     # A CPU's own forms of convolutions hide what they are; a TPU's are the plain ones.
-    zoo = dataclasses.replace(zoo, spec=zoo.spec.on_platform("tpu"))
-    images = probe_images(config, zoo.spec)
-    if images is not None and images.shape[1:] != zoo.spec.probe_shape:
-        zoo = dataclasses.replace(zoo, spec=zoo.spec.with_probe_shape(images.shape[1:]))
-    learner = make_learner(config, zoo, images, "tpu")
+    experiment = set_up(config, _zoo(run.folder), platform="tpu")
+    learner, zoo = experiment.learner, experiment.zoo
     batch = config.batch_size
     weights = zoo.shard([np.arange(batch) % len(zoo)], lambda counts: counts)[0]
     graphdef, state = nnx.split(nnx.eval_shape(lambda: learner.make_model(jax.random.key(0))))
