@@ -36,3 +36,42 @@ def config_for(dataset: str, arg: str) -> ConfigDict:
         else:
             config.method = part
     return config
+
+
+def own_config_for(dataset: str, arg: str, task: str = "classification") -> ConfigDict:
+    """Settings for a zoo of the user's own files."""
+    config = config_for(dataset, arg)
+    config.networks_dir = placeholder(str)  # folder of the networks
+    # CSV with the columns path (from that folder), target, and maybe split. Several classes of a
+    # network stand in target with a `|` between them, or every class has a column of 0 and 1. Of
+    # own_networks.py, a path may be that of a folder as Hugging Face writes it.
+    config.targets_csv = placeholder(str)
+    # `classification`, `multilabel` (several classes of a network, or none), or `regression`.
+    config.task = task
+    # Whether values are learnt less the mean of the training targets and in units of their standard
+    # deviation, so that their scale does not matter; what is told is in their own unit. None: yes,
+    # unless the zoo is a published one, whose published figures were made without.
+    config.standardize = placeholder(bool)
+    config.num_classes = 0  # 0: the classes that the CSV names; N: they are counted from 0 to N - 1
+    # Share of validation, drawn by our seed, where the CSV has no column split.
+    config.val_share = 0.1
+    config.test_share = 0.2  # share of test, likewise
+    # Whether to leave out networks that cannot be used, and list them, instead of stopping.
+    config.skip_bad = False
+    # Of the network to read, where files hold several, such as an average: `ema`
+    config.state_key = placeholder(str)
+    return config
+
+
+def own_images_config_for(dataset: str, arg: str, task: str = "classification") -> ConfigDict:
+    """Settings for a zoo of the user's own networks on images."""
+    config = own_config_for(dataset, arg, task)
+    # Side of the images that networks read. None: what the JSON, the config.json or the positions
+    # of patches say; of ResNets, which read any, nothing does.
+    config.image_size = placeholder(int)
+    # How images were normalised, by channel, for `dead_leaves` and `images`. None: what the JSON
+    # or, of own_networks.py, the preprocessor_config.json beside the first file says.
+    config.pixel_mean = placeholder(tuple)
+    config.pixel_std = placeholder(tuple)  # likewise
+    config.generator_depth = None  # as deep as the images' side needs
+    return config

@@ -6,21 +6,7 @@ from configs import common
 
 
 def get_config(arg: str = ""):
-    config = common.config_for("own_inr", arg)
-    config.networks_dir = placeholder(str)  # folder of the networks
-    # CSV with the columns path (from that folder), target, and maybe split. Several classes of a
-    # network stand in target with a `|` between them, or every class has a column of 0 and 1.
-    config.targets_csv = placeholder(str)
-    # `classification`, `multilabel` (several classes of a network, or none), or `regression`.
-    config.task = "classification"
-    config.standardize = placeholder(bool)  # of values: their scale does not matter. None: yes
-    config.num_classes = 0  # 0: the classes that the CSV names; N: they are counted from 0 to N - 1
-    # Share of validation, drawn by our seed, where the CSV has no column split.
-    config.val_share = 0.1
-    config.test_share = 0.2  # share of test, likewise
-    # Whether to leave out networks that cannot be used, and list them, instead of stopping.
-    config.skip_bad = False
-
+    config = common.own_config_for("own_inr", arg)
     # Widths of the hidden layers, in a SIREN sin(w0·(Wx + b)); then follow a linear layer and the
     # shift.
     config.hidden = (32, 32)
@@ -48,6 +34,4 @@ def get_config(arg: str = ""):
     config.projection_key = placeholder(str)  # None: `B`
     # Whether the first layer reads cosines before sines, for `fourier`; None: no.
     config.cos_first = placeholder(bool)
-    # Of the network to read, where files hold several, such as an average: `ema`
-    config.state_key = placeholder(str)
     return config
