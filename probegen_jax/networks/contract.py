@@ -329,10 +329,9 @@ class NetworkSpec(ReadableWeights, abc.ABC):
         return typed(cls, values, "network")
 
 
-def affine(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A kernel (..., in, out) and its bias, as an `abstract` has them."""
-    kernel, bias = (jax.ShapeDtypeStruct(x, np.float32) for x in (shape, shape[-1:]))
-    return {"kernel": kernel, "bias": bias}
+def usual_block_sizes(batch: int) -> Sequence[int | None]:
+    """See `NetworkSpec.block_sizes`: the family's own choice, and a few numbers."""
+    return (None, *(size for size in (1, 4, 16) if size < batch))
 
 
 def check_at_least_one(**values: int | None) -> None:

@@ -21,6 +21,7 @@ from probegen_jax.networks.contract import (
     ReadOptions,
     check_at_least_one,
     check_finite,
+    usual_block_sizes,
 )
 
 Function = Callable[[Any, jax.Array], jax.Array]
@@ -79,7 +80,7 @@ class FunctionSpec(NetworkSpec):
         return jax.lax.map(one, weights, batch_size=self.block_size)
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
-        return (None, *(size for size in (1, 4, 16) if size < batch))
+        return usual_block_sizes(batch)
 
     def abstract(self) -> Any:
         return jax.tree.unflatten(

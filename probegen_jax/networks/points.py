@@ -18,6 +18,7 @@ from probegen_jax.networks.contract import (
     ReadOptions,
     check_at_least_one,
     check_finite,
+    usual_block_sizes,
 )
 
 # How common code calls layers, and the last one where it differs.
@@ -102,7 +103,7 @@ class PointSpec(NetworkSpec):
         )
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
-        return (None, *(size for size in (1, 4, 16) if size < batch))
+        return usual_block_sizes(batch)
 
     # Single networks, from files.
 

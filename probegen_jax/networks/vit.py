@@ -16,14 +16,14 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import vit_files
-from probegen_jax.networks.cnn.cnn import check_images
 from probegen_jax.networks.contract import (
-    NetworkSpec,
     ReadOptions,
     check_at_least_one,
     check_finite,
 )
+from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.pixels import Pixels
+from probegen_jax.networks.shapes import size_of
 
 VitWeights = dict[str, Any]
 
@@ -33,7 +33,7 @@ _KEPT_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
-class VitSpec(NetworkSpec):
+class VitSpec(ImageSpec):
     """The static part of a vision transformer: everything but its weights.
 
     The weights are `{"patches", "class_token", "positions", "blocks", "norm", "head"}`, those of
@@ -90,14 +90,6 @@ class VitSpec(NetworkSpec):
             raise UserError(f"norm_eps is {self.norm_eps}; it must be above 0 and below 1")
 
     @property
-    def probe_shape(self) -> tuple[int, int, int]:
-        return self.image_shape
-
-    @property
-    def response_dim(self) -> int:
-        return self.num_classes
-
-    @property
     def tokens(self) -> int:
         """The patches of an image, and the class token."""
         height, width, _ = self.image_shape
@@ -105,7 +97,7 @@ class VitSpec(NetworkSpec):
 
     @property
     def num_weights(self) -> int:
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract()))
+        return size_of(self.abstract())
 
     def abstract(self) -> VitWeights:
         def array(*shape: int) -> jax.ShapeDtypeStruct:
@@ -151,14 +143,14 @@ class VitSpec(NetworkSpec):
 
         Probes are images, normalised as the network was trained on them.
         """
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         return self._run(weights, self._cut(probes))
 
     def respond(
         self, weights: VitWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe, with memory for `block_size` networks."""
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         patches = self._cut(probes)
 
         @jax.checkpoint  # else a loop keeps the activations of all networks

@@ -19,14 +19,18 @@ from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 from probegen_jax.networks.cnn import forward, one_by_one, seen, state_dict
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.contract import (
-    NetworkSpec,
     ReadOptions,
-    affine,
     check_at_least_one,
     check_finite,
+    usual_block_sizes,
 )
+from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.maps import Reduce, WithMaps
 from probegen_jax.networks.pixels import Pixels
+from probegen_jax.networks.shapes import (
+    affine,
+    size_of,
+)
 
 CnnWeights = dict[str, Any]
 
@@ -35,7 +39,7 @@ _MOST_VALUES = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
-class CnnSpec(WithMaps, NetworkSpec):
+class CnnSpec(WithMaps, ImageSpec):
     """The static part of a CNN: everything but its weights.
 
     The weights are `{"layers": ({"kernel": (k, k, in, out), "bias": (out,)}, ...), "head":
@@ -82,18 +86,9 @@ class CnnSpec(WithMaps, NetworkSpec):
             earlier.append(size)
 
     @property
-    def probe_shape(self) -> tuple[int, int, int]:
-        return self.image_shape
-
-    @property
-    def response_dim(self) -> int:
-        return self.num_classes
-
-    @property
     def num_weights(self) -> int:
         weights = self.abstract()
-        leaves = jax.tree.leaves((weights["layers"], weights["head"]))
-        return sum(math.prod(leaf.shape) for leaf in leaves)
+        return size_of((weights["layers"], weights["head"]))
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -143,7 +138,7 @@ class CnnSpec(WithMaps, NetworkSpec):
 
         Probes are images, normalised as the network was trained on them.
         """
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         convolutions = [layer.convolve for layer in self.layers]
         return forward.run(self.layers, self.activations, weights, probes, convolutions)
 
@@ -151,7 +146,7 @@ class CnnSpec(WithMaps, NetworkSpec):
         self, weights: CnnWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; meant to be differentiated in the probes."""
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         if self.block_size is None and self.platform == "gpu":
             return self._side_by_side(weights, probes)
         if self.block_size is None and self.platform != "cpu":
@@ -197,7 +192,7 @@ class CnnSpec(WithMaps, NetworkSpec):
         reduce: Reduce,
         queries: Float[Array, "B L Q"],
     ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         together = self.block_size is None and self.platform != "cpu"
         networks = weights["head"]["kernel"].shape[0] if together else None
         one = seen.respond(self.layers, self.activations, probes, reduce, networks)
@@ -207,7 +202,7 @@ class CnnSpec(WithMaps, NetworkSpec):
         return jax.lax.map(lambda pair: one(*pair), each, batch_size=self.block_size)
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
-        return (None, *(size for size in (1, 4, 16) if size < batch))
+        return usual_block_sizes(batch)
 
     def with_probe_shape(self, shape: tuple[int, int, int]) -> "CnnSpec":
         """The same convolutions on images of another size."""
@@ -282,12 +277,3 @@ class CnnSpec(WithMaps, NetworkSpec):
                 f"network {network}: has no activation; it must choose one of "
                 f"{', '.join(self.activations)}"
             )
-
-
-def check_images(probes: Any, image_shape: tuple[int, int, int]) -> None:
-    """Raises a `UserError` unless `probes` (anything with a shape) are (P, *image_shape)."""
-    if len(probes.shape) != 4 or tuple(probes.shape[1:]) != image_shape:
-        raise UserError(
-            f"probes have shape {tuple(probes.shape)}, but these networks read images "
-            f"(P, {', '.join(map(str, image_shape))})"
-        )

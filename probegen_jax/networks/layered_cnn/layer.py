@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks import activations
-from probegen_jax.networks.contract import affine
+from probegen_jax.networks.shapes import affine
 
 # Of one image: height, width and channels; or, once it is flat, a number of values.
 Shape = tuple[int, ...]

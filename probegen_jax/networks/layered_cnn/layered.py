@@ -11,8 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.networks.cnn.cnn import check_images
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions, check_at_least_one
+from probegen_jax.networks.contract import (
+    ReadOptions,
+    check_at_least_one,
+    usual_block_sizes,
+)
+from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.layered_cnn import arrays, several
 from probegen_jax.networks.layered_cnn.layer import shown
 from probegen_jax.networks.layered_cnn.network import (
@@ -26,6 +30,7 @@ from probegen_jax.networks.layered_cnn.network import (
 )
 from probegen_jax.networks.layered_cnn.said import Said
 from probegen_jax.networks.pixels import Pixels
+from probegen_jax.networks.shapes import size_of
 from probegen_jax.networks.shared_rows import Counts, SharedRows
 
 # Above this, what the layers of one network put out for one image keeps an accelerator busy.
@@ -33,7 +38,7 @@ _SMALL = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
-class LayeredCnnSpec(NetworkSpec):
+class LayeredCnnSpec(ImageSpec):
     """The static part of CNNs of one architecture or of several: everything but the weights.
 
     The weights of one network are a tuple with an entry for each layer that has arrays:
@@ -74,12 +79,8 @@ class LayeredCnnSpec(NetworkSpec):
                     f"the network ends with {shown(shape)}, but {self.num_outputs} outputs are "
                     "expected; pooling or a linear layer may be missing at its end"
                 )
-            if several.size(abstract(layers)) >= 2**31:
+            if size_of(abstract(layers)) >= 2**31:
                 raise UserError("the network has 2³¹ weights or more; there must be fewer")
-
-    @property
-    def probe_shape(self) -> tuple[int, int, int]:
-        return self.image_shape
 
     @property
     def response_dim(self) -> int:
@@ -88,7 +89,7 @@ class LayeredCnnSpec(NetworkSpec):
     @property
     def num_weights(self) -> int | None:
         shapes = self.abstract()
-        return None if shapes is None else several.size(shapes)
+        return None if shapes is None else size_of(shapes)
 
     @property
     def alone(self) -> Layers | None:
@@ -116,7 +117,7 @@ class LayeredCnnSpec(NetworkSpec):
 
         Probes are images, normalised as the network was trained on them.
         """
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         if self.alone is None:
             stacked = {**weights, **{k: weights[k][None] for k in ("which", "row")}}
             return self.respond(stacked, probes)[0]
@@ -124,7 +125,7 @@ class LayeredCnnSpec(NetworkSpec):
 
     def respond(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; meant to be differentiated in the probes."""
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         # A convolution inside a loop runs on a single thread of a CPU, a matmul on all.
         as_matmul = self.platform == "cpu"
         if self.alone is None:
@@ -149,7 +150,7 @@ class LayeredCnnSpec(NetworkSpec):
     def block_sizes(self, batch: int) -> Sequence[int | None]:
         if self.alone is None:
             return ()
-        return (None, *(size for size in (1, 4, 16) if size < batch))
+        return usual_block_sizes(batch)
 
     def with_block_size(self, block_size: int | None) -> "LayeredCnnSpec":
         if block_size is not None and len(self.architectures) > 1:

@@ -1,7 +1,6 @@
 """Networks of several architectures: a table of stacked networks for each, and rows of them."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probegen_jax.networks.shapes import size_of
 from probegen_jax.networks.shared_rows import Counts, SharedRows
 
 Run = Callable[[Any, jax.Array], jax.Array]  # one network's weights and the probes
@@ -73,15 +73,10 @@ def _at(table: Any, row: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], table)
 
 
-def size(abstract: Any) -> int:
-    """Numbers in one network of these shapes."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
-
-
 def shared_rows(abstracts: Sequence[Any], weights: Any) -> SharedRows:
     """See `NetworkSpec.shared_rows`: a row of one table each."""
     counts_NxK = np.asarray(weights["which"])[:, None] == np.arange(len(abstracts))
-    sizes = np.array([4 * size(each) for each in abstracts], np.int64)
+    sizes = np.array([4 * size_of(each) for each in abstracts], np.int64)
     return SharedRows(counts_NxK.astype(np.int32), sizes)
 
 

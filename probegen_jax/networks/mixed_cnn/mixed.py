@@ -17,13 +17,13 @@ from jaxtyping import Array, Bool, Float, Int
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import layer_table, published
-from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights, check_images
+from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
 from probegen_jax.networks.contract import (
-    NetworkSpec,
     Options,
     ReadOptions,
     check_at_least_one,
 )
+from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.maps import Reduce, WithMaps, description
 from probegen_jax.networks.mixed_cnn import tables, weight_statistics
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
@@ -40,7 +40,7 @@ CPU_CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedCnnSpec(WithMaps, NetworkSpec):
+class MixedCnnSpec(WithMaps, ImageSpec):
     """The static part of a zoo of different CNNs.
 
     The weights are `{"tables": ..., "programs": ...}`. A table holds `kernel` (rows, k, k, in, out)
@@ -77,14 +77,6 @@ class MixedCnnSpec(WithMaps, NetworkSpec):
         check_at_least_one(num_classes=self.num_classes, block_size=self.block_size)
         check_at_least_one(**{f"image_shape[{i}]": v for i, v in enumerate(self.image_shape)})
 
-    @property
-    def probe_shape(self) -> Shape:
-        return self.image_shape
-
-    @property
-    def response_dim(self) -> int:
-        return self.num_classes
-
     def take(self, weights: MixedWeights, rows: Any) -> MixedWeights:
         """The networks at `rows`: their programs, and the tables as they are."""
         programs = jax.tree.map(lambda leaf: leaf[rows], weights["programs"])
@@ -118,7 +110,7 @@ class MixedCnnSpec(WithMaps, NetworkSpec):
 
     def _in_chunks(self, probes: Float[Array, "P H W C"]) -> Float[Array, "chunks Q H W c"]:
         """Probes that run together, with zeros that fill up the last chunk and the channels."""
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         block_size = self.block_size
         if block_size is None:
             block_size = CPU_CHUNK if self.platform == "cpu" else probes.shape[0]

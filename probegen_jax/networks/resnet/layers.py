@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.cnn.layer import ConvLayer
-from probegen_jax.networks.contract import affine
+from probegen_jax.networks.shapes import affine
 
 
 @dataclasses.dataclass(frozen=True)

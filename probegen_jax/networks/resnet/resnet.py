@@ -17,11 +17,19 @@ from jaxtyping import Array, Float, Key
 from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 from probegen_jax.networks.cnn import forward
-from probegen_jax.networks.cnn.cnn import check_images
 from probegen_jax.networks.cnn.layer import ConvLayer
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions, affine, check_at_least_one
+from probegen_jax.networks.contract import (
+    ReadOptions,
+    check_at_least_one,
+    usual_block_sizes,
+)
+from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.resnet import layers, state_dict
+from probegen_jax.networks.shapes import (
+    affine,
+    size_of,
+)
 
 Convolve = Callable[[ConvLayer, jax.Array, Any], jax.Array]
 
@@ -32,7 +40,7 @@ _SMALL = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetSpec(NetworkSpec):
+class ResNetSpec(ImageSpec):
     """The static part of a ResNet: everything but its weights.
 
     The weights are `{"stem": conv, "stages": (({"layers": (conv, ...), "shortcut": conv}, ...),
@@ -148,16 +156,8 @@ class ResNetSpec(NetworkSpec):
         return layers.Block(three, shortcut)
 
     @property
-    def probe_shape(self) -> tuple[int, int, int]:
-        return self.image_shape
-
-    @property
-    def response_dim(self) -> int:
-        return self.num_classes
-
-    @property
     def num_weights(self) -> int:
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract()))
+        return size_of(self.abstract())
 
     def abstract(self) -> dict[str, Any]:
         def block(block: layers.Block) -> dict[str, Any]:
@@ -219,12 +219,12 @@ class ResNetSpec(NetworkSpec):
 
         Probes are images, normalised as the network was trained on them.
         """
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         return self.run(weights, probes)
 
     def respond(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; meant to be differentiated in the probes."""
-        check_images(probes, self.image_shape)
+        self.check_images(probes)
         first = functools.partial(forward.patches, probes, self.stem)
         if self.block_size is None and self.platform != "cpu" and self.num_weights < _SMALL:
             number, x = weights["head"]["bias"].shape[0], first()
@@ -257,7 +257,7 @@ class ResNetSpec(NetworkSpec):
         return z + conv["bias"].reshape(1, 1, 1, -1)
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
-        return (None, *(size for size in (1, 4, 16) if size < batch))
+        return usual_block_sizes(batch)
 
     def with_probe_shape(self, shape: tuple[int, int, int]) -> "ResNetSpec":
         """The same convolutions on images of another size."""
