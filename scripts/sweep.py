@@ -6,8 +6,9 @@
 
   --config=FILE           of the zoo
   --out=DIR               a run folder for each run, sweep.csv, sweep.md and sweep.png
-  --methods=NAME,…        METHOD or METHOD:READOUT; probegen, probegen:hidden, vanilla and uniform
-                          (dead_leaves for images), if not given
+  --methods=NAME,…        METHOD, METHOD:READOUT, or either with settings of its own, as
+                          vanilla+probe_dropout=0.1+generator_depth=3; probegen, probegen:hidden,
+                          vanilla and uniform, if not given
   --probes=N,…            16,64,256,1024, if not given; methods that decide their number run once
   --networks=N,…          training networks, with as many probes as the config says; none, if not
                           given
@@ -47,6 +48,7 @@ _OWN = "--config."
 COLUMNS = (
     "method",
     "readout",
+    "settings",
     "num_probes",
     "train_networks",
     "mflop",
@@ -64,16 +66,22 @@ COLUMNS = (
 )
 
 
+# Method, readout and settings of a curve.
+Variant = tuple[str, str, tuple[str, ...]]
+
+
 @dataclasses.dataclass(frozen=True)
 class SweepRun(grid.Run):
     """A point of the curves.
 
     Attributes:
+      settings: of its own, as KEY=VALUE.
       networks: to train on; None for all that the zoo has.
     """
 
     method: str
     readout: str
+    settings: tuple[str, ...]
     num_probes: int
     networks: int | None
     folder: pathlib.Path
@@ -116,40 +124,46 @@ def main(argv: Sequence[str]) -> int:
 def _runs(options: Any, out: pathlib.Path, own: Sequence[str]) -> Iterator[SweepRun]:
     """What the command line asks for, each once."""
 
-    def made(method: str, readout: str, probes: int | None, networks: int | None) -> SweepRun:
-        parts = [method, *([readout] if readout != DEFAULT else [])]
+    def made(variant: Variant, probes: int | None, networks: int | None) -> SweepRun:
+        method, readout, ours = variant
+        parts = [method, *([readout] if readout != DEFAULT else []), *ours]
         arguments = [f"--config={options.config}:{method}", *own]
         arguments += [f"--config.readout={readout}"] if readout != DEFAULT else []
+        arguments += [f"{_OWN}{setting}" for setting in ours]
         arguments += [f"--config.num_probes={probes}"] if probes else []
         arguments += [f"--config.max_train_networks={networks}"] if networks else []
         parts += [f"{probes}probes"] if probes else []
         parts += [f"{networks}networks"] if networks else []
         folder = out / "-".join(parts)
-        run = SweepRun(method, readout, probes or 0, networks, folder, tuple(arguments))
+        run = SweepRun(*variant, probes or 0, networks, folder, tuple(arguments))
         number = probes or run.config()["num_probes"]
         arguments.append(f"--workdir={folder}")
         return dataclasses.replace(run, num_probes=number, arguments=tuple(arguments))
 
     probes, networks = (_numbers(options, name) for name in ("probes", "networks"))
-    for method, readout in _variants(options):
+    for variant in _variants(options):
         # Of methods that decide their number of probes, there is one point.
-        for number in probes if METHODS[method].number is None else [None]:
-            yield made(method, readout, number, None)
+        for number in probes if METHODS[variant[0]].number is None else [None]:
+            yield made(variant, number, None)
         for number in networks:
-            yield made(method, readout, None, number)
+            yield made(variant, None, number)
 
 
-def _variants(options: Any) -> list[tuple[str, str]]:
-    """Method and readout of each curve; a `UserError` for names that are none."""
+def _variants(options: Any) -> list[Variant]:
+    """Method, readout and settings of each curve; a `UserError` for names that are none."""
     found = []
     for name in options.methods or ["probegen", "probegen:hidden", "vanilla", "uniform"]:
-        method, _, readout = name.partition(":")
+        label, *ours = name.split("+")
+        method, _, readout = label.partition(":")
         if method not in METHODS or (readout or DEFAULT) not in READOUTS:
             raise UserError(
-                f"--methods names {name!r}; give METHOD or METHOD:READOUT, methods being "
-                f"{', '.join(METHODS)}, and readouts {', '.join(READOUTS)}"
+                f"--methods names {name!r}; give METHOD, METHOD:READOUT, or either with "
+                f"+KEY=VALUE, methods being {', '.join(METHODS)}, "
+                f"and readouts {', '.join(READOUTS)}"
             )
-        found.append((method, readout or DEFAULT))
+        if any("=" not in setting for setting in ours):
+            raise UserError(f"--methods names {name!r}; a setting is given as +KEY=VALUE")
+        found.append((method, readout or DEFAULT, tuple(ours)))
     return list(dict.fromkeys(found))
 
 
@@ -168,6 +182,7 @@ def _write(runs: Sequence[SweepRun], out: pathlib.Path, failures: dict[str, str]
         row = dict.fromkeys(COLUMNS, "") | {
             "method": run.method,
             "readout": run.readout,
+            "settings": " ".join(run.settings),
             "num_probes": str(run.num_probes),
             "train_networks": str(run.networks or ""),
             "status": "failed" if run.name in failures else "not run",
@@ -234,12 +249,13 @@ def _zoo(folder: pathlib.Path) -> Any:
 def _markdown(rows: Sequence[dict[str, str]]) -> str:
     """The figures as a table."""
     lines = [
-        "| method | readout | probes | training networks | MFLOP a prediction | test, last step | "
-        "ensemble | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | readout | settings | probes | training networks | MFLOP a prediction | "
+        "test, last step | ensemble | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [row[key] for key in ("method", "readout", "num_probes", "train_networks", "mflop")]
+        keys = ("method", "readout", "settings", "num_probes", "train_networks", "mflop")
+        cells = [row[key] for key in keys]
         if row["status"] == "done":
             ensemble = row["ensemble_test"] and f"{float(row['ensemble_test']):.4f}"
             score = f"{float(row['test_mean']):.4f} ± {float(row['test_std']):.4f}"

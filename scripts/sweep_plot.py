@@ -43,7 +43,8 @@ def draw(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def _label(row: dict[str, str]) -> str:
-    return row["method"] + (f", {row['readout']}" if row["readout"] != DEFAULT else "")
+    parts = [row["method"], *([row["readout"]] if row["readout"] != DEFAULT else [])]
+    return ", ".join(filter(None, [*parts, row["settings"]]))
 
 
 def _curve(axes: Any, rows: Sequence[dict[str, str]], key: str, style: dict[str, Any]) -> None:

@@ -36,12 +36,28 @@ def test_every_point_is_one_run(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_curve_can_have_settings_of_its_own(tmp_path, capsys):
+    argv = ["x", DIGITS, f"--out={tmp_path}", "--probes=4", "--dry_run"]
+    methods = "probegen,vanilla:hidden+probe_dropout=0.1+head_depth=3"
+    assert sweep.main([*argv, f"--methods={methods}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "head_depth" not in lines[0]
+    assert lines[1] == (
+        f"python -m probegen_jax.train {DIGITS}:vanilla --config.num_seeds=3 "
+        "--config.readout=hidden --config.probe_dropout=0.1 --config.head_depth=3 "
+        "--config.num_probes=4 "
+        f"--workdir={tmp_path}/vanilla-hidden-probe_dropout=0.1-head_depth=3-4probes"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     (
         (["--out=x"], "say which zoo, and where the runs go"),
         ([DIGITS, "--out=x", "--methods=probegen:hiden"], "--methods names 'probegen:hiden'"),
         ([DIGITS, "--out=x", "--methods=uniformly"], "--methods names 'uniformly'"),
+        ([DIGITS, "--out=x", "--methods=probegen+ema"], "a setting is given as [+]KEY=VALUE"),
+        ([DIGITS, "--out=x", "--methods=probegen+emma=1"], "unknown config key 'emma'"),
         ([DIGITS, "--out=x", "--probes=16,many"], "--probes names 'many'"),
         ([DIGITS, "--out=x", "--networks=0"], "--networks names '0'"),
         ([DIGITS, "--out=x", "--config.nmu_epochs=3"], "unknown config key 'nmu_epochs'"),
@@ -71,7 +87,7 @@ def test_a_sweep_of_the_digits_ends_with_a_table_and_a_picture(tmp_path, capfd):
     result = json.loads((tmp_path / "probegen-hidden-4probes" / "result.json").read_text())
     assert float(few["test_mean"]) == pytest.approx(result["mean"])
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
-    assert "| probegen | hidden | 8 |" in (tmp_path / "sweep.md").read_text()
+    assert "| probegen | hidden |  | 8 |" in (tmp_path / "sweep.md").read_text()
 
     shutil.rmtree(tmp_path / "pixels")
     capfd.readouterr()
