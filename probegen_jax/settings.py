@@ -53,7 +53,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 # Published zoos of values, which the published figures learn as they are.
-_AS_PUBLISHED = ("cifar10_gs", "cifar10_wild_park")
+_AS_PUBLISHED = ("cifar10_gs", "svhn_gs", "mnist_gs", "fmnist_gs", "cifar10_wild_park")
 
 
 def parse(

@@ -10,7 +10,8 @@
   --config.KEY=VALUE               changes one setting
   --workdir=DIR                    the run folder; runs/CONFIG-METHOD-PROBES if not given, with the
                                    name of zoo_dir, networks_dir, manual_dir or download_url after
-                                   CONFIG where there is one
+                                   CONFIG where there is one; of small_cnn_zoo.py, CONFIG is the
+                                   zoo's name, as svhn_gs
   --distributed=auto|on|off        whether this is one of several processes; auto: if Slurm, Open
                                    MPI or a TPU pod says so, or the flags below do
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = settings.parse(argv, __doc__, _define)
-    zoo = config_name(argv) + _zoo_name(values.config)
+    zoo = config_name(argv)
+    if zoo == "small_cnn_zoo":  # one config for four zoos
+        zoo = values.config.dataset
+    zoo += _zoo_name(values.config)
     name = f"{zoo}-{label(values.config.method, values.config.num_probes)}"
     # Imports are here so that a mistake on the command line is told at once.
     from probegen_jax.training.allocator import keep_freed_memory

@@ -9,6 +9,7 @@ import itertools
 import json
 import pathlib
 import sys
+import tarfile
 import types
 import zipfile
 
@@ -110,6 +111,52 @@ def cifar10_gs(folder: pathlib.Path, number: int = 2000) -> tuple[np.ndarray, li
     write_metrics(folder / "metrics.csv.gz", rows)
     (folder / "layout.csv").write_text(LAYOUT)
     return weights, rows
+
+
+# The parts of the Small CNN Zoo, and what they are called here.
+PARTS = {
+    "cifar10": "cifar10_gs",
+    "svhn_cropped": "svhn_gs",
+    "mnist": "mnist_gs",
+    "fashion_mnist": "fmnist_gs",
+}
+# Columns of it that no reader here needs, or that say what is so of all networks.
+ALWAYS = {
+    "config.b_init": "zeros",
+    "config.dnn_architecture": "cnn",
+    "config.dropout": 0.0,
+    "config.epochs": 86,
+    "config.epochs_between_checkpoints": 20,
+    "config.init_std": 0.05,
+    "config.l2reg": 1e-5,
+    "config.num_layers": 3,
+    "config.num_units": 16,
+    "config.optimizer": "adam",
+    "config.random_seed": 42,
+    "config.train_fraction": 0.5,
+}
+
+
+def small_cnn_zoo(
+    folder: pathlib.Path, part: str, number: int = 270, activations: tuple[str, ...] = ()
+) -> tuple[np.ndarray, list[dict]]:
+    """Writes a part of the Small CNN Zoo with all published columns, by the alphabet."""
+    weights, rows = cifar10_gs(folder, number)
+    for index, row in enumerate(rows):
+        row |= ALWAYS | {"config.dataset": part, "modeldir": row[""].rpartition("/")[0]}
+        if activations:
+            row["config.activation"] = activations[index // len(STEPS) % len(activations)]
+    rows = [dict(sorted(row.items())) for row in rows]
+    write_metrics(folder / "metrics.csv.gz", rows)
+    return weights, rows
+
+
+def small_cnn_archive(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Packs such a folder as published: its files under the name of the data set."""
+    top = path.name.partition(".")[0]
+    with tarfile.open(path, "w:xz", preset=0) as archive:
+        for name in ("layout.csv", "metrics.csv.gz", "weights.npy"):
+            archive.add(folder / name, f"{top}/{name}")
 
 
 def write_metrics(path: pathlib.Path, rows: list[dict]) -> None:

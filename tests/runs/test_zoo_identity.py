@@ -77,6 +77,8 @@ def test_a_run_of_an_earlier_version_is_compared_by_what_it_has(run, capsys):
         ("own_inr", "networks_dir=mine", "own_inr-mine-probegen-128"),
         ("cifar10_gs", "download_url=http://x.org/a/svhn_cropped.tar.xz?dl=1",
          "cifar10_gs-svhn_cropped-probegen-128"),
+        ("small_cnn_zoo", None, "cifar10_gs-probegen-128"),
+        ("small_cnn_zoo", "zoo_dir=zoos/A", "cifar10_gs-A-probegen-128"),
     ],
 )  # fmt: skip
 def test_the_default_folder_is_called_after_the_zoo(config, flag, name, monkeypatch):

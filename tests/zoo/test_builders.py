@@ -30,7 +30,8 @@ def test_tensorflow_is_never_imported(tmp_path):
     pytest.importorskip("torch")
     published_files.mnist_inr(tmp_path, 40)
     published_files.fmnist_inr(tmp_path, 40)
-    published_files.cifar10_gs(tmp_path / "cifar10", 90)
+    for part in published_files.PARTS:
+        published_files.small_cnn_zoo(tmp_path / part, part, 90)
     published_files.cifar10_wild_park(tmp_path, 4, 1)
     result = run(
         """
@@ -89,15 +90,15 @@ def test_what_a_killed_preparation_leaves_does_not_load(tmp_path):
         """
         import os, pathlib, signal, sys
         from probegen_jax.zoo.prepared import builders
-        from probegen_jax.zoo.published import cifar10_gs, loading
+        from probegen_jax.zoo.published import loading, small_cnn_zoo
         manual, data = map(pathlib.Path, sys.argv[1:])
-        example, seen = cifar10_gs.Cifar10Gs._example, []
+        example, seen = small_cnn_zoo.Cifar10Gs._example, []
         def dying(self, item):
             seen.append(item)
             if len(seen) == 90:  # in the second split: the first is written
                 os.kill(os.getpid(), signal.SIGKILL)
             return example(self, item)
-        cifar10_gs.Cifar10Gs._example = dying
+        small_cnn_zoo.Cifar10Gs._example = dying
         loading.prepared("cifar10_gs", data, request=builders.Request(manual_dir=manual))
         """,
         tmp_path,
@@ -119,15 +120,15 @@ def test_two_processes_prepare_once(tmp_path):
     published_files.cifar10_gs(tmp_path, 900)
     code = """
         from probegen_jax.zoo.prepared import builders
-        from probegen_jax.zoo.published import cifar10_gs, loading
+        from probegen_jax.zoo.published import loading, small_cnn_zoo
         manual = pathlib.Path(sys.argv[1])
-        example = cifar10_gs.Cifar10Gs._example
+        example = small_cnn_zoo.Cifar10Gs._example
         def counting(self, item):
             hold()
             with (manual / "read").open("a") as file:
                 file.write(f"{item}\\n")
             return example(self, item)
-        cifar10_gs.Cifar10Gs._example = counting
+        small_cnn_zoo.Cifar10Gs._example = counting
         request = builders.Request(manual_dir=manual)
         builder = loading.prepared("cifar10_gs", manual / "data", request=request)
         print(sum(split.num_examples for split in builder.info.splits.values()))

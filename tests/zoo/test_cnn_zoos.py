@@ -55,7 +55,7 @@ def test_a_small_cnn_zoo_with_selus_is_loaded_and_run():
         "score": np.linspace(0, 1, 3, dtype=np.float32),
     }
     rows = {split: np.array([n], np.int32) for n, split in enumerate(("train", "val", "test"))}
-    zoo = cnn_zoos.cifar10_gs(columns, rows, "faithful")
+    zoo = cnn_zoos.small_cnn_zoo("cifar10_gs", 32, columns, rows, "faithful")
     assert [zoo.spec.activations[n] for n in zoo.weights["activation"]] == names
     images = jnp.asarray(rng.standard_normal((2, 32, 32, 1)), jnp.float32)
     found = zoo.spec.respond(jax.tree.map(jnp.asarray, zoo.weights), images)

@@ -22,6 +22,9 @@ from probegen_jax.zoo.files import small_cnn_files, torch_files
 from probegen_jax.zoo.prepared import build_folder
 from probegen_jax.zoo.prepared.reading import Columns, read
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
+from probegen_jax.zoo.published.small_cnn_zoo import PARTS
+
+_PARTS = {(part.TOP, part.SIDE) for part in PARTS}
 
 
 def export(out: pathlib.Path, images: str) -> None:
@@ -36,12 +39,13 @@ def export(out: pathlib.Path, images: str) -> None:
     builder = build_folder.opened(out)
     columns, rows = read(builder)
     seed = int(builder.info.metadata["plan"]["seed"])
+    small = is_small_cnn_zoo(columns["layers"])
     for leftover in out.glob(".torch.*"):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         with replacing(folder) as temporary:
             temporary.mkdir()
-            if is_small_cnn_zoo(columns["layers"]):
+            if small:
                 _small_cnn_zoo(temporary, columns, images, seed)
             else:
                 _wild_park(temporary, columns, rows)
@@ -50,7 +54,10 @@ def export(out: pathlib.Path, images: str) -> None:
             f"cannot write {folder} ({error.strerror or error}); free some space and run the same "
             "command again"
         ) from error
-    print(f"torch files in {folder}; read them with --config.manual_dir={folder}")
+    # Of the parts of the Small CNN Zoo there is a config that knows the images' size.
+    known = small and (images, builder.info.metadata["image_shape"][0]) in _PARTS
+    config = f"--config=configs/small_cnn_zoo.py:{images} " if known else ""
+    print(f"torch files in {folder}; read them with {config}--config.manual_dir={folder}")
 
 
 def is_small_cnn_zoo(layers: Any) -> bool:

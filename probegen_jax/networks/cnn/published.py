@@ -27,6 +27,7 @@ def small_cnn_zoo(
     activation: str | tuple[str, ...] = ("relu", "tanh"),
     fidelity: Fidelity = "faithful",
     in_channels: int = 1,
+    side: int = 32,
 ) -> CnnSpec:
     """The networks of the Small CNN Zoo: three 3×3 convolutions of 16 channels with stride 2.
 
@@ -35,6 +36,7 @@ def small_cnn_zoo(
       fidelity: "faithful" runs valid convolutions, as the networks were trained; "official" pads
         by one pixel, as ProbeGen's published code does, which is another function.
       in_channels: 1; the zoo's images are the mean over channels, in [-1, 1].
+      side: of these images: 32 of CIFAR-10 and SVHN, 28 of MNIST and Fashion-MNIST.
     """
     padding = {"faithful": 0, "official": 1}[_checked(fidelity)]
     name, choices = (activation, ()) if isinstance(activation, str) else (PER_NETWORK, activation)
@@ -43,7 +45,7 @@ def small_cnn_zoo(
             ConvLayer(channels, 16, kernel=3, stride=2, padding=padding, activation=name)
             for channels in (in_channels, 16, 16)
         ),
-        image_shape=(32, 32, in_channels),
+        image_shape=(side, side, in_channels),
         activations=choices,
         pixels=signed(in_channels),
     )

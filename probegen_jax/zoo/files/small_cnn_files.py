@@ -23,7 +23,7 @@ from probegen_jax.zoo.files.archives import MOST_BYTES, Listing, listing
 # Epochs of every published run; zoos that were built here say theirs in `config.epochs`.
 PUBLISHED_EPOCHS = 86
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
-# What networks of this format have; the published CIFAR10-GS has the first two.
+# What networks of this format have; the published zoos have the first two.
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "selu")
 
 # Weights of a network that there can be in a row.
@@ -56,6 +56,7 @@ class Metrics(NamedTuple):
 
     Attributes:
       final: epochs of the run; a checkpoint of that epoch is its last.
+      dataset: what the network was trained on; empty if the file does not say it.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Metrics(NamedTuple):
     final: int
     score: float
     activation: str
+    dataset: str
 
 
 def parse_metrics(data: bytes, where: str) -> list[Metrics]:
@@ -85,7 +87,8 @@ def parse_metrics(data: bytes, where: str) -> list[Metrics]:
             score, activation = float(row["test_accuracy"]), row["config.activation"]
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: line {line} is not readable ({error}); {_FETCH}") from error
-        metrics.append(Metrics(path, step, final, score, activation))
+        dataset = row.get("config.dataset") or ""
+        metrics.append(Metrics(path, step, final, score, activation, dataset))
     return metrics
 
 

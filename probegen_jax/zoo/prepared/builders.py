@@ -70,6 +70,7 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     TOP: ClassVar[str]
     ADDRESS: ClassVar[Address]
     SPLITS_FILE: ClassVar[str]
+    OTHER_SPLITS_FILES: ClassVar[tuple[str, ...]] = ()  # other names that it goes by
     NEEDS: ClassVar[str]
 
     def __init__(self, *, request: Request | None = None, **kwargs: Any):
@@ -206,7 +207,8 @@ def find_splits_file(cls: type[ZooBuilder], request: Request) -> pathlib.Path | 
         return None
     # The parent only where manual_dir is the zoo's own top folder, beside which the file lies.
     folders = [folder, folder.parent] if folder.name == cls.TOP else [folder]
-    places = (splits.find_file(place, cls.SPLITS_FILE) for place in folders)
+    names = (cls.SPLITS_FILE, *cls.OTHER_SPLITS_FILES)
+    places = (splits.find_file(place, name) for place in folders for name in names)
     return next(filter(None, places), None)
 
 

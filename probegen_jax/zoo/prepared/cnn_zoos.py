@@ -20,24 +20,34 @@ from probegen_jax.zoo.prepared.reading import Columns, Ragged
 from probegen_jax.zoo.zoo import Stored, Zoo
 
 
-def cifar10_gs(columns: Columns, rows: dict[str, np.ndarray], fidelity: published.Fidelity) -> Zoo:
-    """The Small CNN Zoo on grayscale CIFAR-10; with the "official" fidelity padded by a pixel."""
+def small_cnn_zoo(
+    name: str,
+    side: int,
+    columns: Columns,
+    rows: dict[str, np.ndarray],
+    fidelity: published.Fidelity,
+) -> Zoo:
+    """A part of the Small CNN Zoo; with the "official" fidelity padded by a pixel.
+
+    Args:
+      side: of the images that its networks were trained on.
+    """
     names = np.char.decode(np.asarray(columns["activation"]))
-    # The published zoo has relu and tanh; others of its format more.
+    # The published zoos have relu and tanh; others of their format more.
     present = tuple(name for name in ACTIVATIONS if name in ("relu", "tanh") or name in names)
     shapes = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SHAPES.items()}
     arrays = flat_weights.unflatten(np.asarray(columns["weights"]), shapes)
 
-    def affine(name: str) -> dict[str, np.ndarray]:
-        return {part: arrays[f"sequential/{name}/{part}:0"] for part in ("kernel", "bias")}
+    def affine(layer: str) -> dict[str, np.ndarray]:
+        return {part: arrays[f"sequential/{layer}/{part}:0"] for part in ("kernel", "bias")}
 
     weights = {
-        "layers": tuple(affine(name) for name in ("conv2d", "conv2d_1", "conv2d_2")),
+        "layers": tuple(affine(layer) for layer in ("conv2d", "conv2d_1", "conv2d_2")),
         "head": affine("dense"),
-        "activation": np.asarray([present.index(name) for name in names], np.int32),
+        "activation": np.asarray([present.index(each) for each in names], np.int32),
     }
-    spec, scores_N = published.small_cnn_zoo(present, fidelity), np.asarray(columns["score"])
-    return Zoo("cifar10_gs", spec, weights, scores_N, rows, "regression", 1)
+    spec = published.small_cnn_zoo(present, fidelity, side=side)
+    return Zoo(name, spec, weights, np.asarray(columns["score"]), rows, "regression", 1)
 
 
 def cifar10_wild_park(

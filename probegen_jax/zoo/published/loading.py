@@ -13,15 +13,15 @@ from probegen_jax.zoo import cache, flat_weights, splits
 from probegen_jax.zoo.prepared import builders
 from probegen_jax.zoo.prepared.reading import read
 from probegen_jax.zoo.published import choice
-from probegen_jax.zoo.published.cifar10_gs import Cifar10Gs
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
 from probegen_jax.zoo.published.inr import NUM_CLASSES, SPEC, FmnistInr, InrZooBuilder, MnistInr
+from probegen_jax.zoo.published.small_cnn_zoo import PARTS, SmallCnnZoo
 from probegen_jax.zoo.zoo import Zoo
 
 BUILDERS: dict[str, type[builders.ZooBuilder]] = {
     "mnist_inr": MnistInr,
     "fmnist_inr": FmnistInr,
-    "cifar10_gs": Cifar10Gs,
+    **{part.name: part for part in PARTS},
     "cifar10_wild_park": Cifar10WildPark,
 }
 
@@ -46,13 +46,16 @@ def load(
     if fidelity not in ("faithful", "official"):
         raise UserError(f"fidelity is {fidelity!r}; choose faithful or official")
     columns, rows = read(prepared(dataset, data_dir, split=split, request=request))
-    if issubclass(BUILDERS[dataset], InrZooBuilder):
+    cls = BUILDERS[dataset]
+    if issubclass(cls, InrZooBuilder):
         weights = flat_weights.unflatten(np.asarray(columns["weights"]), SPEC.abstract())
         targets = np.asarray(columns["label"])
         return Zoo(dataset, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
     from probegen_jax.zoo.prepared import cnn_zoos
 
-    return getattr(cnn_zoos, dataset)(columns, rows, fidelity)
+    if issubclass(cls, SmallCnnZoo):
+        return cnn_zoos.small_cnn_zoo(dataset, cls.SIDE, columns, rows, fidelity)
+    return cnn_zoos.cifar10_wild_park(columns, rows, fidelity)
 
 
 def prepared(

@@ -1,4 +1,4 @@
-"""CIFAR10-GS: the Small CNN Zoo of Unterthiner et al. (2020) on grayscale CIFAR-10."""
+"""The Small CNN Zoo of Unterthiner et al. (2020): a part for each data set, all read alike."""
 
 import pathlib
 from typing import Any, ClassVar
@@ -13,8 +13,8 @@ from probegen_jax.zoo.files.download import Address
 from probegen_jax.zoo.prepared import builders
 
 
-class Cifar10Gs(builders.ZooBuilder):
-    """CIFAR10-GS: the final networks of 30,000 runs, with their test accuracy."""
+class SmallCnnZoo(builders.ZooBuilder, skip_registration=True):
+    """A part of the zoo: the last networks of its runs, with their test accuracy."""
 
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(
@@ -25,13 +25,22 @@ class Cifar10Gs(builders.ZooBuilder):
             name="seeded", description="half for test, a tenth for validation, drawn by our seed"
         ),
     ]
-    TOP = "cifar10"
-    SPLITS_FILE = "nfn_cifar10_split.csv"
-    ADDRESS = Address(
-        "https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/cifar10.tar.xz",
-        "cifar10.tar.xz",
-    )
-    NEEDS = "weights.npy, metrics.csv.gz and layout.csv, there or in cifar10/, or cifar10.tar.xz"
+    # The sides of the images that networks were trained on, which were never resized.
+    SIDE: ClassVar[int]
+
+    def __init_subclass__(
+        cls, part: str, side: int, splits_files: tuple[str, ...], **kwargs: Any
+    ) -> None:
+        """`part` is TFDS's name of the data set, which the archive has, too."""
+        super().__init_subclass__(**kwargs)
+        cls.TOP, cls.SIDE = part, side
+        cls.SPLITS_FILE, *others = splits_files
+        cls.OTHER_SPLITS_FILES = tuple(others)
+        name = f"{part}.tar.xz"
+        cls.ADDRESS = Address(
+            f"https://storage.googleapis.com/gresearch/smallcnnzoo-dataset/{name}", name
+        )
+        cls.NEEDS = f"weights.npy, metrics.csv.gz and layout.csv, there or in {part}/, or {name}"
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._new_info(
@@ -65,12 +74,25 @@ class Cifar10Gs(builders.ZooBuilder):
         source = self._source(downloads)
         self._where, where = source.where, f"{source.where}/{files.METRICS}"
         self._runs = files.parse_metrics(source.small(files.METRICS), where)
+        self._check_part(where)
         layout = f"{source.where}/{files.LAYOUT}"
         self._columns = files.parse_layout(source.small(files.LAYOUT), layout)
         parts = self._split(where)
         wanted = np.concatenate([np.asarray(rows, np.int64) for rows in parts.values()])
         self._rows = source.rows(wanted, len(self._runs), int(self._columns.max()) + 1)
         return parts
+
+    def _check_part(self, where: str) -> None:
+        """All parts have files of the same names, so another one's are easily given."""
+        for part in {run.dataset for run in self._runs} & {other.TOP for other in PARTS}:
+            if part == self.TOP:
+                continue
+            told = (
+                f"config.dataset says {part}, not {self.TOP}; use configs/small_cnn_zoo.py:{part}"
+            )
+            if self.TOP != "cifar10":
+                raise UserError(f"{where}: {told}")
+            self.notes.add(where, told)  # earlier versions read any part as cifar10
 
     def _split(self, where: str) -> dict[str, list[int]]:
         # A run's last checkpoint; the task takes no others.
@@ -99,3 +121,34 @@ class Cifar10Gs(builders.ZooBuilder):
             raise BadNetworkError(f"{self._where}/{files.WEIGHTS}: row {item}", fault, remedy)
         told = {"score": run.score, "activation": run.activation, "path": run.path}
         return {"weights": weights, "row": item, **told}
+
+
+class Cifar10Gs(SmallCnnZoo, part="cifar10", side=32, splits_files=("nfn_cifar10_split.csv",)):
+    """CIFAR10-GS: the final networks of 30,000 runs, with their test accuracy."""
+
+
+class SvhnGs(
+    SmallCnnZoo,
+    part="svhn_cropped",
+    side=32,
+    splits_files=("nfn_svhn_split.csv", "svhn_split.csv"),
+):
+    """SVHN-GS: the final networks of 29,988 runs, with their test accuracy."""
+
+
+class MnistGs(
+    SmallCnnZoo, part="mnist", side=28, splits_files=("nfn_mnist_split.csv", "mnist_split.csv")
+):
+    """MNIST in the Small CNN Zoo: the final networks of 29,997 runs, with their test accuracy."""
+
+
+class FmnistGs(
+    SmallCnnZoo,
+    part="fashion_mnist",
+    side=28,
+    splits_files=("nfn_fashion_mnist_split.csv", "fashion_mnist_split.csv"),
+):
+    """Fashion-MNIST in the Small CNN Zoo: the final networks of 30,000 runs, with test accuracy."""
+
+
+PARTS = (Cifar10Gs, SvhnGs, MnistGs, FmnistGs)

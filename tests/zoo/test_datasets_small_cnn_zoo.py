@@ -1,7 +1,6 @@
 import gzip
 import itertools
 import mmap
-import tarfile
 
 import numpy as np
 import published_files
@@ -99,9 +98,7 @@ def test_the_official_split_keeps_row_0_twice_and_the_faithful_once(tmp_path):
 def make_archive(folder):
     """Writes cifar10.tar.xz as published; returns what is in it."""
     weights, rows = published_files.cifar10_gs(folder / "unpacked", 135)
-    with tarfile.open(folder / "cifar10.tar.xz", "w:xz", preset=0) as archive:
-        for name in ("layout.csv", "metrics.csv.gz", "weights.npy"):
-            archive.add(folder / "unpacked" / name, f"cifar10/{name}")
+    published_files.small_cnn_archive(folder / "cifar10.tar.xz", folder / "unpacked")
     return weights, rows
 
 
