@@ -16,8 +16,8 @@ from probegen_jax.zoo.own.cnn_spec import cnn_spec
 from probegen_jax.zoo.zoo import Zoo
 
 BUILT_IN = ("digits", "digits_cnn", "digits_subsets")
-SMALL_CNN_ZOO = ("cifar10_gs", "svhn_gs", "mnist_gs", "fmnist_gs")
-PUBLISHED = ("mnist_inr", "fmnist_inr", *SMALL_CNN_ZOO, "cifar10_wild_park")
+_SMALL_CNN_ZOO = ("svhn_gs", "mnist_gs", "fmnist_gs")  # beside cifar10_gs
+PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park", *_SMALL_CNN_ZOO)
 OWN, OWN_NETWORKS, OWN_CNN = "own_inr", "own_networks", "own_cnn"
 # What a user may say of networks whose files do not.
 _GIVEN = (
@@ -26,7 +26,7 @@ _GIVEN = (
 )
 # What kind of networks a data set's config is for.
 _FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | dict.fromkeys(
-    ("digits_cnn", *SMALL_CNN_ZOO, "cifar10_wild_park", OWN_NETWORKS, OWN_CNN), "cnn"
+    ("digits_cnn", "cifar10_gs", "cifar10_wild_park", *_SMALL_CNN_ZOO, OWN_NETWORKS, OWN_CNN), "cnn"
 )
 
 

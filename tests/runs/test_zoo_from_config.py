@@ -9,7 +9,7 @@ from probegen_jax import settings
 from probegen_jax.describe_zoo import main as show
 from probegen_jax.errors import UserError
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.runs.zoo_from_config import from_config
+from probegen_jax.runs.zoo_from_config import PUBLISHED, from_config
 from probegen_jax.train import main as train
 
 
@@ -87,8 +87,7 @@ def test_a_bad_setting_of_ones_own_zoo_is_told(flag, tmp_path):
 def test_the_four_configs_have_the_papers_settings():
     names = ("mnist", "fmnist", "cifar10_gs", "cifar10_wild_park")
     configs = [config(f"{name}") for name in names]
-    datasets = [each.dataset for each in configs]
-    assert datasets == ["mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park"]
+    assert tuple(each.dataset for each in configs) == PUBLISHED[:4]
     for each in configs:
         assert (each.batch_size, each.learning_rate, each.num_probes) == (32, 3e-4, 128)
         assert (each.head_width, each.head_depth, each.eval_every) == (256, 6, 500)
