@@ -73,7 +73,7 @@ def test_a_shipped_config_is_read_from_any_folder(tmp_path, monkeypatch):
     assert parse("--config", "configs/mnist.py").dataset == "mnist_inr"
     assert config_name(["train", "--config=configs/mnist.py:64"]) == "mnist"
     message = (
-        r"no config file at .*nist.py; .*: configs/cifar10_gs.py, .*, configs/own_networks.py$"
+        r"no config file at .*nist.py; .*: configs/cifar10_gs.py, .*, configs/small_cnn_zoo.py$"
     )
     for missing in ("configs/nist.py", f"{tmp_path}/configs/mnist.py", "other/mnist.py"):
         with pytest.raises(UserError, match=message):
