@@ -9,7 +9,7 @@ import pytest
 
 from probegen_jax.networks import maps
 from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.cnn import published
+from probegen_jax.networks.cnn import forward, published
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.state_dict import from_torch, to_torch
@@ -38,6 +38,12 @@ def everything(cells, whole, there, query):
         values = jnp.where(there[None, None], values, 0)
     values = jnp.pad(values, [(0, 0), (0, 0), (0, max(0, query.size - values.shape[2]))])
     return values.reshape(values.shape[0], -1)
+
+
+def asked(cells, whole, there, query):
+    """Of `everything`, a weighted sum over channels."""
+    values = everything(cells, whole, there, query)
+    return values.reshape(values.shape[0], -1, WIDEST) @ query
 
 
 def seen(spec, weights, probes):
@@ -153,10 +159,6 @@ def test_so_are_those_of_a_mixed_zoo_and_gradients_are_those_of_a_loop(platform)
     probes = rng.standard_normal((3, 16, 16, 3), np.float32)
     queries = rng.standard_normal((3, 5, WIDEST), np.float32)
 
-    def asked(cells, whole, there, query):
-        values = everything(cells, whole, there, query)
-        return values.reshape(values.shape[0], -1, WIDEST) @ query
-
     def together(probes, queries):
         return spec.respond_with_maps(weights, probes, asked, queries)
 
@@ -221,6 +223,51 @@ def test_their_gradients_are_those_of_the_plain_definition(size):
         return [jax.vjp(f, x)[1](cotangents)[0] for f in (maps._summary, plainly)]
 
     np.testing.assert_allclose(*both(x), rtol=1e-4, atol=1e-5)
+
+
+def plain_answers(spec, weights, probes, query):
+    """The responses and `asked` of `plainly`, for automatic differentiation."""
+    found = []
+
+    def see(index, before, after):
+        cells, wholes = zip(*map(plainly, (before, after)), strict=True)
+        found.append(
+            asked(jnp.concatenate(cells, 1), jnp.concatenate(wholes, 1), None, query[index])
+        )
+
+    layers = [layer.convolve for layer in spec.layers]
+    responses = forward.run(spec.layers, spec.activations, weights, probes, layers, see=see)
+    return responses, jnp.stack(found, 1)
+
+
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_by_hand_on_a_cpu_gradients_are_those_of_the_plain_definition(layers):
+    both = (ConvLayer(2, 6, 3, 1, 1, "per_network"), ConvLayer(6, 8, 3, 2, 0, "sigmoid"))
+    spec = CnnSpec(both[:layers], 3, (17, 19, 2), activations=("tanh", "relu"))
+    networks = [network(spec, n) | {"activation": np.int32(n)} for n in range(2)]
+    rng = np.random.default_rng(1)
+    probes = rng.standard_normal((3, 17, 19, 2), np.float32)
+    queries = rng.standard_normal((2, layers, WIDEST), np.float32)
+    cotangents = [rng.standard_normal(n, np.float32) for n in ((2, 3, 3), (2, 3, layers, 110))]
+    # Shares of values above and near 0 have no slope, and are no part of the plain definition.
+    cotangents[1][..., [101, 102, 108, 109]] = 0
+    weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+
+    def plain(probes, queries):
+        answers = [
+            plain_answers(spec, *one) for one in zip(networks, [probes] * 2, queries, strict=True)
+        ]
+        return tuple(jnp.stack(parts) for parts in zip(*answers, strict=True))
+
+    @jax.jit
+    def gradients():
+        def ours(probes, queries):
+            return spec.respond_with_maps(weights, probes, asked, queries)
+
+        return [jax.vjp(f, probes, queries)[1](tuple(cotangents)) for f in (ours, plain)]
+
+    for found, expected in zip(*gradients(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_where_nothing_varies_gradients_are_finite_and_shared_by_all_pixels():

@@ -9,6 +9,7 @@ linear in the maps' summaries, so they can be averaged instead, and the layers a
 The result is the same, and a network's summaries need never leave the loop that makes them.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.method.readouts.outputs import Head
 from probegen_jax.method.tasks import Scale
 from probegen_jax.networks import maps
+from probegen_jax.networks.apart import apart
 from probegen_jax.networks.contract import NetworkSpec
 
 _DESCRIBED, _CELL, _TOKEN = 32, 32, 64  # values of a layer's description, a cell, a token
@@ -201,6 +203,7 @@ class HiddenMaps(Head):
         return self.layers[-1](features) + hidden @ self.correction[...]
 
 
+@jax.custom_vjp
 def pooled(
     cells: Float[Array, "P 6 16 C"],
     whole: Float[Array, "P 14 C"],
@@ -208,16 +211,58 @@ def pooled(
     query: Float[Array, " Q"],
 ) -> Float[Array, "P K"]:
     """Weighted means over the cells of each channel, then over channels; see `maps.Reduce`."""
+    return _pool(cells, whole, there, query)[0]
+
+
+@apart
+def _pool(cells: Any, whole: Any, there: Any, query: Any) -> tuple[jax.Array, ...]:
+    """See `pooled`; also the weights of cells, the values of channels and their weights."""
     of_part, of_place, of_channel = jnp.split(query, _ENDS)
-    scores = jnp.sum(of_part[None, :, None, None] * cells, axis=1) + of_place[None, :, None]
-    weights = jax.nn.softmax(scores, axis=1)
-    means = jnp.sum(weights[:, None] * cells, axis=2)
+    each = [cells[:, part] for part in range(maps.OF_CELL)]
+    scores = sum(by * part for by, part in zip(of_part, each, strict=True))
+    scores = scores + of_place[None, :, None]
+    # Of slices, as in `networks.maps`.
+    weights = jnp.exp(scores - _over_cells(jnp.maximum, scores)[:, None])
+    weights = weights / _over_cells(jnp.add, weights)[:, None]
+    means = jnp.stack([_over_cells(jnp.add, weights * part) for part in each], axis=1)
     values = jnp.concatenate([means, weights, whole], axis=1)
     scores = jnp.sum(of_channel[None, :, None] * values, axis=1)
     if there is not None:
         scores = jnp.where(there[None], scores, -jnp.inf)
         values = jnp.where(there[None, None], values, 0)
-    return jnp.sum(jax.nn.softmax(scores)[:, None] * values, axis=2)
+    of_channels = jax.nn.softmax(scores)
+    return jnp.sum(of_channels[:, None] * values, axis=2), weights, values, of_channels
+
+
+def _over_cells(op: Any, x: Float[Array, "P 16 C"]) -> Float[Array, "P C"]:
+    return functools.reduce(op, [x[:, cell] for cell in range(maps.CELLS)])
+
+
+def _pooled_forward(cells, whole, there, query):
+    found, *kept = _pool(cells, whole, there, query)
+    return found, (cells, query, *kept)
+
+
+@apart
+def _pooled_back(kept, g_PxK):
+    cells, query, weights, values, of_channels = kept
+    of_part, _, of_channel = jnp.split(query, _ENDS)
+    g = jnp.sum(g_PxK[..., None] * values, axis=1)
+    g = of_channels * (g - jnp.sum(of_channels * g, axis=1, keepdims=True))
+    g_of_channel = jnp.sum(g[:, None] * values, axis=(0, 2))
+    g_values = of_channels[:, None] * g_PxK[..., None] + g[:, None] * of_channel[None, :, None]
+    g_means, g_weights, g_whole = jnp.split(g_values, _ENDS, axis=1)
+    parts = range(maps.OF_CELL)
+    g_weights = g_weights + sum(g_means[:, part, None] * cells[:, part] for part in parts)
+    g_weights = weights * g_weights
+    g_scores = g_weights - weights * jnp.sum(g_weights, axis=1, keepdims=True)
+    g_cells = [g_means[:, n, None] * weights + of_part[n] * g_scores for n in parts]
+    g_of_part = jnp.sum(cells * g_scores[:, None], axis=(0, 2, 3))
+    g_query = jnp.concatenate([g_of_part, jnp.sum(g_scores, axis=(0, 2)), g_of_channel])
+    return jnp.stack(g_cells, axis=1), g_whole, None, g_query
+
+
+pooled.defvjp(_pooled_forward, _pooled_back)
 
 
 def _narrow(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Linear:

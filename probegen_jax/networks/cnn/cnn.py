@@ -152,7 +152,8 @@ class CnnSpec(WithMaps, ImageSpec):
         if self.block_size is None and self.platform != "cpu":
             return super().respond(weights, probes)
         if self.block_size is None and one_by_one.suits(self.layers, self.activations):
-            return one_by_one.respond(self.layers, self.activations, weights, probes)
+            given = (self.layers, self.activations, None, weights, probes, None)
+            return one_by_one.respond(*given)[0]
         first = forward.patches(probes, self.layers[0])
 
         # Run once more on the way back: that costs less than what a loop would have to keep.
@@ -194,6 +195,10 @@ class CnnSpec(WithMaps, ImageSpec):
     ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
         self.check_images(probes)
         together = self.block_size is None and self.platform != "cpu"
+        suits = one_by_one.suits(self.layers, self.activations)
+        if self.block_size is None and self.platform == "cpu" and suits:
+            given = (self.layers, self.activations, reduce, weights, probes, queries)
+            return one_by_one.respond(*given)
         networks = weights["head"]["kernel"].shape[0] if together else None
         one = seen.respond(self.layers, self.activations, probes, reduce, networks)
         if together:

@@ -19,9 +19,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS, SLOPES
+from probegen_jax.networks.apart import apart
 from probegen_jax.networks.cnn.forward import head, patches
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.cnn.taps import back, spread
+from probegen_jax.networks.maps import Reduce, summaries
 
 Layers = tuple[ConvLayer, ...]
 Names = tuple[str, ...]
@@ -37,62 +39,111 @@ def suits(layers: Layers, activations: Names) -> bool:
     return names <= SLOPES.keys() and all(layer.residual < 0 for layer in layers)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def respond(
-    layers: Layers, activations: Names, weights: Any, probes: Float[Array, "P H W C"]
-) -> Float[Array, "B P R"]:
-    """Responses of stacked networks that `suits` to every probe; differentiable in these only."""
-    return _forward(layers, activations, weights, probes)[0]
+    layers: Layers,
+    activations: Names,
+    reduce: Reduce | None,
+    weights: Any,
+    probes: Float[Array, "P H W C"],
+    queries: Float[Array, "B L Q"] | None,
+) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
+    """Responses of stacked networks that `suits` to every probe, and what is read of maps if asked.
+
+    Differentiable in the probes and the queries only; see `WithMaps.respond_with_maps`.
+    """
+    return _forward(layers, activations, reduce, weights, probes, queries)[0]
 
 
-def _forward(layers, activations, weights, probes):
+def _forward(layers, activations, reduce, weights, probes, queries):
+    probes = jnp.asarray(probes)
     first_PxhxwxV = patches(probes, layers[0])
 
-    def network(weights):
-        y = _first_layer(layers[0], activations, weights, first_PxhxwxV)
-        outputs = []
-        for layer, affine in zip(layers[1:], weights["layers"][1:], strict=True):
+    def network(weights_queries):
+        weights, queries_LxQ = weights_queries
+        kept: list[jax.Array] = []
+        found: list[jax.Array] = []
+        if reduce is None:
+            y = _first_layer(layers[0], activations, weights, first_PxhxwxV)
+        else:
+            before = apart(_sums)(weights, first_PxhxwxV)
+            before = before.reshape(*first_PxhxwxV.shape[:-1], -1)
+            y = layers[0].by_activation(activations, weights, ACTIVATIONS.__getitem__, before)
+            found.append(_read(reduce, before, y, queries_LxQ[0]))
+        for index, (layer, affine) in enumerate(zip(layers, weights["layers"], strict=True)):
+            if index == 0:
+                continue
             x = layer.convolve(y, affine["kernel"])
             # Flat: runs of one image, which vector units fill better than its few channels.
             flat = x.reshape(x.shape[0], -1)
             bias = jnp.tile(affine["bias"], x.shape[1] * x.shape[2]).reshape(1, -1)
             y = layer.by_activation(activations, weights, _biased, flat, bias).reshape(x.shape)
-            outputs.append(y)
-        return head(weights, y), tuple(outputs)
+            if reduce is None:
+                kept.append(y)
+            else:
+                kept.append((flat + bias).reshape(x.shape))
+                found.append(_read(reduce, kept[-1], y, queries_LxQ[index]))
+        found = None if reduce is None else jnp.stack(found, axis=1)
+        return (head(weights, y), found), tuple(kept)
 
-    responses_BxPxR, outputs = jax.lax.map(network, weights)
-    return responses_BxPxR, (weights, probes, outputs)
+    answers, kept = jax.lax.map(network, (weights, queries))
+    return answers, (weights, probes, queries, kept)
 
 
-def _backward(layers, activations, kept, g_BxPxR):
-    weights, probes, outputs = kept
+def _backward(layers, activations, reduce, kept, g):
+    weights, probes, queries, outputs = kept
     sizes = [layers[0].out_sizes(probes.shape[1:3]), *(y.shape[2:4] for y in outputs)]
-    block = layers[1].stride if len(layers) > 1 else 1
+    # Maps are read in rows.
+    block = layers[1].stride if len(layers) > 1 and reduce is None else 1
     first, back_to_probes = jax.vjp(lambda x: _in_blocks(patches(x, layers[0]), block), probes)
 
-    def network(total_VxQ, weights_outputs_g):
-        weights, outputs, g_PxR = weights_outputs_g
+    def network(total_VxQ, one):
+        weights, queries_LxQ, outputs, (g_PxR, g_found) = one
+        g_queries = []
+
+        def through(index, g, kept):
+            """From a layer's output to before its activation; in between, maps may be read."""
+            layer = layers[index]
+            if reduce is None:
+                return g * _slope(layer, activations, weights, kept)
+            y = layer.by_activation(activations, weights, ACTIVATIONS.__getitem__, kept)
+            read = functools.partial(_read, reduce)
+            g_before, g_y, g_query = jax.vjp(read, kept, y, queries_LxQ[index])[1](
+                g_found[:, index]
+            )
+            g_queries.insert(0, g_query)
+            return (g + g_y) * _slope(layer, activations, weights, y) + g_before
+
         last = sizes[-1]
         g = (g_PxR @ weights["head"]["kernel"].T) / np.float32(last[0] * last[1])
         g = jnp.broadcast_to(g[:, None, None], (g.shape[0], *last, g.shape[1]))
         for index in range(len(layers) - 1, 0, -1):
-            g = g * _slope(layers[index], activations, weights, outputs[index - 1])
+            g = through(index, g, outputs[index - 1])
             g = _to_input(layers[index], weights["layers"][index]["kernel"], g, sizes[index - 1])
-            if index > 1:
+            if index > 1 or reduce is not None:
                 g = _in_rows(g, layers[index].stride, sizes[index - 1])
         kernel = weights["layers"][0]["kernel"]
+        if reduce is None:
+            g_QxO = g.reshape(-1, kernel.shape[-1])
+            g_QxO = _first_layer_back(layers[0], activations, weights, first, g_QxO)
+        else:
+            before = apart(_sums)(weights, first).reshape(g.shape)
+            g_QxO = through(0, g, before).reshape(-1, g.shape[-1])
         kernel_VxO = kernel.reshape(-1, kernel.shape[-1])
-        g_QxO = g.reshape(-1, kernel.shape[-1])
-        g_QxO = _first_layer_back(layers[0], activations, weights, first, g_QxO)
-        return total_VxQ + kernel_VxO @ g_QxO.T, None
+        return total_VxQ + kernel_VxO @ g_QxO.T, None if reduce is None else jnp.stack(g_queries)
 
     taps = first.shape[-1]
     total_VxQ = jnp.zeros((taps, first.size // taps), jnp.float32)
-    total_VxQ, _ = jax.lax.scan(network, total_VxQ, (weights, outputs, g_BxPxR))
-    return None, back_to_probes(total_VxQ.T.reshape(first.shape))[0]
+    total_VxQ, g_queries = jax.lax.scan(network, total_VxQ, (weights, queries, outputs, g))
+    return None, back_to_probes(total_VxQ.T.reshape(first.shape))[0], g_queries
 
 
 respond.defvjp(_forward, _backward)
+
+
+def _read(reduce, before, after, query):
+    """What is read of a layer's maps."""
+    return reduce(*summaries(before, after), None, query)
 
 
 def _biased(name):
