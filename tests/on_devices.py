@@ -1,5 +1,7 @@
 """Trains the same few steps on 1, 2, 4 and 8 simulated devices, and prints what came out, as JSON.
 
+Its argument is a folder, for a checkpoint of the training of INRs on four of them.
+
 A process of its own, because the number of devices is fixed when jax starts; the other tests have
 one. Not a test itself: `test_devices.py` looks at what is printed.
 """
@@ -14,6 +16,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8"
     # Quick to compile.
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -32,6 +35,7 @@ from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.training.batch_order import lay_out
 from probegen_jax.training.batches import make_batches
+from probegen_jax.training.checkpoints import Checkpoints
 from probegen_jax.training.mesh import BY_SEED, fetch, make_mesh, place
 from probegen_jax.training.programs import Programs
 from probegen_jax.zoo.zoo import Zoo
@@ -78,7 +82,7 @@ def make_learner(spec) -> learning.Learner:
     return learning.Learner(model, spec, cross_entropy, adam_cosine(1e-2, 300))
 
 
-def run(zoo: Zoo, devices: int, groups: int = 1) -> dict:
+def run(zoo: Zoo, folder: str, devices: int, groups: int = 1) -> dict:
     mesh = make_mesh(BATCH, 2, groups, jax.devices()[:devices])
     programs = Programs(make_learner(zoo.spec), mesh)
     keys_S = jax.vmap(jax.random.key)(np.arange(2))
@@ -111,10 +115,14 @@ def run(zoo: Zoo, devices: int, groups: int = 1) -> dict:
         outputs = batches.outputs(programs, state.params, state.fixed, "val")
         outputs_SxNxO = np.concatenate(fetch(mesh, outputs), axis=1).reshape(2, -1, 3)
         found["outputs"] = outputs_SxNxO[:, : len(zoo.splits["val"])].tolist()
+        if groups > 1:
+            checkpoints = Checkpoints(folder)
+            checkpoints.save(1, {"best_params": trained.params, "state": trained}, {})
+            checkpoints.close()
     return found
 
 
-def main() -> None:
+def main(folder: str) -> None:
     cases = {
         "inr": [(1, 1), (2, 1), (4, 1), (8, 1), (4, 2)],
         "mixed": [(1, 1), (2, 1), (4, 1), (8, 1)],
@@ -123,7 +131,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                kind: [run(zoo, *case) for case in cases[kind]]
+                kind: [run(zoo, folder, *case) for case in cases[kind]]
                 for kind, zoo in ((kind, make_zoo(kind)) for kind in cases)
             }
         )
@@ -131,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -103,12 +103,22 @@ class Recipe:
             return Plateau(*(jnp.zeros((), jnp.int32) for _ in Plateau._fields))
 
         def update(updates, state, params=None):
-            reduced = self.learning_rate * self.plateau_factor ** state.reductions.astype("float32")
-            rate = self._warmed(lambda _: jnp.maximum(reduced, self.learning_rate_floor))
-            updates = jax.tree.map(lambda update: -rate(state.count) * update, updates)
+            rate = self._rate_on_plateau(state)
+            updates = jax.tree.map(lambda update: -rate * update, updates)
             return updates, state._replace(count=state.count + 1)
 
         return optax.GradientTransformation(init, update)
+
+    def _rate_on_plateau(self, state: Plateau) -> Array:
+        reduced = self.learning_rate * self.plateau_factor ** state.reductions.astype("float32")
+        rate = self._warmed(lambda _: jnp.maximum(reduced, self.learning_rate_floor))
+        return rate(state.count)
+
+    def last_rate(self, opt_state: Any) -> Float[Array, "*S"]:
+        """The learning rate of the last step, where it follows validation."""
+        (state,) = (part for part in opt_state if isinstance(part, Plateau))
+        with jax.numpy_dtype_promotion("standard"):  # of the integer step count
+            return self._rate_on_plateau(state._replace(count=state.count - 1))
 
     @property
     def by_parameter(self) -> bool:

@@ -4,6 +4,7 @@ On object storage, such as gs://bucket/run, Orbax has its own way to tell whole 
 """
 
 import contextlib
+import dataclasses
 import gc
 import json
 import logging
@@ -23,6 +24,7 @@ from etils import epath
 
 from probegen_jax import typed_json
 from probegen_jax.errors import UserError
+from probegen_jax.method.learning import TrainState
 from probegen_jax.training.mesh import fetch
 
 # How systems say that there is no writing here; TensorStore passes it on within longer texts.
@@ -112,31 +114,37 @@ class Checkpoints:
         Raises:
           UserError: the files are damaged, or hold other shapes.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         with self._reading(step):
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore()
-                ),
-            )
-            arrays, facts = restored["arrays"], restored["facts"]
-            # Neither JSON nor the compression of the arrays notices a bit that has flipped.
-            if not isinstance(facts, dict) or not typed_json.is_as_signed(
-                facts, *_contents(arrays)
-            ):
-                raise ValueError("it holds other values than were saved")
+            return self._whole(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+
+    def _whole(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """Arrays and facts; `ValueError` if they are not those that were signed."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardRestore(like), facts=ocp.args.JsonRestore()
+            ),
+        )
+        arrays, facts = restored["arrays"], restored["facts"]
+        # Neither JSON nor the compression of the arrays notices a bit that has flipped.
+        if not isinstance(facts, dict) or not typed_json.is_as_signed(facts, *_contents(arrays)):
+            raise ValueError("it holds other values than were saved")
         facts.pop(typed_json.DIGEST, None)
         return arrays, facts
 
     def arrays(self, step: int) -> Any:
-        """The arrays that `save` got at `step`, as nested dicts, whatever their shapes.
+        """The arrays that `save` got at `step`, whatever their shapes; named tuples are dicts.
 
-        Whether they are as they were saved cannot be told here, only whether they can be read.
+        They come to the host, on whatever devices they were.
+
+        Raises:
+          UserError: the files are damaged.
         """
         with self._reading(step):
-            given = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-            return self._manager.restore(step, args=given)["arrays"]
+            with contextlib.closing(ocp.StandardCheckpointer()) as reader:
+                saved = reader.metadata(self.folder / str(step) / "arrays").item_metadata.tree
+            like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), _as_saved(saved))
+            return self._whole(step, like)[0]
 
     def facts(self, step: int) -> dict[str, Any]:
         """The dict that `save` got at `step`, without a look at the arrays."""
@@ -206,10 +214,22 @@ class Checkpoints:
 def _contents(arrays: Any) -> Iterator[bytes]:
     """The bytes of every array, whole, on every process."""
     for leaf in jax.tree.leaves(arrays):
-        if not leaf.is_fully_addressable:  # so it is on a mesh of several processes
+        # Then it is on a mesh of several processes.
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             leaf = fetch(leaf.sharding.mesh, leaf)
         whole = np.asarray(jax.device_get(leaf))
         yield f"{whole.dtype} {whole.shape}".encode() + whole.tobytes()
+
+
+def _as_saved(tree: Any) -> Any:
+    """What Orbax knows of a tree, so that jax takes its leaves in the order of the tree itself."""
+    if isinstance(tree, list):
+        return [_as_saved(each) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    tree = {int(key) if key.isdigit() else key: _as_saved(each) for key, each in tree.items()}
+    fields = {field.name for field in dataclasses.fields(TrainState)}
+    return TrainState(**tree) if tree.keys() == fields else tree
 
 
 @contextlib.contextmanager

@@ -67,6 +67,7 @@ class _Boundary:
     losses_SxT: Float[Array, "S T"]
     params_S: Any
     val_outputs: list[Array] | None
+    rate_S: Float[Array, " S"] | None  # where it follows validation
 
 
 class Training:
@@ -257,7 +258,8 @@ class Training:
         if self.done != boundary:
             return made, None
         record = {"step": self.done, "epoch": epoch + 1}
-        return made, _Boundary(record, self._losses_SxT, self.params, val_outputs)
+        rate_S = self._programs.last_rate(self.state) if self._follows else None
+        return made, _Boundary(record, self._losses_SxT, self.params, val_outputs, rate_S)
 
     def _finish(self, log: MetricsLog | None, bar: Progress) -> None:
         """Fetches what was computed for the pending boundary, logs it, keeps the best."""
@@ -267,6 +269,8 @@ class Training:
         record, steps = pending.record, self.schedule.since_boundary(pending.record["step"])
         losses_SxK = fetch(self.mesh, pending.losses_SxT)[:, steps]
         record["train_loss"] = losses_SxK.mean(axis=1).tolist()
+        if pending.rate_S is not None:
+            record["learning_rate"] = fetch(self.mesh, pending.rate_S).tolist()
         if pending.val_outputs is not None:
             number = len(self.zoo.splits["val"])
             outputs = evaluation.on_host(self.mesh, pending.val_outputs, number)

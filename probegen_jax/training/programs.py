@@ -37,6 +37,7 @@ class Programs:
       keep_better: `learning.choose_per_seed`.
       with_params: `Learner.with_params`.
       after_validation: `Learner.after_validation`.
+      last_rate: `Recipe.last_rate` of a state.
     """
 
     def __init__(self, learner: learning.Learner, mesh: Mesh):
@@ -74,6 +75,9 @@ class Programs:
         self.keep_better = jax.jit(learning.choose_per_seed, out_shardings=by_seed)
         self.with_params = jax.jit(learner.with_params, out_shardings=by_seed)
         self.after_validation = jax.jit(learner.after_validation, out_shardings=by_seed)
+        self.last_rate = jax.jit(
+            lambda state_S: learner.recipe.last_rate(state_S.opt_state), out_shardings=by_seed
+        )
 
     def init(self, keys_S: Key[Array, " S"]) -> learning.TrainState:
         """A fresh state for every seed."""

@@ -193,6 +193,26 @@ def test_learning_rates_rise_in_the_warmup():
     np.testing.assert_allclose(found, [2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2], rtol=1e-4)
 
 
+def test_what_is_told_of_a_plateau_is_the_rate_of_the_last_step():
+    """Of each seed, also in the warmup, and after the floor."""
+    recipe = Recipe(
+        1.0, schedule="plateau", plateau_patience=0, learning_rate_floor=0.2, warmup_steps=2
+    )
+    optimizer = recipe.optimizer(10)
+    params = {"head": jnp.zeros((2, 1))}
+    update = jax.vmap(lambda gradient, state: optimizer.update(gradient, state))
+    state, told, made = jax.vmap(optimizer.init)(params), [], []
+    for _ in range(6):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = update({"head": jnp.ones((2, 1))}, state)
+        made.append(-updates["head"][:, 0])
+        told.append(recipe.last_rate(state))
+        state = after_validation(recipe, state, jnp.asarray([False, True]))
+    np.testing.assert_allclose(told, made, rtol=1e-4)
+    falling = [[0.5, 0.5], [0.5, 1], [0.25, 1], [0.2, 1], [0.2, 1], [0.2, 1]]
+    np.testing.assert_allclose(told, falling, rtol=1e-6)
+
+
 def test_rank_loss_by_hand():
     outputs, targets = np.float32([0.2, -1.0, 0.9, 0.4]), np.float32([1.0, 2.0, 1.0, 0.5])
     valid = np.array([True, True, True, False])

@@ -70,12 +70,14 @@ def test_a_run_on_a_plateau_goes_on_bit_for_bit(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, runs[0].state, runs[1].state)
     assert runs[0].records == runs[1].records
     found = runs[0].state.opt_state[-1].reductions.tolist()
-    tau_TxS = [
-        record["val_kendall_tau"] for record in runs[0].records if "val_kendall_tau" in record
-    ]
     for seed, reductions in enumerate(found):
         best, waited, expected = -1e9, 0, 0
-        for tau_S in tau_TxS:
+        for record in runs[0].records:
+            rate = 0.1 * 0.5**expected * min(1, record["step"] / 3)
+            assert record["learning_rate"][seed] == pytest.approx(rate)
+            if "val_kendall_tau" not in record:
+                continue
+            tau_S = record["val_kendall_tau"]
             waited = 0 if tau_S[seed] > best else waited + 1
             best = max(best, tau_S[seed])
             if waited > 1:

@@ -1,5 +1,7 @@
 """Trainings that start with another run's parameters."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -71,3 +73,18 @@ def test_what_cannot_be_started_from_is_told(start, tmp_path):
     (tmp_path / "begun" / "config.json").write_text((start / "config.json").read_text())
     with pytest.raises(UserError, match=r"begun, which has no checkpoint in .*; give another"):
         warm(fresh(), tmp_path / "begun")
+
+
+def test_a_run_of_which_a_bit_has_flipped_is_not_started_from(start, tmp_path):
+    """In its arrays, as far as Orbax can tell; in what lies beside them."""
+    run = shutil.copytree(start, tmp_path / "run")
+    steps = sorted((run / "checkpoints").iterdir())
+    shutil.rmtree(steps[1] / "arrays")
+    shutil.copytree(steps[0] / "arrays", steps[1] / "arrays")
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*it holds other values"):
+        warm(fresh(), run)
+    shutil.copytree(start, run, dirs_exist_ok=True)
+    facts = steps[1] / "facts" / "metadata"
+    facts.write_text(facts.read_text().replace('"step": 18', '"step": 19'))
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*it holds other values"):
+        warm(fresh(), run)

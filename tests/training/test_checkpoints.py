@@ -1,15 +1,19 @@
 import importlib.util
+import shutil
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import REPO
 
 from probegen_jax.errors import UserError
+from probegen_jax.method.learning import TrainState
 from probegen_jax.training.checkpoints import Checkpoints
+from probegen_jax.trees import named
 
 
 def tree(scale):
@@ -29,6 +33,35 @@ def test_restores_bit_for_bit_and_keeps_the_latest(tmp_path):
     np.testing.assert_array_equal(arrays["layers"][0], tree(30)["layers"][0])
     assert facts == {"seconds": 30 / 7}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["20", "30"]
+    again.close()
+
+
+def learnt(scale):
+    """As trainings save it, with more layers than there are digits."""
+    params = {"layers": {n: {"bias": jnp.full(3, scale + n)} for n in range(12)}}
+    opt_state = optax.adam(0.1).init(params)
+    state = TrainState(params, {"probes": jnp.ones((2, 2))}, opt_state, jnp.int32(scale))
+    return {"state": state, "best_params": params}
+
+
+@pytest.mark.parametrize("make", [tree, learnt])
+def test_arrays_are_read_without_a_tree_like_them(tmp_path, make):
+    """Whatever the order of their names; but not if they are those of another save."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (10, 20):
+        checkpoints.save(step, make(step), {})
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    expected, found = named(make(20)), named(again.arrays(20))
+    for name in expected.keys() & found.keys():
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert len(found) == len(expected)
+    shutil.rmtree(tmp_path / "20" / "arrays")
+    shutil.copytree(tmp_path / "10" / "arrays", tmp_path / "20" / "arrays")
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*20 \(it holds other values"):
+        again.arrays(20)
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*20 \(it holds other values"):
+        again.restore(20, make(0))
     again.close()
 
 

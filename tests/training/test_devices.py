@@ -11,6 +11,7 @@ import pytest
 from conftest import REPO
 
 from probegen_jax.errors import UserError
+from probegen_jax.training.checkpoints import Checkpoints
 from probegen_jax.training.mesh import make_mesh, split_cpu
 
 FOUR = "--xla_force_host_platform_device_count=4"
@@ -22,8 +23,13 @@ SAME_PARAMS = {"atol": 1e-4}
 
 
 @pytest.fixture(scope="module")
-def runs():
-    command = [sys.executable, str(REPO / "tests" / "on_devices.py")]
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    command = [sys.executable, str(REPO / "tests" / "on_devices.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -45,6 +51,14 @@ def test_predictions_are_those_of_one_device(runs):
     alone, *others = runs["inr"]
     for other in others:
         np.testing.assert_allclose(other["outputs"], alone["outputs"], atol=1e-6)
+
+
+def test_a_checkpoint_of_four_devices_is_read_on_one(runs, folder):
+    checkpoints = Checkpoints(folder)
+    found = checkpoints.arrays(1)["best_params"]
+    checkpoints.close()
+    params = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found)])
+    np.testing.assert_array_equal(params, np.float32(runs["inr"][-1]["params"]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
