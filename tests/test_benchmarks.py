@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 from benchmarks import cases, large, tables
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.zoo.own import families
 from probegen_jax.zoo.own.networks import read

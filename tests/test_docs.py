@@ -102,7 +102,7 @@ def trained(empty, digits_dir):
     pytest.importorskip("torch")
     from probegen_jax import settings, train
     from probegen_jax.factory.builtin import digits
-    from probegen_jax.networks.contract import ReadOptions
+    from probegen_jax.networks.options import ReadOptions
     from probegen_jax.zoo.files import inr_files, torch_files
 
     (empty / "cache").mkdir()

@@ -27,8 +27,8 @@ from probegen_jax.method import dead_leaves_files
 from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.cnn.published import CIFAR10, small_cnn_zoo
-from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs import exported
 from probegen_jax.runs.experiment import load_run

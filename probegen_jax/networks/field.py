@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.points import PointSpec, moved_layer
 from probegen_jax.networks.shapes import affine
 from probegen_jax.networks.sine import sine

@@ -18,11 +18,11 @@ from probegen_jax import trees
 from probegen_jax.errors import BadNetworkError, UserError, in_file
 from probegen_jax.networks.contract import (
     NetworkSpec,
-    ReadOptions,
     check_at_least_one,
     check_finite,
     usual_block_sizes,
 )
+from probegen_jax.networks.options import ReadOptions
 
 Function = Callable[[Any, jax.Array], jax.Array]
 

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Key
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.contract import (
     NetworkSpec,
-    ReadOptions,
     check_at_least_one,
     check_finite,
     usual_block_sizes,
 )
+from probegen_jax.networks.options import ReadOptions
 
 # How common code calls layers, and the last one where it differs.
 _LAYOUTS = (

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from probegen_jax.networks.contract import Options, ReadOptions
+from probegen_jax.networks.options import Options, ReadOptions
 from probegen_jax.networks.points import PointSpec, moved_layer
 from probegen_jax.networks.shapes import affine
 from probegen_jax.networks.sine import EXACT_TO, sine

@@ -16,12 +16,9 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import vit_files
-from probegen_jax.networks.contract import (
-    ReadOptions,
-    check_at_least_one,
-    check_finite,
-)
+from probegen_jax.networks.contract import check_at_least_one, check_finite
 from probegen_jax.networks.images import ImageSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shapes import size_of
 

@@ -17,7 +17,8 @@ from probegen_jax.errors import UserError
 from probegen_jax.method import learning
 from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS, Scale
-from probegen_jax.networks.contract import NetworkSpec, Options
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.options import Options
 from probegen_jax.runs import records, scores
 from probegen_jax.runs.folder import (
     refuse_changed_config,

@@ -25,7 +25,8 @@ from probegen_jax.method.model import ProbeGen, head_sizes
 from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS, Task
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.runs.experiment import Run
 from probegen_jax.runs.zoo_from_config import read_options
 from probegen_jax.training.evaluation import Evaluation

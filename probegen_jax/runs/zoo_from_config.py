@@ -9,7 +9,8 @@ from typing import Any
 from probegen_jax.errors import UserError
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks import function, registry
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.typed_json import typed
 from probegen_jax.zoo.own.cnn_spec import cnn_spec

@@ -17,12 +17,13 @@ from probegen_jax.networks import registry
 from probegen_jax.networks.cnn.cnn import CnnSpec
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.published import small_cnn_zoo
-from probegen_jax.networks.contract import NetworkSpec, Options, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.networks.field import FieldSpec
 from probegen_jax.networks.layered_cnn.layer import Layer
 from probegen_jax.networks.layered_cnn.layered import LayeredCnnSpec
 from probegen_jax.networks.mixed_cnn import mixed
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.options import Options, ReadOptions
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.networks.vit import VitSpec

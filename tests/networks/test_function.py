@@ -12,8 +12,8 @@ from flax import nnx
 from probegen_jax import trees
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import function
-from probegen_jax.networks.contract import Options, ReadOptions
 from probegen_jax.networks.function import from_function
+from probegen_jax.networks.options import Options, ReadOptions
 
 WEIGHTS = {"kernel": np.ones((3, 2), np.float32), "bias": np.zeros(2, np.float32)}
 

@@ -10,7 +10,7 @@ import pytest
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import registry
 from probegen_jax.networks.cnn import forward
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.resnet.resnet import ResNetSpec
 from probegen_jax.zoo.own import networks
 

@@ -12,7 +12,7 @@ from vits import SMALL, in_layout, random_networks, random_state
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import registry, vit_files
-from probegen_jax.networks.contract import Options, ReadOptions
+from probegen_jax.networks.options import Options, ReadOptions
 from probegen_jax.networks.vit import VitSpec
 
 

@@ -21,8 +21,8 @@ from probegen_jax.export import main as export
 from probegen_jax.method.tasks import TASKS
 from probegen_jax.networks.cnn import cnn, published
 from probegen_jax.networks.cnn.layer import ConvLayer
-from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn import mixed
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.predict import main
 from probegen_jax.runs import experiment, predictor
 from probegen_jax.zoo.files import inr_files, torch_files

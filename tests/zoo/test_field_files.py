@@ -16,8 +16,8 @@ import probegen_jax
 from probegen_jax import settings
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.export import main as export
-from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.field import FieldSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.zoo_from_config import from_config
 from probegen_jax.train import train

@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch")
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.cnn.published import small_cnn_zoo
-from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights, own
 from probegen_jax.zoo.files import archives, inr_files, state_dicts, torch_files

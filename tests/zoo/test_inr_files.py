@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files

@@ -17,9 +17,9 @@ from torch import nn
 from probegen_jax import settings
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import registry
-from probegen_jax.networks.contract import ReadOptions
 from probegen_jax.networks.layered_cnn.layered import LayeredCnnSpec
 from probegen_jax.networks.layered_cnn.said import Said
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.runs.zoo_from_config import from_config
 from probegen_jax.zoo.files.arrays import Notes

@@ -11,7 +11,7 @@ from vits import SMALL, in_layout, random_networks, save_model_folder
 
 from configs import own_networks
 from probegen_jax.errors import UserError
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.runs import zoo_facts
 from probegen_jax.runs.zoo_from_config import from_config

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 omegaconf = pytest.importorskip("omegaconf")
 
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import torch_files

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from probegen_jax.factory import parts
 from probegen_jax.files import write_json, write_text
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.registry import points_from_json, to_json
 from probegen_jax.networks.siren import SirenSpec

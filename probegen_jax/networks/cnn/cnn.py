@@ -18,14 +18,10 @@ from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 from probegen_jax.networks.cnn import forward, one_by_one, seen, state_dict
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
-from probegen_jax.networks.contract import (
-    ReadOptions,
-    check_at_least_one,
-    check_finite,
-    usual_block_sizes,
-)
+from probegen_jax.networks.contract import check_at_least_one, check_finite, usual_block_sizes
 from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.maps import Reduce, WithMaps
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shapes import (
     affine,

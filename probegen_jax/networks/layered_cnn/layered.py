@@ -11,11 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.networks.contract import (
-    ReadOptions,
-    check_at_least_one,
-    usual_block_sizes,
-)
+from probegen_jax.networks.contract import check_at_least_one, usual_block_sizes
 from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.layered_cnn import arrays, several
 from probegen_jax.networks.layered_cnn.layer import shown
@@ -29,6 +25,7 @@ from probegen_jax.networks.layered_cnn.network import (
     volume,
 )
 from probegen_jax.networks.layered_cnn.said import Said
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shapes import size_of
 from probegen_jax.networks.shared_rows import Counts, SharedRows

@@ -18,11 +18,7 @@ from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import layer_table, published
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
-from probegen_jax.networks.contract import (
-    Options,
-    ReadOptions,
-    check_at_least_one,
-)
+from probegen_jax.networks.contract import check_at_least_one
 from probegen_jax.networks.images import ImageSpec
 from probegen_jax.networks.maps import Reduce, WithMaps, description
 from probegen_jax.networks.mixed_cnn import tables, weight_statistics
@@ -31,6 +27,7 @@ from probegen_jax.networks.mixed_cnn.on_accelerator import batch
 from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Uniform
 from probegen_jax.networks.mixed_cnn.on_cpu import convolution, tape
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
+from probegen_jax.networks.options import Options, ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shared_rows import SharedRows
 from probegen_jax.typed_json import typed

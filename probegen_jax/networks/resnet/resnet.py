@@ -18,12 +18,9 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
 from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.layer import ConvLayer
-from probegen_jax.networks.contract import (
-    ReadOptions,
-    check_at_least_one,
-    usual_block_sizes,
-)
+from probegen_jax.networks.contract import check_at_least_one, usual_block_sizes
 from probegen_jax.networks.images import ImageSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.resnet import layers, state_dict
 from probegen_jax.networks.shapes import (

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from probegen_jax.errors import BadNetworkError
-from probegen_jax.networks.contract import ReadOptions
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.zoo.files import state_dicts, torch_files
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".tar", ".bin")

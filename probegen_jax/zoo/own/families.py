@@ -8,7 +8,8 @@ from typing import Any
 from probegen_jax.errors import BadNetworkError, UnknownNamesError, UserError
 from probegen_jax.files import read_json
 from probegen_jax.networks import registry
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.zoo.files import inr_files
 from probegen_jax.zoo.files.state_dicts import Want

@@ -14,7 +14,8 @@ from jaxtyping import Shaped
 from probegen_jax import trees, user_cache
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import write_text
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.zoo import cache, flat_weights, splits
 from probegen_jax.zoo.files import archives
 from probegen_jax.zoo.own import families, reading

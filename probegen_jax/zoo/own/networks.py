@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.zoo.files import inr_files, state_dicts, torch_files
 from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.files.state_dicts import Want

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import cell
 from probegen_jax.networks import function, registry
-from probegen_jax.networks.contract import NetworkSpec, ReadOptions
+from probegen_jax.networks.contract import NetworkSpec
+from probegen_jax.networks.options import ReadOptions
 from probegen_jax.zoo import bad_networks, cache, flat_weights
 from probegen_jax.zoo.files import inr_files
 from probegen_jax.zoo.files.arrays import Notes
