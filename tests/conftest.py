@@ -8,6 +8,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import contextlib
 import fcntl
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -106,3 +107,14 @@ def built_zoos_dir() -> pathlib.Path:
                 build_zoo.main(["", *flags, f"--out={SHARE / 'making' / flags[0]}"])
             (SHARE / "making").rename(folder)
     return folder
+
+
+@pytest.fixture
+def shared_zoo(built_zoos_dir, tmp_path, monkeypatch):
+    """A copy of the zoos in the current folder, with a module beside their data that tells."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shutil.copytree(built_zoos_dir, tmp_path / "zoos")
+    (tmp_path / "zoos" / "payload.py").write_text("open('PWNED', 'w').close()\n")
+    yield tmp_path / "zoos"
+    assert not (tmp_path / "PWNED").exists()

@@ -6,6 +6,13 @@ import json
 import torch
 from torch import nn
 
+from probegen_jax import settings
+from probegen_jax.networks.layered_cnn.layered import LayeredCnnSpec
+from probegen_jax.networks.layered_cnn.said import Said
+from probegen_jax.networks.options import ReadOptions
+from probegen_jax.zoo.files.arrays import Notes
+from probegen_jax.zoo.own import networks
+
 SIZE = 16
 
 
@@ -133,3 +140,27 @@ def responses(model, probes):
     y = model(x)
     y.square().sum().backward()
     return y.detach().numpy(), x.grad.numpy().transpose(0, 2, 3, 1)
+
+
+CONFIG = "configs/own_cnn.py"
+
+
+def config(folder, **values):
+    argv = ["train", f"--config={CONFIG}"]
+    values = {"networks_dir": folder, "targets_csv": folder / "targets.csv"} | values
+    argv += [f"--config.{key}={value}" for key, value in values.items()]
+    return settings.parse([*argv, f"--config.data_dir={folder.parent / 'cache'}"], "").config
+
+
+def net(seed, widths=(6, 8)):
+    torch.manual_seed(seed)
+    return trained(Net(widths), seed)
+
+
+def reader(said, **values):
+    size = (SIZE, SIZE, 0)
+    return LayeredCnnSpec(size, 0, said=Said.parse(said), **values)
+
+
+def read(said, source, notes=None):
+    return networks.read(reader(said), source, "net", ReadOptions(), notes or Notes())

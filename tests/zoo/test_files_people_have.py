@@ -3,9 +3,7 @@
 import argparse
 import collections
 import functools
-import json
 import os
-import pathlib
 import warnings
 
 import numpy as np
@@ -14,41 +12,14 @@ from conftest import REPO
 
 torch = pytest.importorskip("torch")
 
-from probegen_jax.errors import BadNetworkError, UserError
-from probegen_jax.networks.cnn.published import small_cnn_zoo
-from probegen_jax.networks.mixed_cnn.mixed import MixedCnnSpec
+from siren_files import KEYS, RIGHT, SPEC, STATE, flat, state
+
+from probegen_jax.errors import BadNetworkError
 from probegen_jax.networks.options import ReadOptions
-from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.zoo import flat_weights, own
-from probegen_jax.zoo.files import archives, inr_files, state_dicts, torch_files
+from probegen_jax.zoo import flat_weights
+from probegen_jax.zoo.files import inr_files, state_dicts
 from probegen_jax.zoo.files.arrays import Notes
 from probegen_jax.zoo.own.networks import find_files, read
-from probegen_jax.zoo.own.targets import read_csv
-
-SPEC = SirenSpec(hidden=(8,))
-KEYS = ReadOptions()
-
-
-def state(seed=0, prefix=""):
-    rng = np.random.default_rng(seed)
-    shapes = {"0.weight": (8, 2), "0.bias": (8,), "1.weight": (1, 8), "1.bias": (1,)}
-    return {
-        f"{prefix}seq.{name}": torch.tensor(rng.standard_normal(shape), dtype=torch.float32)
-        for name, shape in shapes.items()
-    }
-
-
-def flat(tensors):
-    """Such a network as a zoo holds it: of each layer the bias, then the kernel."""
-    weights = [
-        tensors[f"seq.{name}"].float().numpy()
-        for name in ("0.bias", "0.weight", "1.bias", "1.weight")
-    ]
-    return np.concatenate([each.T.ravel() for each in weights])
-
-
-STATE = state()
-RIGHT = flat(STATE)
 
 
 def of(change):
@@ -277,165 +248,6 @@ def test_inrs_without_biases_have_zeros(of_file):
     assert all("have no bias: it is 0" in note for note in notes)
 
 
-def cnn(**changes):
-    """A checkpoint of the Wild Park's form, and the shapes that its networks have."""
-    rng = np.random.default_rng(0)
-    shapes = {"layers.0.weight": (4, 1, 3, 3), "layers.0.bias": (4,), "layers.1.bias": (6,),
-              "layers.1.weight": (6, 4, 3, 3), "fc.weight": (3, 6), "fc.bias": (3,)}  # fmt: skip
-    model = {name: torch.tensor(rng.standard_normal(s).astype("f")) for name, s in shapes.items()}
-    config = {"n_classes": 3, "channels": [1, 4, 6], "kernel_size": [3, 3], "stride": [1, 1],
-              "padding": [1, 1], "activation": ["relu", "tanh"], "residual": [-1, -1]}  # fmt: skip
-    return {"model": model, "config": config, "last_result": {"test/acc": 0.5}} | changes
-
-
-PARK = MixedCnnSpec.from_json({"image_shape": [8, 8, 1], "num_classes": 3})
-
-
-def test_cnns_in_other_containers_are_the_same(of_file):
-    plain = cnn()
-    _, right = of_file(plain, spec=PARK)[0]
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in plain["config"].items()}
-    numbers = plain["config"] | {"channels": np.array([1, 4, 6]), "stride": [np.int64(1)] * 2}
-    for content in (
-        cnn(config=tuples),
-        cnn(config=numbers),
-        cnn(last_result={"test/acc": np.float64(0.5)}, model={f"module.{k}": v for k, v in
-            plain["model"].items()}),
-        {"state_dict": plain["model"], "hyper_parameters": {"config": plain["config"]}},
-        cnn(ema={k: v + 1 for k, v in plain["model"].items()}),
-        cnn(model={k: v.double() for k, v in plain["model"].items()}),
-    ):  # fmt: skip
-        _, weights = of_file(content, spec=PARK)[0]
-        for ours, theirs in zip(weights["layers"], right["layers"], strict=True):
-            np.testing.assert_array_equal(ours["kernel"], theirs["kernel"])
-        np.testing.assert_array_equal(weights["head"]["bias"], right["head"]["bias"])
-
-
-@pytest.mark.parametrize("score", [np.float64(0.5), np.float32(0.5), torch.tensor(0.5), 1, 0.5])
-def test_a_score_of_any_type_is_a_number(score, tmp_path):
-    torch.save(cnn(last_result={"test/acc": score}), tmp_path / "x.pt")
-    assert torch_files.load_cnn(tmp_path / "x.pt", "x").score == score
-
-
-def test_convolutions_without_bias_have_zeros(of_file):
-    content = cnn()
-    content["model"] = {k: v for k, v in content["model"].items() if ".bias" not in k or "fc" in k}
-    (_, weights), notes = of_file(content, spec=PARK)
-    assert not weights["layers"][1]["bias"].any() and weights["head"]["bias"].all()
-    assert any("have no bias" in note for note in notes)
-    content["model"]["layers.0.bias"] = torch.ones(4)  # one of two: the other was lost
-    with pytest.raises(BadNetworkError, match=r"has no layers\.1\.bias"):
-        of_file(content, spec=PARK)
-
-
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [("bn.0.running_var", "of a BatchNorm"), ("layers.0.weight_g", "of weight norm"),
-     ("extra.weight", "does not describe")],
-)  # fmt: skip
-def test_layers_that_a_cnn_cannot_have_are_named(name, told, of_file):
-    content = cnn()
-    content["model"][name] = torch.ones(4)
-    with pytest.raises(BadNetworkError, match=f"has {name}, .*{told}"):
-        of_file(content, spec=PARK)
-    spec = small_cnn_zoo()
-    model = {k: torch.zeros(s) for k, s in spec.file_shapes(None, "x", KEYS).items()}
-    of_file({"model": model, "activation": ["relu", "relu", "relu"]}, spec=spec)
-    with pytest.raises(BadNetworkError, match=r"has extra, which such a network has not"):
-        of_file({"model": model | {"extra": torch.ones(1)}, "activation": "relu"}, spec=spec)
-
-
-def folder_of(path: pathlib.Path, names):
-    (path / "zoo").mkdir()
-    for n, name in enumerate(names):
-        torch_files.save_inr(path / "zoo" / name, {k: v.numpy() for k, v in state(n).items()})
-    return path / "zoo"
-
-
-def zoo(folder, text, **options):
-    file = folder.parent / "targets.csv"
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    options = {"task": "classification", "data_dir": folder.parent / "data"} | options
-    return own.from_folder(folder, file, SPEC, KEYS, **options)
-
-
-FILES = [f"{n}.pth" for n in range(12)]
-LINES = ["path,target", *(f"{name},{n % 2}" for n, name in enumerate(FILES))]
-
-
-@pytest.mark.parametrize(
-    ("twin", "make"),
-    [
-        ("./0.pth", None),
-        ("sub/../0.pth", lambda folder: (folder / "sub").mkdir()),
-        ("link.pth", lambda folder: (folder / "link.pth").symlink_to("0.pth")),
-        ("hard.pth", lambda folder: os.link(folder / "0.pth", folder / "hard.pth")),
-        ("there/0.pth", lambda folder: (folder / "there").symlink_to(folder)),
-        ("ABSOLUTE", None),
-    ],
-)
-def test_one_file_under_two_names_is_refused_naming_both(twin, make, tmp_path):
-    folder = folder_of(tmp_path, FILES)
-    if make is not None:
-        make(folder)
-    twin = str(folder / "0.pth") if twin == "ABSOLUTE" else twin
-    with pytest.raises(UserError) as error:
-        zoo(folder, "\n".join([*LINES, f"{twin},1"]), skip_bad=True)
-    assert f"targets.csv: 0.pth and {twin} are the same file; list it once" in str(error.value)
-    assert len(zoo(folder, "\n".join(LINES))) == 12
-
-
-@pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_so_it_is_in_the_folders_of_published_zoos(link, tmp_path):
-    (tmp_path / "top" / "a").mkdir(parents=True)
-    (tmp_path / "top" / "a" / "1.pth").write_bytes(b"x")
-    link(tmp_path / "top" / "a" / "1.pth", tmp_path / "top" / "2.pth")
-    found = archives.Folder(tmp_path, "top")
-    assert found.names == {"top/a/1.pth", "top/2.pth"}
-    assert found.read("top/a/1.pth") == found.read("top/a/1.pth") == b"x"
-    with pytest.raises(UserError, match=r"top/a/1\.pth and top/2\.pth are the same file"):
-        found.read("top/2.pth")
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("quote", ["", '"'])
-def test_csvs_as_spreadsheets_write_them(separator, encoding, quote, tmp_path):
-    rows = [["Path", "target ", "split"], ["a b,c;d.pth", "0,5", "train"], ["", "", ""]]
-    rows += [["ä.pth", "1.5", "val"]]
-    quoted = quote or '"' * (separator in ",;")
-    text = "\r\n".join(separator.join(f"{quoted}{x}{quoted}" for x in row) for row in rows)
-    if separator == ",":
-        text = text.replace("0,5", "0.5")
-    hint = f"sep={separator}\r\n" * (encoding == "utf-16")
-    (tmp_path / "x.csv").write_bytes((hint + text + "\r\n\r\n").encode(encoding))
-    found = read_csv(tmp_path / "x.csv", "regression")
-    assert found.paths == ["a b,c;d.pth", "ä.pth"]
-    assert found.targets.tolist() == [0.5, 1.5] and found.splits == ["train", "val"]
-    (tmp_path / "x.csv").write_bytes((hint + text.replace("1.5", "?")).encode(encoding))
-    with pytest.raises(UserError, match=f"line {4 + bool(hint)}: target '\\?'"):
-        read_csv(tmp_path / "x.csv", "regression")
-
-
-def test_if_nothing_is_left_the_first_reason_is_told(tmp_path):
-    folder = folder_of(tmp_path, ["0.pth", "1.pth"])
-    for name in ("0.pth", "1.pth"):
-        (folder / name).write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of 2 networks .* first, .*0\.pth: is an empty file"):
-        zoo(folder, "path,target\n0.pth,0\n1.pth,1\n", skip_bad=True)
-
-
-def test_what_was_converted_is_said_once_and_again_from_the_cache(tmp_path, capsys):
-    folder = folder_of(tmp_path, FILES)
-    for n in (3, 4, 5):
-        torch.save({"net": {k: v.double() for k, v in state(n).items()}}, folder / f"{n}.pth")
-    for _ in range(2):
-        zoo(folder, "\n".join(LINES))
-        shown = capsys.readouterr().out
-        assert shown.count("float64 are converted to float32") == 1
-        assert f"zoo: {UNDER.format('net')} ({folder}/3.pth and 2 more)" in shown
-
-
 def test_hostile_content_neither_hangs_nor_calls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     many = {"x": 1}
@@ -489,14 +301,3 @@ def test_the_name_of_an_earlier_version():
     assert inr_files.InrKeys("net.{}") == ReadOptions("net.{}")
     with pytest.raises(AttributeError, match="no attribute 'outr_files'"):
         _ = zoo.outr_files
-
-
-def test_metadata_of_safetensors_are_passed_over_or_used(tmp_path):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "model.safetensors"
-    save_file(STATE, path, metadata={"format": "pt", "config": "{}"})
-    np.testing.assert_array_equal(flat_weights.flatten(read(SPEC, path, "x", KEYS)), RIGHT)
-    content = cnn()
-    save_file(content["model"], path, metadata={"config": json.dumps(content["config"])})
-    assert len(read(PARK, path, "x", KEYS)[1]["layers"]) == 2
