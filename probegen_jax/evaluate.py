@@ -52,8 +52,10 @@ def evaluate(folder: pathlib.Path, places: dict[str, str], zoo: Any = None) -> b
     ensemble: dict[str, dict[str, Any]] = {}
     for which, steps in (("last", [run.step] * len(experiment.seeds)), ("best", run.best_steps)):
         outputs = {split: run.outputs(zoo.splits[split], which) for split in ("val", "test")}
-        found[which] = experiment.entries(steps, outputs)
-        ensemble[which] = experiment.ensemble(outputs)
+        parts = outputs if experiment.has_views else ()
+        views = {split: run.views(zoo.splits[split], which) for split in parts}
+        found[which] = experiment.entries(steps, outputs, views)
+        ensemble[which] = experiment.ensemble(outputs, views)
     for which, name in (("last", "last step"), ("best", "best on validation")):
         for split in ("val", "test"):
             figures = {experiment.metric_name: [entry[split] for entry in found[which]]}
@@ -93,6 +95,8 @@ def agrees(
         for which, entries in found.items()
         for seed, entry in zip(result["seeds"], entries, strict=True)
         for name, value in entry.items()
+        # Results of earlier versions lack the figures by image.
+        if name in seed[which] or not name.endswith("_by_image")
     ]
     figures += [
         (name.replace("_", " "), value, result[name])

@@ -38,7 +38,7 @@ _SHARES = (
 )
 _NOT_NEGATIVE = (
     *("weight_decay", "probe_weight_decay", "rank_loss", "learning_rate_floor"),
-    *("plateau_patience", "warmup_steps", "augment_shift", "augment_rotation"),
+    *("plateau_patience", "warmup_steps", "augment_shift", "augment_rotation", "test_views"),
 )
 # Keys that have one of a few values; the first is that of a config without the key.
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -221,6 +221,8 @@ def defaults(dataset: str) -> ConfigDict:
     config.augment_rotation = 0.0  # turned by at most so many degrees,
     config.augment_scale = 0.0  # larger or smaller by at most this share,
     config.augment_flip = False  # or mirrored, left to right
+    # Also score the mean prediction over each network and so many moves of it, drawn as those are.
+    config.test_views = 0
     config.dropout = 0.0  # share of the head's hidden values that a step sets to 0
     config.probe_dropout = 0.0  # share of the probes' values that a step sets to 0
     # Decay, such as 0.999, of an average of all parameters over steps, which evaluations, the best

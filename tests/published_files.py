@@ -16,17 +16,36 @@ import zipfile
 import numpy as np
 
 SIZES = (2, 32, 32, 1)
+SEQ = ("seq.0", "seq.1", "seq.2")
+NFN = ("net.0.linear", "net.1.linear", "net.2")
 
 
-def inr_state(rng: np.random.Generator) -> "collections.OrderedDict":
+def inr_state(
+    rng: np.random.Generator, channels: int = 1, layers: tuple[str, ...] = SEQ
+) -> "collections.OrderedDict":
     import torch
 
     state = collections.OrderedDict()
-    for index, (m, n) in enumerate(itertools.pairwise(SIZES)):
+    for layer, (m, n) in zip(layers, itertools.pairwise((*SIZES[:-1], channels)), strict=True):
         for name, shape in (("weight", (n, m)), ("bias", (n,))):
             values = rng.standard_normal(shape).astype(np.float32)
-            state[f"seq.{index}.{name}"] = torch.from_numpy(values)
+            state[f"{layer}.{name}"] = torch.from_numpy(values)
     return state
+
+
+def nfn_inr(
+    root: pathlib.Path, top: str, images: list[int], channels: int, copies: int = 0
+) -> dict[str, tuple[dict, int]]:
+    """Writes `root/top` as NFN's code reads it, with further copies; state and label by name."""
+    rng = np.random.default_rng(3)
+    networks = {}
+    for ending in ("", *(f"_aug{copy}" for copy in range(copies))):
+        for image in images:
+            name = f"{top}/randinit_smaller{ending}_{image % 10}s/net{image}.pth"
+            networks[name] = (inr_state(rng, channels, NFN), image % 10)
+    for name, (state, _) in networks.items():
+        _save(root / name, state)
+    return networks
 
 
 def mnist_inr(root: pathlib.Path, number: int = 200) -> dict[str, tuple[dict, int]]:

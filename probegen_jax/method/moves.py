@@ -45,6 +45,12 @@ class Reach:
         return self != Reach()
 
 
+def moved(reach: Reach, spec: NetworkSpec, weights: Any, number: int) -> Any:
+    """Stacked networks, each moved as in training by what the number of a move draws for it."""
+    moves = Moves(reach, spec, rngs=nnx.Rngs(params=0))
+    return moves(weights, Noise(jnp.int32(number), jnp.int32(0)))
+
+
 class Moves(nnx.Module):
     """Moves the networks of a training step; every move follows from seed, step and place."""
 

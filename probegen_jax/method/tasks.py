@@ -214,9 +214,22 @@ class Task:
         """What outputs (..., O) stand for: probabilities of classes, or the values themselves."""
         return outputs if self.activation is None else np.asarray(self.activation(outputs))
 
-    def ensemble(self, outputs_SxNxO: Float[np.ndarray, "S N O"]) -> Float[np.ndarray, "N O"]:
-        """The mean prediction over seeds, so that the metrics can take it in place of outputs."""
+    def ensemble(
+        self,
+        outputs_SxNxO: Float[np.ndarray, "S N O"],
+        groups_N: Int[np.ndarray, " N"] | None = None,
+    ) -> Float[np.ndarray, "_ O"]:
+        """The mean prediction over seeds, so that the metrics can take it in place of outputs.
+
+        Args:
+          groups_N: numbers of groups, from 0; the mean is also over the networks of each then, and
+            there is a row for each group.
+        """
         mean_NxO = np.asarray(self.predictions(outputs_SxNxO), np.float64).mean(axis=0)
+        if groups_N is not None:
+            sums_GxO = np.zeros((groups_N.max() + 1, mean_NxO.shape[1]))
+            np.add.at(sums_GxO, groups_N, mean_NxO)
+            mean_NxO = sums_GxO / np.bincount(groups_N)[:, None]
         return mean_NxO - 0.5 if self.several else mean_NxO  # above 0: more likely than not
 
 

@@ -20,6 +20,9 @@ from probegen_jax.networks.points import PointSpec, moved_layer
 from probegen_jax.networks.shapes import affine
 from probegen_jax.networks.sine import EXACT_TO, sine
 
+# How arrays are called in the files of NFN's SIRENs (Zhou et al., 2023).
+NFN_KEYS = ReadOptions(layer_key="net.{}.linear", last_layer_key="net.{}")
+
 # A layer is {"kernel": (in, out), "bias": (out,)}; stacked, with a leading network axis on both.
 SirenWeights = tuple[dict[str, Any], ...]
 

@@ -37,7 +37,7 @@ def results(run: Findings) -> str:
     seeds = result["seeds"]
     both = [(which, split) for which in ("last", "best") for split in ("val", "test")]
     columns = {f"{split}, {which}": (which, split) for which, split in both}
-    for name in ("accuracy", "within_runs"):
+    for name in ("accuracy", "within_runs", "by_image"):
         if f"test_{name}" in seeds[0]["last"]:
             columns[f"test {name.replace('_', ' ')}, last"] = ("last", f"test_{name}")
 

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from probegen_jax import settings
 from probegen_jax.errors import UserError
-from probegen_jax.method import learning
+from probegen_jax.method import learning, moves
+from probegen_jax.method.moves import Reach
 from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS, Scale
 from probegen_jax.networks.contract import NetworkSpec
@@ -35,7 +36,7 @@ from probegen_jax.training.checkpoints import Checkpoints, folder_of
 from probegen_jax.training.evaluation import Evaluation, answers_once
 from probegen_jax.training.loop import Best
 from probegen_jax.typed_json import typed
-from probegen_jax.zoo.zoo import Stored, Zoo
+from probegen_jax.zoo.zoo import Networks, Stored, Zoo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,24 @@ class Experiment:
         once = answers_once(self.learner, state_S)
         return self.evaluation.outputs(state_S, rows_N, answers_first=once)
 
+    def views(
+        self, state_S: learning.TrainState, rows_N: Int[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "K S N O"]:
+        """Every seed's outputs for each of `test_views` moves of networks; as `outputs`."""
+        weights, spec = self.zoo.read(rows_N), self.zoo.spec
+        found = []
+        for number in range(self.config.test_views):
+            moved = moves.moved(Reach.of(self.config.to_dict()), spec, weights, number)
+            networks = Networks(self.zoo.name, spec, moved)
+            run = dataclasses.replace(self.evaluation, zoo=networks)
+            found.append(run.outputs(state_S, np.arange(len(rows_N))))
+        return np.stack(found)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether networks are moved to be scored."""
+        return bool(self.config.get("test_views"))
+
     @property
     def evaluation(self) -> Evaluation:
         """Runs the model on networks of the zoo."""
@@ -122,13 +141,17 @@ class Experiment:
         targets_N = self.zoo.targets_N[self.zoo.splits[split]]
         return [metric(outputs_NxO, targets_N) for outputs_NxO in outputs_SxNxO]
 
-    def entries(self, at: Sequence[int], outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def entries(
+        self, at: Sequence[int], outputs: Mapping[str, Any], views: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """What `result.json` says of one set of parameters; see `scores.of_seeds`."""
-        return scores.of_seeds(self.zoo, at, outputs)
+        return scores.of_seeds(self.zoo, at, outputs, views)
 
-    def ensemble(self, outputs: Mapping[str, Any]) -> dict[str, float | None]:
+    def ensemble(
+        self, outputs: Mapping[str, Any], views: Mapping[str, Any] | None = None
+    ) -> dict[str, float | None]:
         """What it says of the mean prediction over seeds; see `scores.of_ensemble`."""
-        return scores.of_ensemble(self.zoo, outputs)
+        return scores.of_ensemble(self.zoo, outputs, views)
 
 
 def zoo_of(config: ConfigDict, zoo: Zoo | None = None) -> Zoo:
@@ -223,6 +246,14 @@ class Run:
         scale = self.experiment.scale
         outputs = self.experiment.outputs(state, rows_N)
         return scale.values(outputs) if scale else outputs
+
+    def views(
+        self, rows_N: Int[np.ndarray, " N"], which: str = "last"
+    ) -> Float[np.ndarray, "K S N O"]:
+        """Likewise, for each of `test_views` moves of the networks."""
+        state = dataclasses.replace(self.state, params=self._trained(which))
+        views, scale = self.experiment.views(state, rows_N), self.experiment.scale
+        return scale.values(views) if scale else views
 
     def _trained(self, which: str) -> Any:
         best = which == "best"

@@ -44,6 +44,11 @@ def make_learner(
     recipe = Recipe.of(values)
     dropout = any(values.get(key, 0.0) > 0 for key in ("dropout", "probe_dropout"))
     noisy = dropout or bool(Reach.of(values))
+    if values.get("test_views") and not Reach.of(values):
+        raise UserError(
+            f"test_views is {values['test_views']}, but nothing says how networks are moved; set "
+            "an augment_… too, or use --config.test_views=0"
+        )
     if not registry.entry(config.method, spec.probe_shape).trained:
         for key in ("probe_dropout", "probe_weight_decay"):
             if values.get(key):

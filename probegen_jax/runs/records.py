@@ -25,6 +25,8 @@ class Figures(TypedDict):
     test: Figure
     val_within_runs: NotRequired[Figure | None]
     test_within_runs: NotRequired[Figure | None]
+    val_by_image: NotRequired[Figure]  # of the mean prediction for each image
+    test_by_image: NotRequired[Figure]
     val_accuracy: NotRequired[Figure]  # where that is not the metric
     test_accuracy: NotRequired[Figure]
 

@@ -1,5 +1,6 @@
 """One training in a run's folder, from its config to `result.json`."""
 
+import dataclasses
 import functools
 import pathlib
 import platform
@@ -151,6 +152,9 @@ def summary(result: dict[str, Any]) -> str:
     best = [seed["best"]["test"] for seed in result["seeds"]]
     beside = [seed["last"].get("test_accuracy") for seed in result["seeds"]]
     accuracy = "" if None in beside else f" (accuracy {sum(beside) / len(beside):.4f})"
+    by_image = [seed["last"].get("test_by_image") for seed in result["seeds"]]
+    if None not in by_image:
+        accuracy += f" ({sum(by_image) / len(by_image):.4f} by image)"
     together = ""
     if "ensemble" in result:
         together = f", and {result['ensemble']['last']['test']:.4f} by their mean prediction"
@@ -240,16 +244,22 @@ def _finished(
 
 def _result(experiment: Experiment, training: Training) -> dict[str, Any]:
     """The content of `result.json`."""
-
-    def outputs(params_S: Any) -> dict[str, Any]:
-        return {split: training.outputs(split, params_S) for split in ("val", "test")}
-
     zoo, seeds = experiment.zoo, experiment.seeds
     steps, seconds = experiment.total_steps, training.seconds
+
+    def outputs(params_S: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Those of the networks, and those of their views."""
+        plain = {split: training.outputs(split, params_S) for split in ("val", "test")}
+        if not experiment.has_views:
+            return plain, {}
+        state = dataclasses.replace(training.state, params=params_S)
+        state = jax.tree.map(jnp.asarray, fetch(training.mesh, state))  # to go on alone
+        return plain, {split: experiment.views(state, zoo.splits[split]) for split in plain}
+
     found = {"last": outputs(training.params), "best": outputs(training.best_params)}
-    last = experiment.entries([steps] * len(seeds), found["last"])
-    at_best = experiment.entries(training.best["step"], found["best"])
-    together = {which: experiment.ensemble(each) for which, each in found.items()}
+    last = experiment.entries([steps] * len(seeds), *found["last"])
+    at_best = experiment.entries(training.best["step"], *found["best"])
+    together = {which: experiment.ensemble(*each) for which, each in found.items()}
     return records.sign(
         records.totals(zoo.name, experiment.config, experiment.metric_name, last)
         | ({"ensemble": together} if len(seeds) > 1 else {})

@@ -12,13 +12,15 @@ from probegen_jax.networks import function, registry
 from probegen_jax.networks.contract import NetworkSpec
 from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.points import PointSpec
+from probegen_jax.networks.siren import NFN_KEYS
 from probegen_jax.typed_json import typed
 from probegen_jax.zoo.own.cnn_spec import cnn_spec
 from probegen_jax.zoo.zoo import Zoo
 
 BUILT_IN = ("digits", "digits_cnn", "digits_subsets")
 _SMALL_CNN_ZOO = ("svhn_gs", "mnist_gs", "fmnist_gs")  # beside cifar10_gs
-PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park", *_SMALL_CNN_ZOO)
+_NFN = ("cifar10_inr", "nfn_mnist_inr", "nfn_fmnist_inr")
+PUBLISHED = ("mnist_inr", "fmnist_inr", "cifar10_gs", "cifar10_wild_park", *_SMALL_CNN_ZOO, *_NFN)
 OWN, OWN_NETWORKS, OWN_CNN = "own_inr", "own_networks", "own_cnn"
 # What a user may say of networks whose files do not.
 _GIVEN = (
@@ -26,7 +28,7 @@ _GIVEN = (
     *("stem_stride", "stem_pool", "strides", "stride_first", "activation"),
 )
 # What kind of networks a data set's config is for.
-_FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", OWN), "inr") | dict.fromkeys(
+_FAMILIES = dict.fromkeys(("digits", "mnist_inr", "fmnist_inr", *_NFN, OWN), "inr") | dict.fromkeys(
     ("digits_cnn", "cifar10_gs", "cifar10_wild_park", *_SMALL_CNN_ZOO, OWN_NETWORKS, OWN_CNN), "cnn"
 )
 
@@ -149,6 +151,8 @@ def read_options(config: Any) -> ReadOptions:
     """How files of networks are read, by a run's config or a dict of it."""
     given = {field.name: config.get(field.name) for field in dataclasses.fields(ReadOptions)}
     given = {name: value for name, value in given.items() if value is not None}
+    if config.get("dataset") in _NFN:
+        given |= {name: getattr(NFN_KEYS, name) for name in ("layer_key", "last_layer_key")}
     return typed(ReadOptions, given, "settings")
 
 

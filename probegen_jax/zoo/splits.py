@@ -21,6 +21,8 @@ from probegen_jax.zoo.zoo import SPLITS
 
 # Of every 60,000 networks that are not for test, the published INR zoos validate on 5,000.
 INR_VAL_SHARE = 5_000 / 60_000
+# NFN's on 5,000 of every 50,000.
+NFN_VAL_SHARE = 5_000 / 50_000
 # Of the Wild Park's 2,800 training runs, 25 are for validation and 50 for test.
 PARK_VAL_SHARE, PARK_TEST_SHARE = 25 / 2_800, 50 / 2_800
 

@@ -91,6 +91,7 @@ class Zoo(Networks):
       task: what kind of target it is.
       num_outputs: classes, or values per target.
       runs_N: for zoos with several checkpoints of one training run, the run of each network.
+      images_N: where an image has several networks, the image of each; they are in one split.
       image_shape: for INR zoos, height and width of the images that the networks were fitted to,
         or the sides of signals or volumes.
       class_names: of each class; None where classes have no names but their numbers.
@@ -101,6 +102,7 @@ class Zoo(Networks):
     task: Literal["classification", "multilabel", "regression"]
     num_outputs: int
     runs_N: np.ndarray | None = None
+    images_N: np.ndarray | None = None
     image_shape: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
 
@@ -151,6 +153,8 @@ class Zoo(Networks):
         ]
         if self.runs_N is not None:
             lines.append(f"  from {len(np.unique(self.runs_N)):,} training runs")
+        if self.images_N is not None:
+            lines.append(f"  of {len(np.unique(self.images_N)):,} images, or their views")
         published = describe.PUBLISHED_STD.get(self.name, {})
         read = self.weights
         if isinstance(read, Stored):

@@ -13,6 +13,8 @@ HELP = """Fits an implicit neural representation (a SIREN, or --field=NAME) to e
   python -m probegen_jax.build_zoo inr --images=digits --out=zoos/digits
   python -m probegen_jax.build_zoo inr --images=fashion_mnist --num=7000 --out=zoos/small
   python -m probegen_jax.build_zoo inr --images=mnist --preset=dwsnets --out=zoos/like_published
+  python -m probegen_jax.build_zoo inr --images=cifar10 --out=zoos/cifar10
+  python -m probegen_jax.build_zoo inr --images=cifar10 --augment=3 --moves=flip,shift --out=zoos/c4
   python -m probegen_jax.build_zoo inr --images=mnist --out=zoos/mnist --export=torch
   python -m probegen_jax.build_zoo inr --images=digits --field=rff --out=zoos/digits_rff
   python -m probegen_jax.build_zoo inr --images=volumes:shapes.npz --pixels=512 --out=zoos/shapes
@@ -23,10 +25,28 @@ gelu, on sines too; gaussian; wire, of Gabor wavelets. Others than SIRENs start 
 Presets: fast is 80 Adam steps from Sitzmann et al.'s start. dwsnets is how the published zoos were
 fitted: 1,000 steps at a constant rate on the enlarged image, until 40 dB are reached; it takes some
 fifty times as long, and ends with the weights' statistics beside the published ones.
+
+--augment=N fits N further networks to each image, moved a little: at training they are networks
+like the others, and of each image the mean prediction over its networks is scored, too.
+
+Layouts: mnist and fmnist are those of Navon et al., nfn that of Zhou et al. (NFN), whose networks
+have the row as the first coordinate and draw images in [-1, 1]. It is how cifar10 is built.
 """
 
 # The keys of `fields.FIELDS`; to import that would take a second.
 FIELDS = ("siren", "posenc", "rff", "gelu", "gaussian", "wire")
+
+
+_MOVES = ("flip", "shift", "rotate")
+_MOVES_HELP = "how views differ from their image: of flip, shift, rotate (shift,rotate)"
+
+
+def _moves(text: str) -> tuple[str, ...]:
+    """Names of moves, as in `flip,shift`, in their own order."""
+    given = text.split(",")
+    if not set(given) <= set(_MOVES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not some of {','.join(_MOVES)}")
+    return tuple(move for move in _MOVES if move in given)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--field", choices=FIELDS, default="siren", help="kind of network (siren)")
     add("--w0", type=positive, metavar="X", help="factor inside every sine (30; wire: 10)")
     add("--copies", type=whole_from(1), default=1, metavar="K", help="networks an image (1)")
+    add("--augment", type=whole_from(0), default=0, metavar="N", help="more networks, of views (0)")
+    add("--moves", type=_moves, default=("shift", "rotate"), metavar="M,M", help=_MOVES_HELP)
     add("--min_psnr", type=positive, metavar="DB", help="networks below are fitted again, thrice")
     add("--export", choices=["torch"], help="also write DIR/torch, as the published zoos are")
-    add("--layout", choices=["mnist", "fmnist"], help="of the export (by the images' name)")
+    help_layout = "published zoo that networks and the export are like (by the images' name)"
+    add("--layout", choices=["mnist", "fmnist", "nfn"], help=help_layout)
 
 
 def build(args: argparse.Namespace) -> None:
@@ -61,7 +84,8 @@ def build(args: argparse.Namespace) -> None:
     from probegen_jax import cpu_devices
     from probegen_jax.factory import parts
     from probegen_jax.factory.images import sources
-    from probegen_jax.factory.inr import fields, fit, fit_inrs
+    from probegen_jax.factory.inr import fields, fit, fit_inrs, views
+    from probegen_jax.zoo import splits
     from probegen_jax.zoo.prepared import build_folder
 
     images = sources.load(
@@ -70,7 +94,9 @@ def build(args: argparse.Namespace) -> None:
     print(images.summary())
     dims, signed = images.dims, images.signed
     channels = images.image_shape[-1]
-    spec = fields.spec_of(args.field, args.hidden, channels, args.w0, dims=dims, signed=signed)
+    layout = args.layout or _layout_of(images.name)
+    about = {"dims": dims, "signed": signed, "layout": layout}
+    spec = fields.spec_of(args.field, args.hidden, channels, args.w0, **about)
     if images.train.points is not None and args.preset == "dwsnets":
         raise UserError("--preset=dwsnets enlarges images, and points are none; leave it out")
     if args.field != "siren" and args.preset == "dwsnets":
@@ -78,16 +104,23 @@ def build(args: argparse.Namespace) -> None:
             f"--field is {args.field}, but --preset=dwsnets is for SIRENs; leave one of them out"
         )
     recipe = fit.Recipe() if args.field == "siren" else fit.Recipe(learning_rate=2e-2)
+    if layout == "nfn" and args.field == "siren" and channels > 1:
+        recipe = fit.COLOURS
     if args.preset == "dwsnets":
         recipe = fit.Recipe(1000, 5e-4, False, "dwsnets", upsample=2, stop_psnr=40.0)
     changed = {key: getattr(args, key) for key in ("steps", "learning_rate", "stop_psnr", "pixels")}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changed.items() if v is not None})
-    networks = fit_inrs.choose(images, args.num, args.copies, args.seed)
+    moved = views.Views(args.augment, args.moves)
+    if args.augment and len(images.image_shape) != 3:
+        raise UserError(f"--augment is for images, not for {args.images}; leave it out")
+    share = splits.NFN_VAL_SHARE if layout == "nfn" else splits.INR_VAL_SHARE
+    networks = fit_inrs.choose(images, args.num, args.copies + args.augment, args.seed, share)
     plan = {
         "family": "inr",
         "images": images.identity,
         "networks": len(networks),
         "copies": args.copies,
+        **moved.to_json(),
         "seed": args.seed,
         "spec": _to_json(spec),
         "recipe": recipe.to_json(),
@@ -101,7 +134,15 @@ def build(args: argparse.Namespace) -> None:
             print(f"{args.out} is finished")
         else:
             factory = fit_inrs.InrFactory(
-                images, networks, spec, recipe, args.seed, part_size, args.min_psnr
+                images,
+                networks,
+                spec,
+                recipe,
+                args.seed,
+                part_size,
+                args.min_psnr,
+                args.copies,
+                moved,
             )
             started = time.monotonic()
             fitted = build.run(
@@ -112,7 +153,14 @@ def build(args: argparse.Namespace) -> None:
             contents = _contents(images, networks, spec, plan, build, part_size)
             build_folder.write(args.out, contents)
         build.clean()
-        _report(args)
+        _report(args, layout)
+
+
+def _layout_of(name: str) -> str:
+    """The published zoo that one of such images is like, by their name."""
+    if name == "cifar10":
+        return "nfn"
+    return "fmnist" if "fashion" in name or "fmnist" in name else "mnist"
 
 
 def _to_json(spec: Any) -> dict[str, Any]:
@@ -145,13 +193,13 @@ def _contents(images, networks, spec, plan, build, part_size: int):
             "class_names": list(images.class_names),
             "image_shape": list(images.image_shape[:-1]) if images.train.points is None else [],
             "train_images": len(images.train),
-            **{key: plan[key] for key in ("copies", "spec", "recipe")},
+            **{key: plan[key] for key in ("copies", "views", "spec", "recipe") if key in plan},
         },
         f"INRs fitted to the images of {images.name}, with the image's class.",
     )
 
 
-def _report(args: argparse.Namespace) -> None:
+def _report(args: argparse.Namespace, layout: str) -> None:
     """PSNR of the finished zoo, weights beside the published ones, and the export if wanted."""
     import numpy as np
 
@@ -172,16 +220,16 @@ def _report(args: argparse.Namespace) -> None:
             f"{(starts > 1).sum():,} networks were fitted again, {starts.max() - 1} times at most; "
             f"{(psnr < args.min_psnr).sum():,} stay below {args.min_psnr:g} dB"
         )
-    fashion = "fashion" in metadata["name"] or "fmnist" in metadata["name"]
-    layout = args.layout or ("fmnist" if fashion else "mnist")
-    if args.preset == "dwsnets":
+    if args.preset == "dwsnets" and layout != "nfn":
         weights = built_zoos.load(args.out, "inr").weights
         published = describe.PUBLISHED_STD[f"{layout}_inr"]
         print("\n".join(describe.weight_statistics(weights, published)))
+    spec, name = registry.points_from_json(dict(metadata["spec"]), "spec"), metadata["name"]
     if args.export:
         folder = args.out / "torch"
         export.export(folder, layout, columns, rows, metadata)
-        spec = registry.points_from_json(dict(metadata["spec"]), "spec")
-        print(f"exported to {folder}; read it with {export.how_to_read(folder, layout, spec)}")
-    print(f"train on it: python -m probegen_jax.train --config=configs/{layout}.py "
+        flags = export.how_to_read(folder, layout, spec, name)
+        print(f"exported to {folder}; read it with {flags}")
+    config = export.config_of(layout, spec, name)
+    print(f"train on it: python -m probegen_jax.train --config=configs/{config} "
           f"--config.zoo_dir={args.out}")  # fmt: skip

@@ -16,10 +16,11 @@ from probegen_jax.files import write_json, write_text
 from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.networks.registry import points_from_json, to_json
-from probegen_jax.networks.siren import SirenSpec
+from probegen_jax.networks.siren import NFN_KEYS, SirenSpec
 from probegen_jax.zoo import flat_weights
 from probegen_jax.zoo.files import inr_files, torch_files
 from probegen_jax.zoo.prepared.reading import Columns
+from probegen_jax.zoo.published import nfn
 
 
 def export(
@@ -40,20 +41,23 @@ def export(
       UserError: torch is not installed, or no space is left.
     """
     spec = points_from_json(dict(metadata["spec"]), "spec")
-    counts = metadata["train_images"], metadata["copies"]
     labels, images, copies = (
         np.asarray(columns[key]).tolist() for key in ("label", "image", "copy")
     )
-    names = [
-        _name(layout, *network, *counts) for network in zip(labels, images, copies, strict=True)
-    ]
+    networks = zip(labels, images, copies, strict=True)
+    if layout == "nfn":
+        top, keys = nfn_zoo(spec, metadata["name"]).TOP, NFN_KEYS
+        names = [nfn.name_of(top, *network) for network in networks]
+    else:
+        keys, counts = ReadOptions(), (metadata["train_images"], max(copies) + 1)
+        names = [_name(layout, *network, *counts) for network in networks]
     with parts.writing(folder):
         present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.pth")}
         missing = [row for row, name in enumerate(names) if name not in present]
         stacked = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
         for row in tqdm(missing, desc="exporting", unit="net", disable=None):
             network = jax.tree.map(lambda leaf, row=row: leaf[row], stacked)
-            state = inr_files.to_state(network, ReadOptions())
+            state = inr_files.to_state(network, keys)
             label = labels[row] if layout == "fmnist" else None
             path = folder / names[row]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,17 +77,35 @@ def export(
         write_json(folder / f"{layout}_splits.json", listed)
 
 
-def how_to_read(folder: pathlib.Path, layout: str, spec: PointSpec) -> str:
-    """The flags with which `train` and `describe_zoo` read an export."""
-    if spec == SirenSpec():
-        return f"--config=configs/{layout}.py --config.manual_dir={shlex.quote(str(folder))}"
+def nfn_zoo(spec: PointSpec, name: str) -> type[nfn.NfnInr]:
+    """The one of NFN's zoos that networks of images of some name are laid out like."""
+    if spec.out_dim > 1:
+        return nfn.Cifar10Inr
+    return nfn.NfnFmnistInr if "fashion" in name or "fmnist" in name else nfn.NfnMnistInr
+
+
+def config_of(layout: str, spec: PointSpec, name: str) -> str:
+    """The config for a zoo like a published one, as in `--config=configs/…`."""
+    if layout != "nfn":
+        return f"{layout}.py"
+    configs = {nfn.NfnMnistInr: "nfn_mnist.py", nfn.NfnFmnistInr: "nfn_fmnist.py"}
+    return configs.get(nfn_zoo(spec, name), "cifar10_inr.py")
+
+
+def how_to_read(folder: pathlib.Path, layout: str, spec: PointSpec, name: str) -> str:
+    """The flags with which `train` and `describe_zoo` read an export of images of some name."""
+    if spec == (nfn_zoo(spec, name).SPEC if layout == "nfn" else SirenSpec()):
+        config = config_of(layout, spec, name)
+        return f"--config=configs/{config} --config.manual_dir={shlex.quote(str(folder))}"
     usual = to_json(SirenSpec()) | {"encoding": "none", "frequencies": 0}
     # Of how networks run, or start, nothing is told.
     usual |= dict.fromkeys(("kind", "sine", "block_size", "projection_std"), None)
     named = {"out_dim": "channels"}
+    keys = {"layer_key": NFN_KEYS.layer_key, "last_layer_key": NFN_KEYS.last_layer_key}
     flags = {
         "networks_dir": folder,
         "targets_csv": folder / "targets.csv",
+        **(keys if layout == "nfn" else {}),
         **{
             named.get(key, key): value
             for key, value in to_json(spec).items()

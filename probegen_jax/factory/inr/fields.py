@@ -25,6 +25,7 @@ def spec_of(
     *,
     dims: int = 2,
     signed: bool = False,
+    layout: str | None = None,
 ) -> PointSpec:
     """The spec of a field of `FIELDS` for images.
 
@@ -32,9 +33,12 @@ def spec_of(
       w0: factor inside sines; the field's own, if None.
       dims: coordinates of a point.
       signed: whether values are around 0, not in [0, 1].
+      layout: "nfn" for networks as Zhou et al. (2023) publish them: the row is the first
+        coordinate, and images are drawn in [-1, 1].
     """
     family, values = FIELDS[name]
     given = {"hidden": hidden, "out_dim": channels, "in_dim": dims}
-    given |= {"output_shift": 0.0} if signed else {}
+    given |= {"output_shift": 0.0} if signed or layout == "nfn" else {}
+    given |= {"grid": "ij"} if layout == "nfn" else {}
     given |= {} if w0 is None else {"w0": w0}
     return family(**(values | given))

@@ -55,6 +55,11 @@ class Recipe:
         return {k: v for k, v in values.items() if (k, v) != ("pixels", None)}
 
 
+# For colours: of 64 images of CIFAR-10, 35.6 dB, where the usual recipe, for a little less work,
+# comes to 32.5.
+COLOURS = Recipe(steps=200, learning_rate=7e-3, pixels=512)
+
+
 class Fitter:
     """Fits INRs to images of one size, at most `capacity` in a call."""
 
@@ -68,6 +73,7 @@ class Fitter:
         devices: Sequence[jax.Device] | None = None,
         block_size: int | None = None,
         blocks: int = 16,
+        peak: float = 1.0,
     ):
         """Args:
         spec: of the networks; its `out_dim` is the images' channel count.
@@ -76,13 +82,14 @@ class Fitter:
         block_size: networks that are fitted side by side. On a CPU eight fill the vector units and
           still fit the cache; a GPU or TPU takes hundreds.
         blocks: that a device works through in a call.
+        peak: largest less smallest value there can be, for PSNRs.
         """
         self.spec, self.recipe = spec, recipe
         self._key = jax.random.key(seed)
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("device",))
         platform = self._mesh.devices.flat[0].platform
         self._block_size = block_size or default_block_size(spec, recipe, image_shape, platform)
-        self._shape, self._blocks = image_shape, blocks
+        self._shape, self._blocks, self._peak = image_shape, blocks, peak
         self.capacity = self._mesh.size * self._block_size * blocks
 
     def __call__(
@@ -102,8 +109,8 @@ class Fitter:
           points: where the values of each are; None if they are on a grid.
 
         Returns:
-          Each network's weights as a vector, for `flat_weights.unflatten`, and its PSNR in dB for a
-          peak value of 1, at the pixels of the image as it was given.
+          Each network's weights as a vector, for `flat_weights.unflatten`, and its PSNR in dB, at
+          the pixels of the image as it was given.
         """
         key = jax.random.fold_in(self._key, attempt) if attempt else self._key
         parts = [
@@ -114,7 +121,8 @@ class Fitter:
             for p in parts
         ]
         vectors, mse = (np.concatenate(arrays) for arrays in zip(*done, strict=True))
-        return vectors, -10 * np.log10(np.maximum(mse, np.finfo(np.float32).tiny))
+        error = np.maximum(mse, np.finfo(np.float32).tiny)
+        return vectors, -10 * np.log10(error / np.float32(self._peak**2))
 
     def _call(
         self, images: np.ndarray, points: np.ndarray | None, indices: np.ndarray, key: jax.Array
@@ -131,6 +139,7 @@ class Fitter:
             self._shape,
             self._mesh,
             block,
+            self._peak,
             jnp.asarray(images.reshape(number, -1, images.shape[-1])[of_slot]),
             None if points is None else jnp.asarray(points[of_slot]),
             key,
@@ -151,13 +160,14 @@ def default_block_size(
     return max(8, min(_ACCELERATOR_BLOCK, _ACCELERATOR_BLOCK * 28 * 28 * 64 // values))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _fit(
     spec: PointSpec,
     recipe: Recipe,
     image_shape: tuple[int, ...],
     mesh: Mesh,
     block_size: int,
+    peak: float,
     pixels_NxHWxC: Float[Array, "N HW C"],
     points_NxHWxD: Float[Array, "N HW D"] | None,
     key: Key[Array, ""],
@@ -173,7 +183,8 @@ def _fit(
                 lambda array: jax.lax.dynamic_slice_in_dim(array, start, block_size),
                 (pixels_BxHWxC, points_BxHWxD, indices_B),
             )
-            fitted = jax.vmap(functools.partial(_fit_one, spec, recipe, image_shape, key))(*parts)
+            fit = functools.partial(_fit_one, spec, recipe, image_shape, peak, key)
+            fitted = jax.vmap(fit)(*parts)
             return tuple(
                 jax.lax.dynamic_update_slice_in_dim(array, part, start, 0)
                 for array, part in zip(carry, fitted, strict=True)
@@ -191,6 +202,7 @@ def _fit_one(
     spec: PointSpec,
     recipe: Recipe,
     image_shape: tuple[int, ...],
+    peak: float,
     key: Key[Array, ""],
     pixels_HWxC: Float[Array, "HW C"],
     points_HWxD: Float[Array, "HW D"] | None,
@@ -229,7 +241,7 @@ def _fit_one(
         start = weights, state
         weights, _ = jax.lax.fori_loop(0, recipe.steps, lambda t, c: step(t, *c)[1:], start)
     else:
-        enough = 10 ** (-recipe.stop_psnr / 10)
+        enough = peak**2 * 10 ** (-recipe.stop_psnr / 10)
 
         def unfinished(carry):
             t, _, _, error = carry

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images.sources import ImageSet, scaled
 from probegen_jax.factory.inr import fit
+from probegen_jax.factory.inr.views import Views
 from probegen_jax.networks.points import PointSpec
 from probegen_jax.zoo.cache import Arrays
 from probegen_jax.zoo.splits import INR_VAL_SHARE
@@ -39,15 +40,18 @@ class Networks:
         return len(self.image)
 
 
-def choose(images: ImageSet, num: int | None, copies: int, seed: int) -> Networks:
+def choose(
+    images: ImageSet, num: int | None, copies: int, seed: int, val_share: float = INR_VAL_SHARE
+) -> Networks:
     """The networks for a source of images.
 
     Test networks are of the source's test images, validation networks of its images for that;
-    where it has none, a twelfth of the others is for validation, as of the published zoos. All
-    copies of an image are in one split.
+    where it has none, a share of the others is for validation. All copies of an image are in one
+    split.
 
     Args:
       num: so many images, drawn by seed, in the source's proportion of test images; None: all.
+      val_share: as of Navon et al.'s zoos, a twelfth.
 
     Raises:
       UserError: more images are asked for than there are, or too few for three splits.
@@ -63,7 +67,7 @@ def choose(images: ImageSet, num: int | None, copies: int, seed: int) -> Network
     train = np.sort(rng.permutation(len(images.train))[: number - tests])
     test = np.sort(rng.permutation(len(images.test))[:tests])
     is_val = np.zeros(len(train), bool)
-    is_val[rng.permutation(len(train))[: max(1, round(INR_VAL_SHARE * len(train)))]] = True
+    is_val[rng.permutation(len(train))[: max(1, round(val_share * len(train)))]] = True
     if images.num_val:
         is_val = train >= len(images.train) - images.num_val
         if not 0 < is_val.sum() < len(train):
@@ -93,12 +97,20 @@ class InrFactory:
         seed: int,
         part_size: int,
         min_psnr: float | None = None,
+        copies: int = 1,
+        views: Views | None = None,
     ):
+        """Args:
+        copies: networks of each image as it is; those after them are of its views.
+        """
         number = len(networks)
         self.sizes = [min(part_size, number - start) for start in range(0, number, part_size)]
         self._networks, self._part_size, self._min_psnr = networks, part_size, min_psnr
+        self._copies, self._views, self._seed = copies, views or Views(), seed
         parts = images.train, images.test
         self._pixels = np.concatenate([part.images for part in parts])
+        # Networks without a shift draw images in [-1, 1], as `PointSpec.render` knows.
+        self._centred = spec.output_shift == 0 and not images.signed
         self._points = None
         if images.train.points is not None:
             self._points = np.concatenate([part.points for part in parts])
@@ -106,7 +118,8 @@ class InrFactory:
             spec, recipe, images.image_shape, jax.local_devices()[0].platform
         )
         blocks = -(-part_size // (block * jax.local_device_count()))
-        self._fitter = fit.Fitter(spec, recipe, seed, images.image_shape, blocks=blocks)
+        peak = 2.0 if self._centred else 1.0
+        self._fitter = fit.Fitter(spec, recipe, seed, images.image_shape, blocks=blocks, peak=peak)
 
     def make(self, part: int) -> Arrays:
         """Fits a part.
@@ -120,6 +133,9 @@ class InrFactory:
         rows = slice(part * self._part_size, (part + 1) * self._part_size)
         image, copy = self._networks.image[rows], self._networks.copy[rows]
         targets = scaled(self._pixels[image])
+        if self._views.number:
+            targets = self._views.drawn(targets, copy - self._copies, image, self._seed)
+        targets = 2 * targets - 1 if self._centred else targets
         points = None if self._points is None else self._points[image]
         # An image's network is the same, however many images or copies are fitted.
         indices = copy * len(self._pixels) + image

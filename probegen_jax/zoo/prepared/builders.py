@@ -72,6 +72,9 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SPLITS_FILE: ClassVar[str]
     OTHER_SPLITS_FILES: ClassVar[tuple[str, ...]] = ()  # other names that it goes by
     NEEDS: ClassVar[str]
+    # Splits that "auto" stands for: a prepared one of them, or else, without a splits file, the
+    # last.
+    AUTO: ClassVar[tuple[str, ...]] = ("official", "seeded")
 
     def __init__(self, *, request: Request | None = None, **kwargs: Any):
         """`kwargs` are TFDS's: `config`, a name in `BUILDER_CONFIGS`, and `data_dir` above all."""

@@ -54,6 +54,9 @@ def _inr(columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, A
     if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
         raise ValueError(f"its labels go from {targets.min()} to {targets.max()} of {classes}")
     weights = flat_weights.unflatten(np.asarray(columns["weights"]), spec.abstract())
+    images = np.asarray(columns["image"]) if "image" in columns else np.arange(len(targets))
+    several = len(np.unique(images)) < len(images)
+    facts["images_N"] = images if several else None
     told = {"task": "classification", "num_outputs": classes, **facts}
     return Zoo(spec=spec, weights=weights, targets_N=targets, splits=rows, **told)
 

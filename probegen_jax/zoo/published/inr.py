@@ -17,12 +17,19 @@ from probegen_jax.zoo.files.state_dicts import Want
 from probegen_jax.zoo.prepared import builders
 
 NUM_CLASSES = 10
-SPEC, KEYS = SirenSpec(), ReadOptions()
 
 
 class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
-    """SIRENs 2→32→32→1, one per image, with the image's class."""
+    """SIRENs with two hidden layers of 32, one per image or several, with the image's class."""
 
+    SPEC: ClassVar = SirenSpec()
+    KEYS: ClassVar = ReadOptions()
+    HOMEPAGE: ClassVar = "https://github.com/AvivNavon/DWSNets"
+    CITE: ClassVar = """@inproceedings{navon2023equivariant,
+  title={Equivariant Architectures for Learning in Deep Weight Spaces},
+  author={Navon, Aviv and Shamsian, Aviv and Achituve, Idan and Fetaya, Ethan and Chechik, Gal and
+          Maron, Haggai},
+  booktitle={International Conference on Machine Learning}, year={2023}}"""
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="official", description="as the official JSON says"),
         tfds.core.BuilderConfig(
@@ -36,16 +43,12 @@ class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return self._new_info(
             {
-                "weights": builders.stored(SPEC.num_weights),
+                "weights": builders.stored(self.SPEC.num_weights),
                 "label": np.int32,
                 "path": tfds.features.Text(),
             },
-            "https://github.com/AvivNavon/DWSNets",
-            """@inproceedings{navon2023equivariant,
-  title={Equivariant Architectures for Learning in Deep Weight Spaces},
-  author={Navon, Aviv and Shamsian, Aviv and Achituve, Idan and Fetaya, Ethan and Chechik, Gal and
-          Maron, Haggai},
-  booktitle={International Conference on Machine Learning}, year={2023}}""",
+            self.HOMEPAGE,
+            self.CITE,
         )
 
     def _plan(self, downloads: pathlib.Path) -> dict[str, list[Any]]:
@@ -64,9 +67,10 @@ class InrZooBuilder(builders.ZooBuilder, skip_registration=True):
     def _example(self, item: tuple[str, Any]) -> dict[str, Any]:
         name, label = item
         where = f"{self._files.where}/{name}"
-        want = Want(lambda config: SPEC.file_shapes(config, where, KEYS), notes=self.notes)
+        spec, keys = self.SPEC, self.KEYS
+        want = Want(lambda config: spec.file_shapes(config, where, keys), notes=self.notes)
         file = inr_files.read(self._files.read(name), where, want)
-        vector = flat_weights.flatten(SPEC.read(file.state, None, where, KEYS))
+        vector = flat_weights.flatten(spec.read(file.state, None, where, keys))
         label = file.label if label is None else label
         return {"weights": vector, "label": _checked_label(label, where), "path": name}
 

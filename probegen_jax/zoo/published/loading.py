@@ -14,13 +14,17 @@ from probegen_jax.zoo.prepared import builders
 from probegen_jax.zoo.prepared.reading import read
 from probegen_jax.zoo.published import choice
 from probegen_jax.zoo.published.cifar10_wild_park import Cifar10WildPark
-from probegen_jax.zoo.published.inr import NUM_CLASSES, SPEC, FmnistInr, InrZooBuilder, MnistInr
+from probegen_jax.zoo.published.inr import NUM_CLASSES, FmnistInr, InrZooBuilder, MnistInr
+from probegen_jax.zoo.published.nfn import Cifar10Inr, NfnFmnistInr, NfnMnistInr
 from probegen_jax.zoo.published.small_cnn_zoo import PARTS, SmallCnnZoo
 from probegen_jax.zoo.zoo import Zoo
 
 BUILDERS: dict[str, type[builders.ZooBuilder]] = {
     "mnist_inr": MnistInr,
     "fmnist_inr": FmnistInr,
+    "cifar10_inr": Cifar10Inr,
+    "nfn_mnist_inr": NfnMnistInr,
+    "nfn_fmnist_inr": NfnFmnistInr,
     **{part.name: part for part in PARTS},
     "cifar10_wild_park": Cifar10WildPark,
 }
@@ -48,9 +52,9 @@ def load(
     columns, rows = read(prepared(dataset, data_dir, split=split, request=request))
     cls = BUILDERS[dataset]
     if issubclass(cls, InrZooBuilder):
-        weights = flat_weights.unflatten(np.asarray(columns["weights"]), SPEC.abstract())
+        weights = flat_weights.unflatten(np.asarray(columns["weights"]), cls.SPEC.abstract())
         targets = np.asarray(columns["label"])
-        return Zoo(dataset, SPEC, weights, targets, rows, "classification", NUM_CLASSES)
+        return Zoo(dataset, cls.SPEC, weights, targets, rows, "classification", NUM_CLASSES)
     from probegen_jax.zoo.prepared import cnn_zoos
 
     if issubclass(cls, SmallCnnZoo):
@@ -110,7 +114,7 @@ def _opened(
     """The builder of the zoo that is asked for, if it is prepared."""
     if split not in ("auto", *cls.builder_configs):
         raise UserError(f"split is {split!r}; choose auto, {', '.join(cls.builder_configs)}")
-    for name in ("official", "seeded") if split == "auto" else (split,):
+    for name in cls.AUTO if split == "auto" else (split,):
         zoo = asked.choose(list(choice.prepared(cls, folder, name)), name)
         if zoo is not None:
             try:
@@ -134,7 +138,7 @@ def _prepare(
         for abandoned in folder.glob(f"{pattern}/{cls.name}/*/incomplete.*"):
             shutil.rmtree(abandoned)
     if split == "auto":
-        split = "official" if asked.has_official_split else "seeded"
+        split = "official" if asked.has_official_split else cls.AUTO[-1]
     place = asked.place(folder, list(choice.prepared(cls, folder, split)))
     builder = cls(config=split, data_dir=place, request=request)
     builders.prepare(builder, folder / "downloads")
