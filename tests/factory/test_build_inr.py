@@ -212,6 +212,7 @@ def test_cifar10_is_built_as_nfns_zoo(monkeypatch, tmp_path):
     assert built_zoos.load(tmp_path / "zoo", "inr").spec == nfn.COLOURS
 
 
+@pytest.mark.slow
 def test_a_network_of_nfns_kind_stops_at_a_psnr_of_the_image():
     targets = np.random.default_rng(0).uniform(-1, 1, (8, 6, 6, 1)).astype(np.float32)
     recipe = fit.Recipe(300, 1e-3, False, "siren", stop_psnr=15.0)
