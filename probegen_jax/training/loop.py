@@ -67,7 +67,7 @@ class _Boundary:
     losses_SxT: Float[Array, "S T"]
     params_S: Any
     val_outputs: list[Array] | None
-    rate_S: Float[Array, " S"] | None  # where it follows validation
+    rate_S: Float[Array, " S"] | None = None  # where it follows validation
 
 
 class Training:
