@@ -7,13 +7,14 @@ rest of the package uses only those parts of a spec that `NetworkSpec` names her
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probegen_jax.errors import BadNetworkError, UserError
+from probegen_jax.networks.drawable import Drawable
 from probegen_jax.networks.options import Options, ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shared_rows import Counts, SharedRows
@@ -21,7 +22,7 @@ from probegen_jax.networks.statistics import ReadableWeights
 from probegen_jax.typed_json import typed
 
 
-class NetworkSpec(ReadableWeights, abc.ABC):
+class NetworkSpec(ReadableWeights, Drawable, abc.ABC):
     """What the networks of a zoo have in common, and all that can be asked of them.
 
     A family is a frozen dataclass derived from this class. It needs `probe_shape`, `response_dim`
@@ -31,7 +32,6 @@ class NetworkSpec(ReadableWeights, abc.ABC):
       probe_shape: shape of one probe: (D,) for coordinates, (H, W, C) for images.
       response_dim: values that one network answers one probe with, R.
       num_weights: weights of one network, where all have the same number.
-      plane: where probes are points of an image: "xy" if the column comes first, "ij" if the row.
       vmap_seeds: whether several seeds run as one more `vmap` axis, or one after another.
       needs_config: whether the file of one network must state its architecture beside its arrays.
       config_beside: whether `read` also looks at the JSON that lies beside a file, if any:
@@ -45,7 +45,6 @@ class NetworkSpec(ReadableWeights, abc.ABC):
     probe_shape: tuple[int, ...]
     response_dim: int
     num_weights: int | None = None
-    plane: Literal["xy", "ij"] | None = None
     vmap_seeds: ClassVar[bool] = True
     needs_config: ClassVar[bool] = False
     config_beside: ClassVar[bool] = False
@@ -251,13 +250,13 @@ class NetworkSpec(ReadableWeights, abc.ABC):
 
     # What people see.
 
-    def render(self, weights: Any, *sides: int) -> Float[np.ndarray, "N *grid C"] | None:
-        """What stacked networks draw on a grid, of as many sides as a point has coordinates.
+    def census(self, known: Any) -> Mapping[str, Mapping[str, int]]:
+        """In what networks of the zoo differ, and how many are of each kind, by name.
 
-        On the image plane, height and width, and in space values are brought to [0, 1]. None if
-        they draw nothing.
+        Args:
+          known: what is in memory of all networks' weights.
         """
-        return None
+        return {}
 
     def to_json(self) -> dict[str, Any]:
         """This spec as plain values, for `from_json`; without the platform that it runs on.

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.options import ReadOptions
-from probegen_jax.networks.points import PointSpec, moved_layer
+from probegen_jax.networks.points import PointSpec, gain_of, moved_layer, with_factors
 from probegen_jax.networks.shapes import affine
 from probegen_jax.networks.sine import sine
 
@@ -145,11 +145,9 @@ class FieldSpec(PointSpec):
         """See `NetworkSpec`; a hidden layer's tap is its activation's argument."""
         x, taps = self._encoded(weights, probes), []
         *hidden, last = weights["layers"]
-        w0 = self.w0 if self.w0_first is None else self.w0_first
-        for layer in hidden:
+        for layer, w0 in zip(hidden, self._w0s, strict=True):
             taps.append(x @ layer["kernel"] + layer["bias"][None])
             x = self._activated(taps[-1], x, layer, w0)
-            w0 = self.w0
         return *taps, x @ last["kernel"] + last["bias"][None] + self.output_shift
 
     def _encoded(
@@ -183,6 +181,21 @@ class FieldSpec(PointSpec):
             "gaussian": lambda x: jnp.exp(-jnp.square(x) / (2 * self.width**2)),
         }
         return functions[self.activation](x)
+
+    @property
+    def _w0s(self) -> tuple[float, ...]:
+        first = self.w0 if self.w0_first is None else self.w0_first
+        return (first, *[self.w0] * (len(self.hidden) - 1))
+
+    def at_w0(self, weights: FieldWeights, w0: float, w0_first: float) -> FieldWeights | None:
+        if self.activation != "sine" or not all(self._w0s):
+            return None
+        wanted = (w0_first, *[w0] * (len(self.hidden) - 1))
+        factors = [new / old for new, old in zip(wanted, self._w0s, strict=True)]
+        return weights | {"layers": with_factors(weights["layers"], factors)}
+
+    def phase_gain(self, weights: FieldWeights) -> float | None:
+        return gain_of(weights["layers"], self._w0s) if self.activation == "sine" else None
 
     def to_json(self) -> dict[str, Any]:
         """See `NetworkSpec`; as earlier versions wrote it where it has nothing that is newer."""

@@ -34,6 +34,10 @@ _LAYOUTS = (
 )
 
 
+Layer = Mapping[str, Any]  # {"kernel": (in, out), "bias": (out,)}, maybe stacked
+_TINY = 1e-12
+
+
 class PointSpec(NetworkSpec):
     """Networks whose probes are points, (D,); on an image, coordinates are in [-1, 1].
 
@@ -177,14 +181,23 @@ class PointSpec(NetworkSpec):
     def render(self, weights: Any, *sides: int) -> Float[np.ndarray, "N *grid C"] | None:
         if len(sides) != self.in_dim:
             return None
-        weights = jax.tree.map(jnp.asarray, weights)
-        drawn = np.asarray(_draw(self, weights, self.pixel_coordinates(*sides)))
-        drawn = drawn.reshape(len(drawn), *sides, -1)
+        (drawn,) = self.draws(weights, [sides])
         if self.in_dim == 1:
             return drawn
         if self.output_shift == 0:  # such networks were fitted to targets in [-1, 1]
             drawn = (drawn + 1) / 2
         return np.clip(drawn, 0, 1)
+
+    def draws(
+        self, weights: Any, sizes: Sequence[tuple[int, ...]]
+    ) -> list[Float[np.ndarray, "N *grid C"]]:
+        weights = jax.tree.map(jnp.asarray, weights)
+        grids = [self.pixel_coordinates(*sides) for sides in sizes]
+        drawn = np.asarray(_draw(self, weights, np.concatenate(grids)))
+        parts = np.split(drawn, np.cumsum([len(grid) for grid in grids])[:-1], axis=1)
+        return [
+            part.reshape(len(part), *sides, -1) for part, sides in zip(parts, sizes, strict=True)
+        ]
 
     def pixel_coordinates(self, *sides: int) -> Float[np.ndarray, "cells D"]:
         """Coordinates of the cells of a grid, row by row, in this spec's order.
@@ -210,6 +223,25 @@ def moved_layer(
         bias = name.replace("kernel", "bias")
         moved |= {name: jax.vmap(along)(matrix_DxD.T), bias: layer[bias] + along(shift_D)}
     return moved
+
+
+def with_factors(layers: Sequence[Layer], factors: Sequence[float]) -> tuple[Layer, ...]:
+    """Layers whose arguments of the activation are so many times as large; the last stays."""
+    *hidden, last = layers
+    scaled = (
+        {name: leaf * np.float32(factor) for name, leaf in layer.items()}
+        for layer, factor in zip(hidden, factors, strict=True)
+    )
+    return (*scaled, last)
+
+
+def gain_of(layers: Sequence[Layer], w0s: Sequence[float]) -> float | None:
+    """See `Drawable.phase_gain`, of layers behind sines; None of a single hidden layer."""
+    gains = [
+        w0 * np.sqrt(np.square(kernel).mean() * kernel.shape[-2] / 2)
+        for w0, kernel in zip(w0s[1:], (layer["kernel"] for layer in layers[1:-1]), strict=True)
+    ]
+    return float(np.exp(np.log(np.maximum(gains, _TINY)).mean())) if gains else None
 
 
 def _layouts_told(state: Mapping[str, Any], options: ReadOptions) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from probegen_jax.networks.options import Options, ReadOptions
-from probegen_jax.networks.points import PointSpec, moved_layer
+from probegen_jax.networks.points import PointSpec, gain_of, moved_layer, with_factors
 from probegen_jax.networks.shapes import affine
 from probegen_jax.networks.sine import EXACT_TO, sine
 
@@ -133,6 +133,15 @@ class SirenSpec(PointSpec):
     ) -> SirenWeights:
         """See `NetworkSpec`."""
         return (moved_layer(weights[0], matrix_DxD, shift_D), *weights[1:])
+
+    def at_w0(self, weights: SirenWeights, w0: float, w0_first: float) -> SirenWeights | None:
+        if not all(self.w0s):
+            return None
+        wanted = (w0_first, *[w0] * (len(self.hidden) - 1))
+        return with_factors(weights, [new / old for new, old in zip(wanted, self.w0s, strict=True)])
+
+    def phase_gain(self, weights: SirenWeights) -> float | None:
+        return gain_of(weights, self.w0s)
 
     def phase_bound(self, weights: SirenWeights, reach: float) -> float:
         """What no sine's argument exceeds, in radians, if no probe's coordinate exceeds `reach`."""

@@ -40,13 +40,16 @@ class Drawing:
     views: tuple[View, ...]
 
 
-def draw(zoo: Zoo, rows: Sequence[int], called: Sequence[str]) -> dict[int, Drawing]:
+def draw(
+    zoo: Zoo, rows: Sequence[int], called: Sequence[str], sliced: bool = False
+) -> dict[int, Drawing]:
     """What the networks at `rows` draw, by row; empty where the zoo's networks draw nothing.
 
     On a plane or in space, other numbers of values than 1 and 3 are no colour: their mean is drawn.
 
     Args:
       called: the target of each network, in few characters.
+      sliced: whether a space is shown as its middle slice, not as the mean along each axis.
     """
     shape = zoo.spec.probe_shape
     dims = len(zoo.image_shape or ()) or (shape[0] if len(shape) == 1 else 0)
@@ -59,6 +62,8 @@ def draw(zoo: Zoo, rows: Sequence[int], called: Sequence[str]) -> dict[int, Draw
         return {}
     if dims > 1 and drawn.shape[-1] not in (1, 3):
         drawn = drawn.mean(axis=-1, keepdims=True)
+    if sliced and dims == 3:
+        drawn = drawn[:, drawn.shape[1] // 2]
     return {
         row: Drawing(row, name, _views(values, zoo.spec.plane))
         for row, name, values in zip(rows, called, drawn, strict=True)

@@ -90,6 +90,25 @@ def draw_networks(
     return figure
 
 
+def draw_groups(groups: Sequence[tuple[str, Sequence[Drawing]]]) -> Figure:
+    """Drawings of one view each, a row for each group with its name before it."""
+    columns = max(len(drawings) for _, drawings in groups)
+    figure = Figure(figsize=(0.9 * columns, 0.95 * len(groups)))
+    for n, (name, drawings) in enumerate(groups):
+        for m, drawing in enumerate(drawings):
+            axes = figure.add_subplot(len(groups), columns, n * columns + m + 1)
+            (view,) = drawing.views
+            if view.values.ndim == 3:
+                image = view.values[..., 0] if view.values.shape[-1] == 1 else view.values
+                axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            else:
+                axes.plot(np.linspace(-1, 1, len(view.values)), view.values, lw=0.8)
+            axes.set(xticks=[], yticks=[])
+            if m == 0:
+                axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
 def draw_curves(path: pathlib.Path, curves: Mapping[str, tuple[str, Sequence[Series]]]) -> None:
     """`Findings.curves` in a panel each, a line per seed; "loss" gets a logarithmic axis."""
     figure, all_axes = panels(len(curves), 4.0, 3.0)

@@ -213,10 +213,11 @@ def _facts(run: Run) -> dict[str, str]:
     return facts
 
 
-def drawn(zoo: Zoo, rows: list[int]) -> dict[int, Drawing]:
-    """What the networks at `rows` draw, by row; empty where the zoo's networks draw nothing."""
+def drawn(zoo: Zoo, rows: list[int], sliced: bool = False) -> dict[int, Drawing]:
+    """What the networks at `rows` draw, by row; see `drawings.draw`."""
     names = names_of_classes(zoo)
-    return draw(zoo, rows, [_called(target, names) for target in zoo.targets_N[rows].tolist()])
+    called = [_called(target, names) for target in zoo.targets_N[rows].tolist()]
+    return draw(zoo, rows, called, sliced)
 
 
 def different_targets(zoo: Zoo) -> list[int]:

@@ -13,9 +13,11 @@ from probegen_jax.method.model import head_sizes
 from probegen_jax.method.readouts.registry import name_in, readout
 from probegen_jax.method.tasks import TASKS, Scale
 from probegen_jax.runs.experiment import Experiment
+from probegen_jax.runs.zoo_from_config import OWN
 from probegen_jax.training.evaluation import answers_once
 from probegen_jax.training.memory import bytes_of, refuse_too_much
 from probegen_jax.training.mesh import DATA, SEEDS
+from probegen_jax.zoo import misread
 from probegen_jax.zoo.zoo import SPLITS, Zoo
 
 _MOST_STEPS = 2**31 - 1  # they are counted in int32
@@ -67,6 +69,8 @@ def check_zoo(zoo: Zoo, config: ConfigDict, mesh: Mesh) -> list[str]:
             f"batch_size is {config.batch_size}, but there are {train} networks to train on: "
             "every step shows all of them"
         )
+    if config.dataset == OWN:
+        notes += [f"{zoo.name} may be misread: {line}" for line in misread.doubts(zoo)]
     return notes
 
 

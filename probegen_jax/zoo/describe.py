@@ -20,10 +20,14 @@ _STD = {
     "cifar10_gs": (_CNN, (0.5502, 0.4075, 0.4353, 0.9724, 0.3643, 1.9454, 0.3682, 0.5446)),
 }
 PUBLISHED_STD = {zoo: dict(zip(*both, strict=True)) for zoo, both in _STD.items()}
+# Of the published INRs, by name of the array.
+_INR_SHAPES = dict(zip(_INR, ((2, 32), (32,), (32, 32), (32,), (32, 1), (1,)), strict=True))
 
 _BINS = 10
 _BAR = 40
 _MOST_CLASSES = 100  # with a line each
+_MOST_IN_A_ROW = 12
+_SPREAD = 1.0  # dB, below which there is no histogram to draw
 _CHUNK = 4096
 
 
@@ -53,18 +57,51 @@ def _bars(names: list[str], counts: np.ndarray) -> list[str]:
     ]
 
 
-def weight_statistics(weights: Any, published: Mapping[str, float]) -> list[str]:
-    """Mean and standard deviation of each array, beside published ones, as lines of text."""
+def in_a_row(counts: Mapping[str, int]) -> str:
+    """Counts with their names, most first, as many as a line takes."""
+    most = sorted(counts.items(), key=lambda each: -each[1])
+    more = f" and {len(most) - _MOST_IN_A_ROW} more" if len(most) > _MOST_IN_A_ROW else ""
+    return ", ".join(f"{name} {count:,}" for name, count in most[:_MOST_IN_A_ROW]) + more
+
+
+def psnr(values: Num[np.ndarray, " N"], title: str) -> list[str]:
+    """Mean, quartiles and histogram of PSNRs in dB, as lines of text."""
+    low, *quartiles = (f"{each:.1f}" for each in np.quantile(values, (0, 0.25, 0.5, 0.75)))
+    mean = f"{title}: mean {values.mean():.1f}, quartiles {', '.join(quartiles)}, lowest {low}"
+    return [mean, *(histogram(values, digits=1) if np.ptp(values) > _SPREAD else [])]
+
+
+def published(name: str, weights: Any) -> dict[str, Mapping[str, float]]:
+    """Published standard deviations to show beside those of a zoo, by heading.
+
+    They are the zoo's own, or those of all published INR zoos where its networks are like theirs.
+    """
+    if name in PUBLISHED_STD:
+        return {"published std": PUBLISHED_STD[name]}
+    shapes = {name: leaf.shape[1:] for name, leaf in trees.named(weights).items()}
+    if shapes != _INR_SHAPES:
+        return {}
+    return {
+        "MNIST-INR's std": PUBLISHED_STD["mnist_inr"],
+        "FMNIST-INR's std": PUBLISHED_STD["fmnist_inr"],
+    }
+
+
+def weight_statistics(weights: Any, beside: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Mean and standard deviation of each array, as lines of text.
+
+    Args:
+      beside: standard deviations of other zoos by array, in columns with these headings.
+    """
     header = f"{'weights':<20}{'shape':>18}{'mean':>10}{'std':>10}"
-    lines = [header + (f"{'published std':>16}" if published else "")]
+    lines = [header + "".join(f"{heading:>18}" for heading in beside)]
     for name, leaf in trees.named(weights).items():
         if not np.issubdtype(leaf.dtype, np.floating):
             continue
         mean, std = mean_and_std(leaf)
         line = f"  {name:<18}{leaf.shape[1:]!s:>18}{mean:>10.4f}{std:>10.4f}"
-        if name in published:
-            line += f"{published[name]:>16.4f}"
-        elif name == "programs.head.kernel":  # of zoos of mixed architectures
+        line += "".join(f"{column[name]:>18.4f}" for column in beside.values())
+        if name == "programs.head.kernel":  # of zoos of mixed architectures
             line += "  with the zeros that pad it"
         lines.append(line)
     return lines

@@ -95,6 +95,7 @@ class Zoo(Networks):
       image_shape: for INR zoos, height and width of the images that the networks were fitted to,
         or the sides of signals or volumes.
       class_names: of each class; None where classes have no names but their numbers.
+      psnr_N: how well each network draws its image, in dB for a peak value of 1; None if unknown.
     """
 
     targets_N: np.ndarray
@@ -105,6 +106,7 @@ class Zoo(Networks):
     images_N: np.ndarray | None = None
     image_shape: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    psnr_N: np.ndarray | None = None
 
     def __post_init__(self):
         seen = np.zeros(len(self.targets_N), bool)
@@ -155,12 +157,15 @@ class Zoo(Networks):
             lines.append(f"  from {len(np.unique(self.runs_N)):,} training runs")
         if self.images_N is not None:
             lines.append(f"  of {len(np.unique(self.images_N)):,} images, or their views")
-        published = describe.PUBLISHED_STD.get(self.name, {})
+        for name, counts in self.spec.census(self._known).items():
+            lines.append(f"  {name}: {describe.in_a_row(counts)}")
+        if self.psnr_N is not None:
+            targets += ["", *describe.psnr(self.psnr_N, "PSNR in dB")]
         read = self.weights
         if isinstance(read, Stored):
             most = min(_MOST_READ, max(1, _MOST_VALUES // (number or 1)))
             read = self.read(np.arange(len(self))[:: -(-len(self) // most)])
-        weights = describe.weight_statistics(read, published)
+        weights = describe.weight_statistics(read, describe.published(self.name, read))
         return "\n".join([*lines, "", "targets", *targets, "", *weights])
 
     def with_fewer_to_train_on(self, number: int | None) -> "Zoo":

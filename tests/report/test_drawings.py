@@ -1,6 +1,7 @@
 """Networks on a line, a plane and in space, and probes over what they draw."""
 
 import dataclasses
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from probegen_jax.describe_zoo import main as describe
 from probegen_jax.errors import UserError
 from probegen_jax.networks.siren import SirenSpec
-from probegen_jax.report import figures, pictures
+from probegen_jax.report import contact_sheet, figures, pictures
 from probegen_jax.report.drawings import draw
 from probegen_jax.zoo import own
 
@@ -92,6 +93,42 @@ def test_probes_lie_where_their_coordinates_say(dims, tmp_path):
     assert min(picture.shape[:2]) > 100 and picture.std() > 10
 
 
+@pytest.mark.parametrize("dims", SHAPES)
+def test_a_contact_sheet_has_a_row_for_each_class(dims, tmp_path):
+    zoo, _ = drawings_of(dims)
+    groups = contact_sheet.groups_of(dataclasses.replace(zoo, class_names=("<a>", "b")))
+    assert [(name, len(drawings)) for name, drawings in groups] == [("<a>", 8), ("b", 8)]
+    assert all(drawing.target == name for name, drawings in groups for drawing in drawings)
+    (view,) = groups[1][1][0].views
+    rows = np.array([groups[1][1][0].row])
+    assert zoo.targets_N[rows] == 1
+    (expected,) = zoo.spec.render(zoo.read(rows), *SHAPES[dims])
+    np.testing.assert_array_equal(view.values, expected[2] if dims == 3 else expected)
+    figures.save(figures.draw_groups(groups), tmp_path / "zoo.png")
+    picture = np.asarray(Image.open(tmp_path / "zoo.png").convert("RGB"))
+    assert picture.shape[1] > 3 * picture.shape[0] and picture.std() > 10
+    page = contact_sheet.page(zoo, ["counts <here>"], ["misread & so on"], groups)
+    svgs = re.findall(r"<svg.*?</svg>", page)
+    assert len(svgs) == 16 and all(ET.fromstring(svg).tag == f"{SVG}svg" for svg in svgs)
+    for escaped in ("<h3>&lt;a&gt;</h3>", "counts &lt;here&gt;", "misread &amp; so on"):
+        assert escaped in page
+
+
+def test_a_contact_sheet_of_values_has_bands_and_one_of_several_classes_all():
+    zoo, _ = drawings_of(2)
+    values = dataclasses.replace(
+        zoo, task="regression", num_outputs=1, targets_N=np.linspace(1, 0, 20, dtype=np.float32)
+    )
+    groups = contact_sheet.groups_of(values)
+    assert [name for name, _ in groups][::4] == ["0 to 0.158", "0.842 to 1"]
+    assert [drawing.row for drawing in groups[0][1]] == [19, 18, 17, 16]
+    has_NxC = np.zeros((20, 3), np.int8)
+    has_NxC[3] = has_NxC[5, 0] = 1
+    several = dataclasses.replace(zoo, task="multilabel", num_outputs=3, targets_N=has_NxC)
+    rows = {name: [each.row for each in of] for name, of in contact_sheet.groups_of(several)}
+    assert rows == {"0": [3, 5], "1": [3], "2": [3]}
+
+
 def test_a_zoo_is_drawn_without_training(tmp_path, capsys, built_zoos_dir):
     out = tmp_path / "new" / "zoo.png"
     for family, config in (("inr", "mnist"), ("cnn", "cifar10_wild_park")):
@@ -99,7 +136,8 @@ def test_a_zoo_is_drawn_without_training(tmp_path, capsys, built_zoos_dir):
         argv = ["x", f"--config={REPO}/configs/{config}.py", zoo, f"--out={out}"]
         if family == "inr":
             describe(argv)
-            assert capsys.readouterr().out.endswith(f"wrote {out}\n")
+            shown = capsys.readouterr().out
+            assert shown.endswith(f"wrote {out}\n") and "PSNR in dB: mean " in shown
             assert np.asarray(Image.open(out).convert("RGB")).std() > 10
             out.unlink()
         else:

@@ -57,6 +57,7 @@ def test_a_small_cnn_zoo_with_selus_is_loaded_and_run():
     rows = {split: np.array([n], np.int32) for n, split in enumerate(("train", "val", "test"))}
     zoo = cnn_zoos.small_cnn_zoo("cifar10_gs", 32, columns, rows, "faithful")
     assert [zoo.spec.activations[n] for n in zoo.weights["activation"]] == names
+    assert "  activations: selu 2, relu 1, tanh 0\n" in zoo.describe()
     images = jnp.asarray(rng.standard_normal((2, 32, 32, 1)), jnp.float32)
     found = zoo.spec.respond(jax.tree.map(jnp.asarray, zoo.weights), images)
     for n, name in enumerate(names):
@@ -89,3 +90,10 @@ def test_wild_park_runs_as_the_checkpoints_say(fidelity, tmp_path):
     assert all(len(names) == 1 for names in runs.values())
     assert len(runs) == 4
     assert "from 4 training runs" in zoo.describe()
+    configs = [given["config"] for given in networks.values()]
+    census = zoo.spec.census(zoo.weights)
+    depths = [config["n_layers"] for config in configs]
+    expected = {f"{depth} layers": depths.count(depth) for depth in sorted(set(depths))}
+    assert census["4 architectures"] == expected
+    used = [name for config in configs for name in config["activation"][: config["n_layers"]]]
+    assert census["activations of layers"] == {name: used.count(name) for name in set(used)}

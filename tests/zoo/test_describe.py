@@ -41,6 +41,30 @@ def test_values_and_runs():
     assert "0.900 to 1.000        6" in text
 
 
+def test_how_well_networks_draw():
+    text = make_zoo(psnr_N=np.linspace(20, 40, 60, dtype=np.float32)).describe()
+    assert "\nPSNR in dB: mean 30.0, quartiles 25.0, 30.0, 35.0, lowest 20.0\n" in text
+    assert "  38.0 to 40.0        6  █" in text
+    alike = describe.psnr(np.full(3, 25.5), "PSNR")
+    assert alike == ["PSNR: mean 25.5, quartiles 25.5, 25.5, 25.5, lowest 25.5"]
+
+
+def test_other_zoos_of_the_published_shape_stand_beside_both_published_ones():
+    lines = make_zoo("digits").describe().splitlines()
+    (header,) = (line for line in lines if line.startswith("weights"))
+    assert header.split()[-4:] == ["MNIST-INR's", "std", "FMNIST-INR's", "std"]
+    (line,) = (line for line in lines if "1.kernel" in line)
+    assert line.split()[-2:] == ["0.0183", "0.0324"]
+    spec = SirenSpec(hidden=(16, 32))
+    weights = flat_weights.unflatten(np.ones((3, spec.num_weights), np.float32), spec.abstract())
+    assert describe.published("mine", weights) == {}
+
+
+def test_counts_in_a_row_are_most_first_and_not_endless():
+    assert describe.in_a_row({"tanh": 2, "relu": 3000}) == "relu 3,000, tanh 2"
+    assert describe.in_a_row({str(n): 1 for n in range(14)}).endswith("11 1 and 2 more")
+
+
 def test_weights_stand_beside_the_published_statistics():
     text = make_zoo("mnist_inr").describe()
     (line,) = (line for line in text.splitlines() if "1.kernel" in line)

@@ -39,7 +39,5 @@ def load(data_dir: pathlib.Path | None = None) -> Zoo:
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(digits)).astype(np.int32)
     val, test, train = map(np.sort, np.split(order, [_VAL, _VAL + _TEST]))
     splits = {"train": train, "val": val, "test": test}
-    size = digits.images.shape[1:3]
-    return Zoo(
-        "digits", spec, weights, digits.labels, splits, "classification", 10, image_shape=size
-    )
+    own = {"image_shape": digits.images.shape[1:3], "psnr_N": arrays["psnr"]}
+    return Zoo("digits", spec, weights, digits.labels, splits, "classification", 10, **own)

@@ -222,7 +222,7 @@ def _report(args: argparse.Namespace, layout: str) -> None:
         )
     if args.preset == "dwsnets" and layout != "nfn":
         weights = built_zoos.load(args.out, "inr").weights
-        published = describe.PUBLISHED_STD[f"{layout}_inr"]
+        published = {"published std": describe.PUBLISHED_STD[f"{layout}_inr"]}
         print("\n".join(describe.weight_statistics(weights, published)))
     spec, name = registry.points_from_json(dict(metadata["spec"]), "spec"), metadata["name"]
     if args.export:

@@ -202,6 +202,12 @@ class CnnSpec(WithMaps, ImageSpec):
         each = (weights, queries)
         return jax.lax.map(lambda pair: one(*pair), each, batch_size=self.block_size)
 
+    def census(self, known: CnnWeights) -> dict[str, dict[str, int]]:
+        if not self.activations:
+            return {}
+        counts = np.bincount(np.asarray(known["activation"]), minlength=len(self.activations))
+        return {"activations": dict(zip(self.activations, counts.tolist(), strict=True))}
+
     def block_sizes(self, batch: int) -> Sequence[int | None]:
         return usual_block_sizes(batch)
 

@@ -180,6 +180,9 @@ class MixedCnnSpec(WithMaps, ImageSpec):
         costs_NxL = np.array(costs, np.int64)[np.asarray(programs["kind"])]
         return np.where(tables.in_use(programs), costs_NxL, 0).sum(axis=1)
 
+    def census(self, known: MixedWeights) -> dict[str, dict[str, int]]:
+        return tables.census(known["programs"])
+
     def shared_rows(self, weights: MixedWeights) -> SharedRows:
         """See `NetworkSpec`: rows of each kind's table, a layer each."""
         return tables.shared_rows(self.kinds, weights["programs"])

@@ -110,6 +110,21 @@ def in_use(programs: Any) -> Bool[np.ndarray, "N L"]:
     return np.arange(programs["kind"].shape[1])[None] < np.asarray(programs["depth"])[:, None]
 
 
+def census(programs: Any) -> dict[str, dict[str, int]]:
+    """See `NetworkSpec.census`; of activations and residual links only where they are in memory."""
+    used_NxL = in_use(programs)
+    known = [programs[key] for key in ("kind", "activation", "residual") if key in programs]
+    told = np.concatenate([np.where(used_NxL, np.asarray(each), -2) for each in known], axis=1)
+    depths, counts = np.unique(np.asarray(programs["depth"]), return_counts=True)
+    layers = {f"{n} layers": count for n, count in zip(depths, counts.tolist(), strict=True)}
+    found = {f"{len(np.unique(told, axis=0)):,} architectures": layers}
+    if "activation" in programs:
+        number_A = np.bincount(np.asarray(programs["activation"])[used_NxL])
+        pairs = zip(ACTIVATIONS, number_A.tolist(), strict=False)
+        found["activations of layers"] = {name: count for name, count in pairs if count}
+    return found
+
+
 def shared_rows(kinds: Sequence[Kind], programs: Any) -> SharedRows:
     """See `NetworkSpec.shared_rows`."""
     used_NxL, kinds_NxL = in_use(programs), np.asarray(programs["kind"])
