@@ -75,18 +75,20 @@ def main(argv: Sequence[str]) -> None:
 
 def _images(zoo: "Zoo", source: str, data_dir: str | None) -> "ImageSet":
     """The images that the networks may have been fitted to, in their size and channels."""
-    from probegen_jax.factory.images import sources
+    from probegen_jax.factory.images import grids, sources
 
     if zoo.spec.plane is None:
         raise UserError(f"networks of {zoo.name} draw no images; leave out --images")
+    if source.partition(":")[0] in (*grids.KINDS, grids.POINTS):
+        raise UserError(f"--images={source} are no images, as networks of {zoo.name} draw them")
     images = sources.load(
         source,
         grayscale=zoo.spec.response_dim == 1,
         resize=zoo.image_shape,
         data_dir=pathlib.Path(data_dir).expanduser() if data_dir else None,
     )
-    *size, channels = images.image_shape
-    if len(size) != 2 or channels != zoo.spec.response_dim:
+    channels = images.image_shape[-1]
+    if channels != zoo.spec.response_dim:
         raise UserError(
             f"--images={source} has {images.summary()}, but networks of {zoo.name} draw images of "
             f"{zoo.spec.response_dim} channels; give others"

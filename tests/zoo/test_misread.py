@@ -96,7 +96,8 @@ def test_a_siren_that_was_not_trained_has_a_gain_of_one():
     spec = SirenSpec(hidden=(128, 128, 128), w0=12.0)
     weights = jax.vmap(spec.init)(jax.random.split(jax.random.key(0), 2))
     assert spec.phase_gain(weights) == pytest.approx(1.0, abs=0.02)
-    assert FieldSpec(hidden=(4, 4)).phase_gain(weights) is None
+    relus = FieldSpec(hidden=(4, 4))
+    assert relus.phase_gain(jax.vmap(relus.init)(jax.random.split(jax.random.key(0), 2))) is None
 
 
 def test_images_tell_the_order_of_coordinates(zoo):
@@ -133,6 +134,7 @@ def arguments(folder, tmp_path, **changes):
     ]
 
 
+@pytest.mark.slow
 def test_a_published_inr_is_named_when_misread(shared, tmp_path, capsys):
     pytest.importorskip("torch")
     folder = shared / "data" / "mnist_inr_real"
@@ -166,7 +168,7 @@ def test_images_that_are_not_those_of_the_networks_are_refused(built_zoos_dir, t
     np.savez(tmp_path / "sounds.npz", signals=rgb[:, 0, :, 0] / 255, labels=np.arange(12) % 2)
     flags = ["x", f"--config={REPO}/configs/mnist.py"]
     for family, source, message in [
-        ("inr", f"signals:{tmp_path}/sounds.npz", "draw images of 1 channel"),
+        ("inr", f"signals:{tmp_path}/sounds.npz", "are no images, as networks of digits_inr_built"),
         ("cnn", f"{tmp_path}/rgb.npz", "draw no images; leave out --images"),
     ]:
         config = {"inr": "mnist", "cnn": "cifar10_wild_park"}[family]
