@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import jax
 import jaxtyping
 import pytest
+from jax._src import compiler
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -54,9 +55,30 @@ def shared() -> pathlib.Path:
     return folder
 
 
+# Where XLA optimizes little, it also leaves out two things that take almost half of its time on a
+# CPU: splitting small programs for several threads, and its newer way to write fused loops, which
+# jax 0.12 always has.
+QUICK = {"xla_cpu_parallel_codegen_split_count": 1}
+if jax.__version_info__ < (0, 11):
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+QUICK_FLAGS = " ".join(f"--{name}={value}".lower() for name, value in QUICK.items())
+_compile_options = compiler.get_compile_options
+
+
+def _quick(*args, **kwargs):
+    options = _compile_options(*args, **kwargs)
+    if jax.config.read("jax_disable_most_optimizations"):
+        options.env_option_overrides = [*options.env_option_overrides, *QUICK.items()]
+    return options
+
+
+compiler.get_compile_options = _quick
+
+
 def _optimize(fully: bool) -> None:
     """How much XLA optimizes here, and in processes started from here."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not fully)
+    os.environ["XLA_FLAGS"] = "" if fully else QUICK_FLAGS
     if jax.config.read("jax_disable_most_optimizations") == fully:
         jax.config.update("jax_disable_most_optimizations", not fully)
         jax.clear_caches()
@@ -69,6 +91,12 @@ def _optimized(request):
     Where figures or bits of what users run are looked at, a module says
     `pytestmark = pytest.mark.optimized`.
     """
+    _optimize(request.node.get_closest_marker("optimized") is not None)
+
+
+@pytest.fixture(autouse=True)
+def _optimized_test(request, _optimized):
+    """The same where a single test says so."""
     _optimize(request.node.get_closest_marker("optimized") is not None)
 
 

@@ -91,7 +91,7 @@ class Learner:
         fresh = jax.vmap(self.optimizer.init)(params_S)
         return dataclasses.replace(state_S, params=params_S, opt_state=fresh)
 
-    @property
+    @functools.cached_property
     def graphdef(self) -> Any:
         """The model's structure, to be merged with a state's `params` and `fixed`."""
         model = nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))

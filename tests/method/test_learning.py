@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ SETTINGS = {
 }
 
 
+@functools.cache
 def make_learner(method="probegen"):
     def model(key):
         return make_model(SPEC, SETTINGS | {"method": method}, 3, rngs=nnx.Rngs(params=key))
@@ -62,11 +64,19 @@ def test_padding_neither_counts_nor_moves_anything(zoo):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@functools.cache
+def program(learner):
+    return jax.jit(lambda *args: learning.train_steps(learner, *args))
+
+
+predict = jax.jit(learning.predict, static_argnums=0)
+
+
 def run_epoch(learner, keys, zoo, stretches):
     weights, targets = zoo
     state = jax.jit(learner.init)(keys)
-    rows_SxTxB = jax.vmap(epoch_rows)(keys)
-    run = jax.jit(lambda *args: learning.train_steps(learner, *args))
+    rows_SxTxB = jax.jit(jax.vmap(epoch_rows))(keys)
+    run = program(learner)
     losses_SxT = jnp.zeros(rows_SxTxB.shape[:2])
     for bounds in stretches:
         bounds = map(jnp.int32, (0, *bounds))
@@ -114,10 +124,10 @@ def test_a_seed_among_others_trains_as_it_does_alone(zoo):
 def test_training_lowers_the_loss_and_leaves_fixed_probes_alone(zoo):
     weights, targets = zoo
     learner = make_learner("uniform")
-    run = jax.jit(lambda *args: learning.train_steps(learner, *args))
+    run, shuffled = program(learner), jax.jit(epoch_rows)
     first = state = init(learner, 0)
     for epoch in range(60):
-        rows = epoch_rows(jax.random.key(epoch))[None]
+        rows = shuffled(jax.random.key(epoch))[None]
         bounds = map(jnp.int32, (0, 0, 5))
         state, losses_SxT = run(state, jnp.zeros((1, 5)), weights, targets, rows, *bounds)
         if not epoch:
@@ -132,10 +142,11 @@ def test_predictions_are_those_of_the_model_in_the_order_asked(zoo):
     learner = make_learner()
     state = init(learner, 0, 1)
     rows = jnp.asarray([[7, 1, 9], [0, 21, -1]])
-    outputs = learning.predict(learner, state.params, state.fixed, weights, rows)
+    outputs = predict(learner, state.params, state.fixed, weights, rows)
     assert outputs.shape == (2, 6, 3)
     one = jax.tree.map(lambda leaf: leaf[1], (state.params, state.fixed))
-    direct = learner.outputs(*one, SPEC.take(weights, jnp.asarray([7, 1, 9, 0, 21])))
+    some = SPEC.take(weights, jnp.asarray([7, 1, 9, 0, 21]))
+    direct = jax.jit(learner.outputs)(*one, some)
     np.testing.assert_allclose(outputs[1, :5], direct, atol=1e-6)
 
 
@@ -150,7 +161,7 @@ def test_fixed_probes_train_the_same_from_responses_computed_once(zoo):
     assert learning.probes_are_fixed(state)
     assert not learning.probes_are_fixed(init(make_learner("vanilla"), 0))
     every_row = learning.in_batches(np.arange(NUM_NETWORKS), BATCH)
-    responses = learning.responses(learner, state, weights, every_row)
+    responses = jax.jit(learning.responses, static_argnums=0)(learner, state, weights, every_row)
     assert responses.shape == (2, 25, 4, SPEC.response_dim)
     assert not np.allclose(responses[0, :22], responses[1, :22])  # each seed has its own probes
     once = dataclasses.replace(learner, from_responses=True)
@@ -160,8 +171,8 @@ def test_fixed_probes_train_the_same_from_responses_computed_once(zoo):
         np.testing.assert_allclose(a, b, atol=1e-5)
     rows = jnp.asarray([[7, 1, 9], [0, 21, -1]])
     np.testing.assert_allclose(
-        learning.predict(learner, asked.params, asked.fixed, weights, rows)[:, :5],
-        learning.predict(once, asked.params, asked.fixed, responses, rows)[:, :5],
+        predict(learner, asked.params, asked.fixed, weights, rows)[:, :5],
+        predict(once, asked.params, asked.fixed, responses, rows)[:, :5],
         atol=1e-6,
     )
 

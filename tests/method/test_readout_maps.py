@@ -69,19 +69,26 @@ def test_averages_are_read_as_each_cell_and_channel_would_be():
     queries = jnp.zeros((3, 2, 1))
     kept = jax.jit(lambda: SPEC.respond_with_maps(weights, probes, everything, queries))()[1]
     described, _ = SPEC.describe_layers(weights)
-    widen, narrow = head.describe
-    embedded = narrow(jax.nn.gelu(widen(described), approximate=False))
-    scale, shift = jnp.split(head.modulate(embedded), 2, axis=-1)
-    for layer, channels in enumerate((4, 6)):
-        values = kept[:, :, layer].reshape(3, 4, -1, 6)[..., :channels].swapaxes(2, 3)
-        cells, whole = values[..., :96].reshape(3, 4, channels, 6, 16), values[..., 96:]
-        places = head.place(jnp.asarray(readout._places()))
-        tokens = head.cell(cells.swapaxes(3, 4)) + places[None, None, None]
-        by_layer = (slice(None), layer, None, None, None)
-        tokens = tokens * (1 + scale[by_layer]) + shift[by_layer]
-        down, up = head.token
-        tokens = up(down(jnp.concatenate([head.cells(tokens), whole], axis=-1)))
-        expected = head.channels(tokens)
+
+    @nnx.jit
+    def read(head, kept, described):
+        widen, narrow = head.describe
+        embedded = narrow(jax.nn.gelu(widen(described), approximate=False))
+        scale, shift = jnp.split(head.modulate(embedded), 2, axis=-1)
+        expected = []
+        for layer, channels in enumerate((4, 6)):
+            values = kept[:, :, layer].reshape(3, 4, -1, 6)[..., :channels].swapaxes(2, 3)
+            cells, whole = values[..., :96].reshape(3, 4, channels, 6, 16), values[..., 96:]
+            places = head.place(jnp.asarray(readout._places()))
+            tokens = head.cell(cells.swapaxes(3, 4)) + places[None, None, None]
+            by_layer = (slice(None), layer, None, None, None)
+            tokens = tokens * (1 + scale[by_layer]) + shift[by_layer]
+            down, up = head.token
+            tokens = up(down(jnp.concatenate([head.cells(tokens), whole], axis=-1)))
+            expected.append(head.channels(tokens))
+        return expected
+
+    for layer, expected in enumerate(read(head, kept, described)):
         found = answers[:, :, 3:].reshape(3, 4, 2, 65)[:, :, layer]
         np.testing.assert_allclose(found[..., :64], expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(found[..., 64], 1)

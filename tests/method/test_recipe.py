@@ -1,13 +1,23 @@
 """The optimiser's settings, each against what it is by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_learning import BATCH, NUM_NETWORKS, SETTINGS, SPEC, init, run_epoch, seed_keys
+from test_learning import (
+    BATCH,
+    NUM_NETWORKS,
+    SETTINGS,
+    SPEC,
+    init,
+    predict,
+    run_epoch,
+    seed_keys,
+)
 
 from probegen_jax.errors import UserError
 from probegen_jax.method import learning, tasks
@@ -50,13 +60,18 @@ def make_learner(**levers):
     )
 
 
+@functools.cache
+def improve(learner):
+    """A step, as one program."""
+    return jax.jit(lambda state, *batch: learner.improve(state, learner.sums(state, *batch))[0])
+
+
 def step(learner, zoo, state=None):
     """One step of one seed; the state before, and that after."""
     weights, targets = zoo
     before = state or jax.tree.map(lambda leaf: leaf[0], init(learner, 0))
     batch = SPEC.take(weights, jnp.arange(BATCH)), targets[:BATCH], jnp.ones(BATCH, bool)
-    improve = jax.jit(lambda state, *batch: learner.improve(state, learner.sums(state, *batch))[0])
-    return before, improve(before, *batch)
+    return before, improve(learner)(before, *batch)
 
 
 def changes(learner, zoo):
@@ -96,14 +111,15 @@ def test_probes_may_drop_a_share_of_their_values_in_training(zoo):
     jax.tree.map(np.testing.assert_array_equal, states.params, without.params)
     rows = jnp.asarray([[7, 1, 9]])
     outputs = [
-        learning.predict(each, state.params, state.fixed, zoo[0], rows)
+        predict(each, state.params, state.fixed, zoo[0], rows)
         for each, state in ((learner, states), (plain, without))
     ]
     np.testing.assert_array_equal(*outputs)
     one = jax.tree.map(lambda leaf: leaf[0], (states.params, states.fixed))
     weights = learner.take(zoo[0], jnp.asarray([3, 3, 4]))
+    outputs = jax.jit(learner.outputs)
     first, again, later = (
-        np.asarray(learner.outputs(*one, weights, learning.Noise(step, place)))
+        np.asarray(outputs(*one, weights, learning.Noise(jnp.int32(step), jnp.int32(place))))
         for step, place in ((0, 0), (0, 8), (1, 0))
     )
     np.testing.assert_array_equal(first, again)
@@ -256,7 +272,7 @@ def test_dropout_drops_its_share_by_seed_step_and_place(zoo):
     # It is of training alone.
     rows = jnp.asarray([[7, 1, 9]])
     outputs = [
-        learning.predict(each, state.params, state.fixed, zoo[0], rows)
+        predict(each, state.params, state.fixed, zoo[0], rows)
         for each, state in ((learner, states), (make_learner(), plain))
     ]
     np.testing.assert_array_equal(*outputs)

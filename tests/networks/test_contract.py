@@ -1,6 +1,7 @@
 """What every family of networks does, and what a family of a few lines gets for nothing."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -224,6 +225,7 @@ def mixture():
     return *mixed.build(members, weights), list(zip(members, weights, strict=True))
 
 
+@functools.cache
 def families():
     """A spec of each registered family, and stacked weights of a few networks."""
     siren = SirenSpec(hidden=(4, 5), in_dim=3, out_dim=2, grid="ij", w0=20.0, block_size=2)
@@ -247,7 +249,7 @@ def families():
     layered = LayeredCnnSpec((5, 5, 2), 3, (layers,))
     specs = {"siren": siren, "field": field, "cnn": cnn, "vit": vit, "resnet": resnet}
     specs["layered_cnn"] = layered
-    found = {kind: (spec, jax.vmap(spec.init)(keys)) for kind, spec in specs.items()}
+    found = {kind: (spec, jax.jit(jax.vmap(spec.init))(keys)) for kind, spec in specs.items()}
     return found | {"mixed_cnn": mixture()[:2]}
 
 
@@ -261,8 +263,9 @@ def test_responses_are_those_of_one_network_after_the_other(kind):
     probes = jax.random.normal(jax.random.key(1), (3, *spec.probe_shape))
     weights = jax.tree.map(jnp.asarray, weights)
     assert spec.count(weights) == 3
-    loop = [spec.apply(spec.take(weights, n), probes) for n in range(3)]
-    found = spec.respond(weights, probes)
+    apply = jax.jit(spec.apply)
+    loop = [apply(spec.take(weights, n), probes) for n in range(3)]
+    found = jax.jit(spec.respond)(weights, probes)
     assert found.shape == (3, 3, spec.response_dim)
     np.testing.assert_allclose(found, np.stack(loop), rtol=1e-4, atol=1e-5)
 

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REPO
+from conftest import QUICK_FLAGS, REPO
 
 from probegen_jax.errors import EXIT_PEER_ENDED, EXIT_STOPPED, UserError
 from probegen_jax.training.job.cluster import Cluster, find_cluster
@@ -40,10 +40,12 @@ def free_port():
 
 
 @contextlib.contextmanager
-def started(commands):
-    """Processes, which are gone at the end whatever happens."""
+def started(commands, quick=False):
+    """Processes, gone at the end whatever happens; `quick` to compile where no figures count."""
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     environment |= {"JAX_PLATFORMS": "cpu"}
+    if quick:
+        environment |= {"XLA_FLAGS": QUICK_FLAGS, "JAX_DISABLE_MOST_OPTIMIZATIONS": "True"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "probegen_jax.train", *command],
@@ -167,7 +169,7 @@ def wait_for(condition, processes):
 def test_sigterm_to_one_process_stops_both_with_all_saved(tmp_path, digits_dir):
     workdir, data = tmp_path / "run", f"--config.data_dir={digits_dir}"
     more = (data, "--config.num_epochs=300", "--config.checkpoint_every=5000")
-    with started(job(2, workdir, *more)) as processes:
+    with started(job(2, workdir, *more), quick=True) as processes:
         log = workdir / "metrics.jsonl"
         wait_for(lambda: log.exists() and log.read_text(), processes)
         processes[1].send_signal(signal.SIGTERM)
