@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probegen_jax.networks import maps
+from probegen_jax.networks import map_summaries, maps
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import forward, published
 from probegen_jax.networks.cnn.cnn import CnnSpec
@@ -220,7 +220,7 @@ def test_their_gradients_are_those_of_the_plain_definition(size):
 
     @jax.jit
     def both(x):
-        return [jax.vjp(f, x)[1](cotangents)[0] for f in (maps._summary, plainly)]
+        return [jax.vjp(f, x)[1](cotangents)[0] for f in (map_summaries.summary, plainly)]
 
     np.testing.assert_allclose(*both(x), rtol=1e-4, atol=1e-5)
 
@@ -275,7 +275,7 @@ def test_where_nothing_varies_gradients_are_finite_and_shared_by_all_pixels():
 
     @jax.jit
     def values_and_gradient(x):
-        found, back = jax.vjp(maps._summary, x)
+        found, back = jax.vjp(map_summaries.summary, x)
         return found, back(jax.tree.map(jnp.ones_like, found))[0]
 
     (cells, whole), gradient = values_and_gradient(x)

@@ -25,7 +25,7 @@ from probegen_jax.method.layers import dense, uniform_fan_in
 from probegen_jax.method.readouts.base import Sizes
 from probegen_jax.method.readouts.outputs import Head
 from probegen_jax.method.tasks import Scale
-from probegen_jax.networks import maps
+from probegen_jax.networks import map_summaries, maps
 from probegen_jax.networks.apart import apart
 from probegen_jax.networks.contract import NetworkSpec
 
@@ -34,13 +34,13 @@ _CELL_RANK, _RANK, _BOTTLENECK = 8, 16, 32
 _PRODUCTS, _MIXED, _HIDDEN = 32, 128, 64
 _FREQUENCIES = 4
 # Of a channel, what is averaged: a cell's statistics, which cell it was, those of the whole map.
-_PARTS = (maps.OF_CELL, maps.CELLS, maps.OF_MAP)
+_PARTS = (map_summaries.OF_CELL, map_summaries.CELLS, map_summaries.OF_MAP)
 _ENDS = tuple(int(end) for end in np.cumsum(_PARTS)[:2])
 
 
 def _places() -> Float[np.ndarray, "16 16"]:
     """Sines and cosines of where each cell lies, row by row."""
-    along = np.linspace(-1, 1, maps.GRID, dtype=np.float32)
+    along = np.linspace(-1, 1, map_summaries.GRID, dtype=np.float32)
     row, column = (each.ravel() for each in np.meshgrid(along, along, indexing="ij"))
     phases = [np.pi * 2**n * at for n in range(_FREQUENCIES) for at in (column, row)]
     return np.stack([f(phase) for phase in phases for f in (np.sin, np.cos)], -1)
@@ -111,13 +111,13 @@ class HiddenMaps(Head):
                 dense(_DESCRIBED, _DESCRIBED, rngs=rngs),
             ]
         )
-        self.cell = dense(maps.OF_CELL, _CELL, rngs=rngs)
+        self.cell = dense(map_summaries.OF_CELL, _CELL, rngs=rngs)
         self.place = dense(4 * _FREQUENCIES, _CELL, rngs=rngs)
         self.modulate = dense(_DESCRIBED, 2 * _CELL, rngs=rngs)
         self.cells = Pool(_CELL, _CELL_RANK, rngs=rngs)
         self.token = nnx.List(
             [
-                _narrow(_CELL + maps.OF_MAP, _BOTTLENECK, rngs=rngs),
+                _narrow(_CELL + map_summaries.OF_MAP, _BOTTLENECK, rngs=rngs),
                 dense(_BOTTLENECK, _TOKEN, rngs=rngs),
             ]
         )
@@ -173,7 +173,7 @@ class HiddenMaps(Head):
         of_mean, of_map = jnp.split(of_token, [_CELL])
         of_mean = self.cells.value.kernel[...] @ (self.cells.out.kernel[...] @ of_mean)
         of_mean = of_mean[None, None] * scale
-        of_map = jnp.broadcast_to(of_map[None, None], (*scale.shape[:2], maps.OF_MAP))
+        of_map = jnp.broadcast_to(of_map[None, None], (*scale.shape[:2], map_summaries.OF_MAP))
         parts = [each for by in (of_cells, of_mean) for each in (by @ to_cell, by @ to_place)]
         return jnp.concatenate([*parts, of_map], axis=-1)
 
@@ -218,7 +218,7 @@ def pooled(
 def _pool(cells: Any, whole: Any, there: Any, query: Any) -> tuple[jax.Array, ...]:
     """See `pooled`; also the weights of cells, the values of channels and their weights."""
     of_part, of_place, of_channel = jnp.split(query, _ENDS)
-    each = [cells[:, part] for part in range(maps.OF_CELL)]
+    each = [cells[:, part] for part in range(map_summaries.OF_CELL)]
     scores = sum(by * part for by, part in zip(of_part, each, strict=True))
     scores = scores + of_place[None, :, None]
     # Of slices, as in `networks.maps`.
@@ -235,7 +235,7 @@ def _pool(cells: Any, whole: Any, there: Any, query: Any) -> tuple[jax.Array, ..
 
 
 def _over_cells(op: Any, x: Float[Array, "P 16 C"]) -> Float[Array, "P C"]:
-    return functools.reduce(op, [x[:, cell] for cell in range(maps.CELLS)])
+    return functools.reduce(op, [x[:, cell] for cell in range(map_summaries.CELLS)])
 
 
 def _pooled_forward(cells, whole, there, query):
@@ -252,7 +252,7 @@ def _pooled_back(kept, g_PxK):
     g_of_channel = jnp.sum(g[:, None] * values, axis=(0, 2))
     g_values = of_channels[:, None] * g_PxK[..., None] + g[:, None] * of_channel[None, :, None]
     g_means, g_weights, g_whole = jnp.split(g_values, _ENDS, axis=1)
-    parts = range(maps.OF_CELL)
+    parts = range(map_summaries.OF_CELL)
     g_weights = g_weights + sum(g_means[:, part, None] * cells[:, part] for part in parts)
     g_weights = weights * g_weights
     g_scores = g_weights - weights * jnp.sum(g_weights, axis=1, keepdims=True)

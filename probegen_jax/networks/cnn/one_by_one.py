@@ -23,7 +23,7 @@ from probegen_jax.networks.apart import apart
 from probegen_jax.networks.cnn.forward import head, patches
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer
 from probegen_jax.networks.cnn.taps import back, spread
-from probegen_jax.networks.maps import Reduce, summaries
+from probegen_jax.networks.maps import Reduce, read
 
 Layers = tuple[ConvLayer, ...]
 Names = tuple[str, ...]
@@ -69,7 +69,7 @@ def _forward(layers, activations, reduce, weights, probes, queries):
             before = apart(_sums)(weights, first_PxhxwxV)
             before = before.reshape(*first_PxhxwxV.shape[:-1], -1)
             y = layers[0].by_activation(activations, weights, ACTIVATIONS.__getitem__, before)
-            found.append(_read(reduce, before, y, queries_LxQ[0]))
+            found.append(read(reduce, before, y, queries_LxQ[0]))
         for index, (layer, affine) in enumerate(zip(layers, weights["layers"], strict=True)):
             if index == 0:
                 continue
@@ -82,7 +82,7 @@ def _forward(layers, activations, reduce, weights, probes, queries):
                 kept.append(y)
             else:
                 kept.append((flat + bias).reshape(x.shape))
-                found.append(_read(reduce, kept[-1], y, queries_LxQ[index]))
+                found.append(read(reduce, kept[-1], y, queries_LxQ[index]))
         found = None if reduce is None else jnp.stack(found, axis=1)
         return (head(weights, y), found), tuple(kept)
 
@@ -107,10 +107,9 @@ def _backward(layers, activations, reduce, kept, g):
             if reduce is None:
                 return g * _slope(layer, activations, weights, kept)
             y = layer.by_activation(activations, weights, ACTIVATIONS.__getitem__, kept)
-            read = functools.partial(_read, reduce)
-            g_before, g_y, g_query = jax.vjp(read, kept, y, queries_LxQ[index])[1](
-                g_found[:, index]
-            )
+            reading = functools.partial(read, reduce)
+            _, back = jax.vjp(reading, kept, y, queries_LxQ[index])
+            g_before, g_y, g_query = back(g_found[:, index])
             g_queries.insert(0, g_query)
             return (g + g_y) * _slope(layer, activations, weights, y) + g_before
 
@@ -139,11 +138,6 @@ def _backward(layers, activations, reduce, kept, g):
 
 
 respond.defvjp(_forward, _backward)
-
-
-def _read(reduce, before, after, query):
-    """What is read of a layer's maps."""
-    return reduce(*summaries(before, after), None, query)
 
 
 def _biased(name):

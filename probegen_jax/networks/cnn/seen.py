@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.layer import PER_NETWORK, ConvLayer, Size
-from probegen_jax.networks.maps import Reduce, description, summaries
+from probegen_jax.networks.maps import Reduce, description, read
 
 
 def describe(
@@ -51,7 +51,7 @@ def respond(
         found = []
 
         def see(index: int, before: jax.Array, after: jax.Array) -> None:
-            found.append(reduce(*summaries(before, after), None, queries_LxQ[index]))
+            found.append(read(reduce, before, after, queries_LxQ[index]))
 
         given = (layers, activations, network, first)
         responses = forward.run_on_patches(*given, networks=networks, see=see)

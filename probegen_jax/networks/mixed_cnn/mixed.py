@@ -88,17 +88,28 @@ class MixedCnnSpec(WithMaps, ImageSpec):
         self, weights: MixedWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; differentiable in the probes only."""
+        return self._answers(None, weights, probes, None)[0]
+
+    def _answers(
+        self, reduce: Reduce | None, weights: MixedWeights, probes: jax.Array, queries: Any
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
+        """Responses, and what is read of maps if asked."""
         padded = self._in_chunks(probes)
-        chunks, chunk = padded.shape[:2]
         if self.platform == "cpu":
-            stored = tables.stored(self.image_shape)
+            stored, (chunks, chunk) = tables.stored(self.image_shape), padded.shape[:2]
             interpreter = Interpreter(self.kinds, self.max_layers, stored, chunk, self.dtype)
-            flat = padded.reshape(chunks, -1)
-            responses_BxCxQxR = tape.respond(interpreter, self.tape_size, weights, flat)
+            given = (weights, padded.reshape(chunks, -1), queries)
+            responses, found = tape.respond(interpreter, self.tape_size, reduce, *given)
         else:
-            responses_BxCxQxR = batch.respond(self._uniform, None, weights, padded, None)[0]
-        responses = responses_BxCxQxR.reshape(responses_BxCxQxR.shape[0], chunks * chunk, -1)
-        return responses[:, : probes.shape[0]]
+            responses, found = batch.respond(self._uniform, reduce, weights, padded, queries)
+
+        def joined(each: jax.Array) -> jax.Array:
+            each = each.reshape(each.shape[0], -1, *each.shape[3:])
+            return each[:, : probes.shape[0]]
+
+        if found is not None:
+            found = joined(jnp.moveaxis(found, 2, 3))  # probes of a chunk before layers
+        return joined(responses), found
 
     @property
     def _uniform(self) -> Uniform:
@@ -144,16 +155,7 @@ class MixedCnnSpec(WithMaps, ImageSpec):
         reduce: Reduce,
         queries: Float[Array, "B L Q"],
     ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
-        """See `NetworkSpec`; on a CPU, too, in the form that is for accelerators."""
-        padded = self._in_chunks(probes)
-        responses, found = batch.respond(self._uniform, reduce, weights, padded, queries)
-        found = jnp.moveaxis(found, 2, 3)  # probes of a chunk before layers
-
-        def joined(each: jax.Array) -> jax.Array:
-            each = each.reshape(each.shape[0], -1, *each.shape[3:])
-            return each[:, : probes.shape[0]]
-
-        return joined(responses), joined(found)
+        return self._answers(reduce, weights, probes, queries)
 
     def flat(self, weights: MixedWeights) -> Float[Array, "B V"]:
         """See `NetworkSpec`."""

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from probegen_jax.networks.maps import Reduce
-from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Reading, Uniform
+from probegen_jax.networks.maps import Reading, Reduce
+from probegen_jax.networks.mixed_cnn.on_accelerator.uniform import Uniform
 
 # Bytes of pre-activations that a batch may keep for the way back. If they are more, each network
 # is run once more then.

@@ -19,19 +19,12 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS
-from probegen_jax.networks.maps import Reduce, summaries
+from probegen_jax.networks.map_summaries import summaries
+from probegen_jax.networks.maps import Reading
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
 
 Program = dict[str, Any]
 Tape = Float[Array, "layers P h w c"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What is to be read of the maps of one network; see `NetworkSpec.respond_with_maps`."""
-
-    reduce: Reduce
-    queries: Float[Array, "L Q"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def update_if(
-    where: jax.Array, update: Callable[[jax.Array, jax.Array], jax.Array], buffer: jax.Array
-) -> jax.Array:
-    """`update(buffer, 0)` where true, else `buffer`, in place.
+def update_if(where: jax.Array, update: Callable[[Any, jax.Array], Any], buffer: Any) -> Any:
+    """`update(buffer, 0)` where true, else `buffer`, one or several, in place.
 
     The zero is the loop's counter. What `update` computes must depend on it, or XLA finds that the
     loop does not change it and computes it in any case, outside the loop.

@@ -18,9 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.maps import Reading
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
+from probegen_jax.networks.mixed_cnn.on_cpu import reading as maps
 from probegen_jax.networks.mixed_cnn.on_cpu.convolution import convolve, convolve_back
 from probegen_jax.networks.mixed_cnn.on_cpu.in_place import map_blocks, update_if, write_images
 
@@ -83,9 +86,10 @@ class Interpreter:
         """A buffer for what goes into each layer, and comes out of the last."""
         return jnp.zeros(((self.max_layers + 1) * self.slot,), jnp.float32)
 
-    def gradients(self) -> tuple[jax.Array, ...]:
-        """Buffers for gradients on their way back."""
-        return tuple(jnp.zeros((n * self.slot,), jnp.float32) for n in (1, self.max_layers))
+    def gradients(self, reading: bool = False) -> tuple[jax.Array, ...]:
+        """Buffers for gradients on their way back; one more if maps are read."""
+        slots = (1, self.max_layers, 1) if reading else (1, self.max_layers)
+        return tuple(jnp.zeros((n * self.slot,), jnp.float32) for n in slots)
 
     def forward(
         self,
@@ -94,7 +98,8 @@ class Interpreter:
         probes: jax.Array,
         at: jax.Array,
         buffers: tuple[jax.Array, jax.Array],
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        reading: Reading | None = None,
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array, Float[Array, "L P K"] | None]:
         """One network on one chunk of probes.
 
         Args:
@@ -104,16 +109,17 @@ class Interpreter:
           at: for each layer, where on the tape.
           buffers: the tape, on which pre-activations are written, and `inputs()`. They go from call
             to call, because making new ones means filling them.
+          reading: of maps, if they are asked for.
 
         Returns:
-          The buffers, and the responses (chunk, R).
+          The buffers, the responses (chunk, R), and what was read of each layer's maps.
         """
         tape, x = buffers
         # Slot l holds the input of layer l, so slot l+1 the output of layer l.
         x = jax.lax.dynamic_update_slice(x, probes, (0,))
 
         def layer(index, carry):
-            x, tape = carry
+            x, tape, found = carry
             kind, row, source = (program[name][index] for name in ("kind", "row", "residual"))
 
             def run(number, x):
@@ -139,9 +145,21 @@ class Interpreter:
                 [(tape, at[index])],
                 (x, (index + 1) * self.slot),
             )
-            return x, tape
+            if reading is not None:
+                values = maps.forward(
+                    *self._of_layer(reading, program, index),
+                    (tape, at[index]),
+                    (x, (index + 1) * self.slot),
+                    reading.queries[index],
+                )
+                found = jax.lax.dynamic_update_index_in_dim(found, values, index, 0)
+            return x, tape, found
 
-        x, tape = jax.lax.fori_loop(0, program["depth"], layer, (x, tape))
+        found = None
+        if reading is not None:
+            given = (self.max_layers, self.shapes[0], self.chunk, reading.queries[0])
+            found = maps.nothing(reading.reduce, *given)
+        x, tape, found = jax.lax.fori_loop(0, program["depth"], layer, (x, tape, found))
         widest = max(shape[2] for shape in self.shapes)
 
         def pool(shape):
@@ -156,7 +174,7 @@ class Interpreter:
         branches = [pool(shape) for shape in self.shapes]
         pooled = jax.lax.switch(jnp.asarray(self.shape_ids)[last], branches, x)
         head = program["head"]
-        return (tape, x), pooled @ head["kernel"] + head["bias"].reshape(1, -1)
+        return (tape, x), pooled @ head["kernel"] + head["bias"].reshape(1, -1), found
 
     def backward(
         self,
@@ -166,22 +184,25 @@ class Interpreter:
         tape: jax.Array,
         at: jax.Array,
         buffers: tuple[jax.Array, ...],
-    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        """The gradient with respect to one chunk of probes.
+        reading: Reading | None = None,
+        g_found: Float[Array, "L P K"] | None = None,
+    ) -> tuple[tuple[jax.Array, ...], jax.Array, Float[Array, "L Q"] | None]:
+        """The gradients with respect to one chunk of probes, and to the queries.
 
         Args:
           tables: with `program` and `at`, as in `forward`.
           g: gradient with respect to the responses, (chunk, R).
           tape: with the pre-activations that `forward` wrote.
           buffers: `gradients()`, which go from call to call.
+          g_found: gradient with respect to what was read of maps.
 
         Returns:
-          The buffers, and the gradient, flat as the probes are.
+          The buffers, the gradient, flat as the probes are, and that of the queries.
         """
         g_last = g @ program["head"]["kernel"].T
         # Gradients after the activation of the layer at hand, and, slot by slot, before the
         # activation of each layer.
-        gy, gz = buffers
+        gy, gz, *of_map = buffers
         last = program["kind"][program["depth"] - 1]
         for number, shape in enumerate(self.shapes):
 
@@ -198,7 +219,7 @@ class Interpreter:
             gy = update_if(jnp.asarray(self.shape_ids)[last] == number, spread, gy)
 
         def layer(step, carry):
-            gy, gz = carry
+            gy, gz, of_map, g_queries = carry
             index = program["depth"] - 1 - step
             kind, row = program["kind"][index], program["row"][index]
 
@@ -210,12 +231,27 @@ class Interpreter:
                 return update_if(program["residual"][later] == index, add, gy)
 
             gy = jax.lax.fori_loop(index + 1, program["depth"], link, gy)
+            if reading is not None:
+                # Two parts: of maps before the activation, `of_map`, and behind it, added to `gy`.
+                gy, of_map[0], g_query = maps.backward(
+                    *self._of_layer(reading, program, index),
+                    (tape, at[index]),
+                    program["activation"][index],
+                    reading.queries[index],
+                    g_found[index],
+                    (gy, of_map[0]),
+                )
+                g_queries = jax.lax.dynamic_update_index_in_dim(g_queries, g_query, index, 0)
+
+            def before(z, g, *of_map, f):
+                return sum(of_map, jax.vjp(f, z)[1](g)[0])
+
             gz = map_blocks(
-                [lambda z, g, f=f: jax.vjp(f, z)[1](g)[0] for f in ACTIVATIONS.values()],
+                [functools.partial(before, f=f) for f in ACTIVATIONS.values()],
                 program["activation"][index],
                 self._blocks(kind),
                 self.block,
-                [(tape, at[index]), (gy, 0)],
+                [(tape, at[index]), (gy, 0), *((each, 0) for each in of_map)],
                 (gz, index * self.slot),
             )
 
@@ -226,10 +262,17 @@ class Interpreter:
                 return convolve_back(g, kernel, code.stride, code.padding, size, self.dtype)
 
             gy = write_images(kind, [kind.inputs for kind in self.kinds], run, gz, (gy, 0))
-            return gy, gz
+            return gy, gz, of_map, g_queries
 
-        gy, gz = jax.lax.fori_loop(0, program["depth"], layer, (gy, gz))
-        return (gy, gz), gy[: math.prod(self.image_shape) * self.chunk]
+        g_queries = None if reading is None else jnp.zeros_like(reading.queries)
+        carry = (gy, gz, of_map, g_queries)
+        gy, gz, of_map, g_queries = jax.lax.fori_loop(0, program["depth"], layer, carry)
+        return (gy, gz, *of_map), gy[: math.prod(self.image_shape) * self.chunk], g_queries
+
+    def _of_layer(self, reading: Reading, program: Program, index: Any) -> tuple[Any, ...]:
+        """What both ways of reading a layer's maps begin with."""
+        chosen = jnp.asarray(self.shape_ids)[program["kind"][index]]
+        return reading.reduce, self._read, self.shapes, chosen
 
     def _blocks(self, kind: jax.Array) -> jax.Array:
         """Blocks that the output of a layer of this kind fills, the last one perhaps partly."""

@@ -7,14 +7,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from probegen_jax.networks.maps import Reading, Reduce
 from probegen_jax.networks.mixed_cnn.on_cpu.interpreter import Interpreter
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def respond(
-    interpreter: Interpreter, tape_size: int, weights: Any, probes: Float[Array, "chunks values"]
-) -> Float[Array, "B C Q R"]:
-    """Responses of every network of a batch to every probe; differentiable in the probes only.
+    interpreter: Interpreter,
+    tape_size: int,
+    reduce: Reduce | None,
+    weights: Any,
+    probes: Float[Array, "chunks values"],
+    queries: Float[Array, "B L V"] | None,
+) -> tuple[Float[Array, "B C Q R"], Float[Array, "B C L Q K"] | None]:
+    """Responses of every network of a batch to every probe, and what is read of maps if asked.
+
+    Differentiable in the probes and the queries only; see `WithMaps.respond_with_maps`.
 
     Args:
       interpreter: for chunks of Q probes.
@@ -25,20 +33,29 @@ def respond(
     """
 
     @jax.custom_batching.sequential_vmap
-    def run(weights, probes):
+    def run(weights, probes, queries):
         programs = weights["programs"]
         at = jnp.zeros((interpreter.max_layers,), jnp.int32)
 
-        def network(buffers, program):
+        def network(buffers, program_and_queries):
+            program, queries_LxQ = program_and_queries
+            reading = _reading(reduce, queries_LxQ)
+
             def one_chunk(buffers, probes):
-                return interpreter.forward(weights["tables"], program, probes, at, buffers)
+                tables = weights["tables"]
+                buffers, *found = interpreter.forward(tables, program, probes, at, buffers, reading)
+                return buffers, tuple(found)
 
             return jax.lax.scan(one_chunk, buffers, probes)
 
         tape = jnp.zeros((interpreter.slot,), jnp.float32)  # one layer at a time
-        return jax.lax.scan(network, (tape, interpreter.inputs()), programs)[1]
+        return jax.lax.scan(network, (tape, interpreter.inputs()), (programs, queries))[1]
 
-    return run(weights, probes)
+    return run(weights, probes, queries)
+
+
+def _reading(reduce: Reduce | None, queries: Any) -> Reading | None:
+    return None if reduce is None else Reading(reduce, queries)
 
 
 def _plan(
@@ -73,42 +90,46 @@ def _plan(
     return capacity * probes + scratch, plan
 
 
-def _respond_forward(interpreter, tape_size, weights, probes):
+def _respond_forward(interpreter, tape_size, reduce, weights, probes, queries):
     @jax.custom_batching.sequential_vmap
-    def run(weights, probes):
+    def run(weights, probes, queries):
         programs = weights["programs"]
         length, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
 
-        def network(buffers, program_and_plan):
-            program, plan = program_and_plan
+        def network(buffers, one):
+            program, plan, queries_LxQ = one
+            reading = _reading(reduce, queries_LxQ)
 
             def one_chunk(buffers, number_and_probes):
                 number, probes = number_and_probes
                 at = plan["start"] + number * plan["step"] + plan["offsets"]
-                return interpreter.forward(weights["tables"], program, probes, at, buffers)
+                tables = weights["tables"]
+                buffers, *found = interpreter.forward(tables, program, probes, at, buffers, reading)
+                return buffers, tuple(found)
 
             numbers = jnp.arange(probes.shape[0], dtype=jnp.int32)
             return jax.lax.scan(one_chunk, buffers, (numbers, probes))
 
         buffers = (jnp.zeros((length,), jnp.float32), interpreter.inputs())
-        (tape, _), responses = jax.lax.scan(network, buffers, (programs, plan_B))
-        return responses, tape
+        (tape, _), found = jax.lax.scan(network, buffers, (programs, plan_B, queries))
+        return found, tape
 
-    responses, tape = run(weights, probes)
-    return responses, (weights, probes, tape)
+    found, tape = run(weights, probes, queries)
+    return found, (weights, probes, queries, tape)
 
 
-def _respond_backward(interpreter, tape_size, kept, g):
+def _respond_backward(interpreter, tape_size, reduce, kept, g):
     @jax.custom_batching.sequential_vmap
-    def run(weights, probes, tape, g_BxCxQxR):
+    def run(weights, probes, queries, tape, g):
         programs, tables = weights["programs"], weights["tables"]
         _, plan_B = _plan(interpreter, tape_size, programs, probes.shape[0])
 
-        def network(carry, program_plan_g):
-            program, plan, g_CxQxR = program_plan_g
+        def network(carry, one):
+            program, plan, queries_LxQ, g = one
+            reading = _reading(reduce, queries_LxQ)
 
             def one_chunk(number, carry):
-                total, kept, gradients = carry
+                (total, kept, gradients), g_queries = carry
                 at = plan["start"] + number * plan["step"] + plan["offsets"]
                 kept = jax.lax.fori_loop(
                     0,
@@ -118,19 +139,24 @@ def _respond_backward(interpreter, tape_size, kept, g):
                     )[0],
                     kept,
                 )
-                gradients, gradient = interpreter.backward(
-                    tables, program, g_CxQxR[number], kept[0], at, gradients
+                g_responses, g_found = jax.tree.map(lambda leaf: leaf[number], g)
+                gradients, gradient, g_more = interpreter.backward(
+                    tables, program, g_responses, kept[0], at, gradients, reading, g_found
                 )
-                return total.at[number].add(gradient), kept, gradients
+                g_queries = jax.tree.map(jnp.add, g_queries, g_more)
+                return (total.at[number].add(gradient), kept, gradients), g_queries
 
-            return jax.lax.fori_loop(0, probes.shape[0], one_chunk, carry), None
+            carry = (carry, jax.tree.map(jnp.zeros_like, queries_LxQ))
+            return jax.lax.fori_loop(0, probes.shape[0], one_chunk, carry)
 
-        carry = (jnp.zeros_like(probes), (tape, interpreter.inputs()), interpreter.gradients())
-        (total, *_), _ = jax.lax.scan(network, carry, (programs, plan_B, g_BxCxQxR))
-        return total
+        gradients = interpreter.gradients(reduce is not None)
+        carry = (jnp.zeros_like(probes), (tape, interpreter.inputs()), gradients)
+        steps = (programs, plan_B, queries, g)
+        (total, *_), g_queries = jax.lax.scan(network, carry, steps)
+        return total, g_queries
 
-    weights, probes, tape = kept
-    return None, run(weights, probes, tape, g)
+    weights, probes, queries, tape = kept
+    return None, *run(weights, probes, queries, tape, g)
 
 
 respond.defvjp(_respond_forward, _respond_backward)
