@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import REPO
@@ -221,6 +222,32 @@ def test_the_small_cnn_layout_comes_back_bit_for_bit(small):
             expected = affine[kind.split(":")[0]]
             assert ast.literal_eval(line["shape"]) == expected.shape
             np.testing.assert_array_equal(piece.reshape(expected.shape), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "known"), [("mnist", True), ("letters", False)])
+def test_an_export_of_a_published_parts_images_is_read_as_that_part(name, known, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (300, 28, 28), np.uint8)
+    np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(300) % 10)
+    arguments = command(tmp_path, SMALL, tmp_path / "zoo", "--export=torch")
+    arguments[2] = f"--images={tmp_path / name}.npz"
+    build_zoo.main(arguments)
+    folder = tmp_path / "zoo/torch"
+    config = "--config=configs/small_cnn_zoo.py:mnist " if known else ""
+    assert f"read them with {config}--config.manual_dir={folder}\n" in capsys.readouterr().out
+    data, request = tmp_path / "data", Request(manual_dir=folder)
+    theirs = loading.load("mnist_gs", data, request=request)
+    ours = built_zoos.load(tmp_path / "zoo", "cnn")
+    assert theirs.spec.probe_shape == ours.spec.probe_shape == (28, 28, 1)
+    probes = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
+    mine, back = (
+        np.asarray(zoo.spec.respond(zoo.spec.take(zoo.weights, jnp.arange(24)), probes))
+        for zoo in (ours, theirs)
+    )
+    order = [np.argsort(each.sum((1, 2))) for each in (mine, back)]
+    np.testing.assert_allclose(mine[order[0]], back[order[1]], atol=1e-6)
+    np.testing.assert_array_equal(ours.targets_N[order[0]], theirs.targets_N[order[1]])
 
 
 def test_a_zoo_of_one_architecture_is_loaded_as_such(small):
