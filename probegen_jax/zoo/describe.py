@@ -20,8 +20,15 @@ _STD = {
     "cifar10_gs": (_CNN, (0.5502, 0.4075, 0.4353, 0.9724, 0.3643, 1.9454, 0.3682, 0.5446)),
 }
 PUBLISHED_STD = {zoo: dict(zip(*both, strict=True)) for zoo, both in _STD.items()}
-# Of the published INRs, by name of the array.
+# Of these zoos' networks, by name of the array.
 _INR_SHAPES = dict(zip(_INR, ((2, 32), (32,), (32, 32), (32,), (32, 1), (1,)), strict=True))
+_CONV, _BIAS = (3, 3, 16, 16), (16,)
+_SMALL_CNN = ((3, 3, 1, 16), _BIAS, _CONV, _BIAS, _CONV, _BIAS, (16, 10), (10,))
+_SHAPES = {
+    "MNIST-INR": ("mnist_inr", _INR_SHAPES),
+    "FMNIST-INR": ("fmnist_inr", _INR_SHAPES),
+    "CIFAR10-GS": ("cifar10_gs", dict(zip(_CNN, _SMALL_CNN, strict=True))),
+}
 
 _BINS = 10
 _BAR = 40
@@ -74,16 +81,16 @@ def psnr(values: Num[np.ndarray, " N"], title: str) -> list[str]:
 def published(name: str, weights: Any) -> dict[str, Mapping[str, float]]:
     """Published standard deviations to show beside those of a zoo, by heading.
 
-    They are the zoo's own, or those of all published INR zoos where its networks are like theirs.
+    They are the zoo's own, or those of all published zoos whose networks are like its own.
     """
     if name in PUBLISHED_STD:
         return {"published std": PUBLISHED_STD[name]}
-    shapes = {name: leaf.shape[1:] for name, leaf in trees.named(weights).items()}
-    if shapes != _INR_SHAPES:
-        return {}
+    arrays = trees.named(weights).items()
+    shapes = {of: x.shape[1:] for of, x in arrays if np.issubdtype(x.dtype, np.floating)}
     return {
-        "MNIST-INR's std": PUBLISHED_STD["mnist_inr"],
-        "FMNIST-INR's std": PUBLISHED_STD["fmnist_inr"],
+        f"{title}'s std": PUBLISHED_STD[zoo]
+        for title, (zoo, like) in _SHAPES.items()
+        if shapes == like
     }
 
 

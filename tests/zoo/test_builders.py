@@ -30,6 +30,8 @@ def test_tensorflow_is_never_imported(tmp_path):
     pytest.importorskip("torch")
     published_files.mnist_inr(tmp_path, 40)
     published_files.fmnist_inr(tmp_path, 40)
+    for top, channels in (("siren_cifar_wts", 3), ("siren_mnist_wts", 1), ("siren_fashion_wts", 1)):
+        published_files.nfn_inr(tmp_path, top, [0, 45_000, 50_000], channels)
     for part in published_files.PARTS:
         published_files.small_cnn_zoo(tmp_path / part, part, 90)
     published_files.cifar10_wild_park(tmp_path, 4, 1)

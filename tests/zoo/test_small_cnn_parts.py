@@ -14,7 +14,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.networks.cnn import published
 from probegen_jax.networks.cnn.state_dict import from_torch
 from probegen_jax.runs import zoo_from_config
-from probegen_jax.zoo import splits
+from probegen_jax.zoo import describe, splits
 from probegen_jax.zoo.files.small_cnn_files import ACTIVATIONS
 from probegen_jax.zoo.prepared.builders import Request
 from probegen_jax.zoo.prepared.reading import read
@@ -176,6 +176,19 @@ def test_metrics_that_do_not_serve_are_told(old, new, told, tmp_path):
     with pytest.raises(UserError, match=told) as error:
         loading.prepared("fmnist_gs", tmp_path / "data", request=Request(manual_dir=tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_part_is_described_beside_cifar10s_statistics(tmp_path):
+    published_files.small_cnn_zoo(tmp_path, "svhn_cropped", 180)
+    zoo = loading.load("svhn_gs", tmp_path / "data", request=Request(manual_dir=tmp_path))
+    lines = zoo.describe().splitlines()
+    assert lines[0] == "svhn_gs: 20 networks of 4,970 weights, regression"
+    (header,) = (line for line in lines if line.startswith("weights"))
+    assert header.split()[-2:] == ["CIFAR10-GS's", "std"]
+    (bias,) = (line for line in lines if line.split()[:1] == ["layers.2.bias"])
+    assert bias.split()[-1] == "1.9454"
+    wider = {"kernel": np.ones((2, 3, 3, 1, 8), np.float32), "bias": np.ones((2, 8), np.float32)}
+    assert describe.published("mine", {"layers": (wider,), "head": wider}) == {}
 
 
 def test_a_folder_without_the_part_says_what_it_needs(tmp_path):
