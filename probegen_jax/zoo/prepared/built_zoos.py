@@ -58,7 +58,7 @@ def _inr(columns: Columns, rows: dict[str, np.ndarray], metadata: Mapping[str, A
     several = len(np.unique(images)) < len(images)
     facts["images_N"] = images if several else None
     told = {"task": "classification", "num_outputs": classes, **facts}
-    told["psnr_N"] = np.asarray(columns["psnr"])
+    told["psnr_N"] = np.asarray(columns["psnr"]) if "psnr" in columns else None
     return Zoo(spec=spec, weights=weights, targets_N=targets, splits=rows, **told)
 
 
