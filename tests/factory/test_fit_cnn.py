@@ -10,6 +10,7 @@ import pytest
 
 from probegen_jax.factory.builtin import digits_cnn
 from probegen_jax.factory.cnn import fit, initial_weights
+from probegen_jax.factory.cnn.dropout import Dropout
 from probegen_jax.factory.cnn.fit import Trainer, TrainingRun
 from probegen_jax.factory.cnn.optimizers import OPTIMIZERS
 from probegen_jax.networks.cnn.cnn import CnnSpec
@@ -121,10 +122,10 @@ def test_chunks_of_a_batch_are_the_same_as_the_whole(trainer, trained, monkeypat
 def test_dropout_drops_its_share_and_keeps_the_mean():
     x = jnp.ones((64, 8, 8, 4))
     for rate in (0.0, 0.25, 0.7):
-        dropped = fit._drop(x, jnp.float32(rate), (1, 2, 3))
+        dropped = Dropout(jnp.float32(rate), (1, 2))(x, 3)
         assert float(jnp.mean(dropped == 0, dtype=jnp.float32)) == pytest.approx(rate, abs=0.02)
         assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
-    one, other = (fit._drop(x, jnp.float32(0.5), (1, 2, word)) for word in (3, 4))
+    one, other = (Dropout(jnp.float32(0.5), (1, 2))(x, layer) for layer in (3, 4))
     assert float(jnp.mean(one == other, dtype=jnp.float32)) == pytest.approx(0.5, abs=0.03)
 
 
