@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probegen_jax.networks.activations import ACTIVATIONS
+from probegen_jax.networks.apart import apart
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.cnn.taps import back, spread
 
@@ -68,7 +69,9 @@ def _back(layer, to_input, kept, g):
     g_VxO = (g.reshape(g.shape[0], -1) @ patches_VxQ.T).T
     g_affine = {"kernel": g_VxO[:-1].reshape(kernel.shape), "bias": g_VxO[-1]}
     shape = nothing.shape[1:]
-    return _to_input(layer, kernel, g, shape[1:3]) if to_input else jnp.zeros(shape), g_affine
+    if not to_input:
+        return jnp.zeros(shape), g_affine
+    return apart(functools.partial(_to_input, layer, size=shape[1:3]))(kernel, g), g_affine
 
 
 convolve.defvjp(_forth, _back)
