@@ -195,8 +195,8 @@ def defaults(dataset: str) -> ConfigDict:
     # What `statnn` predicts with: gradient-boosted `trees`, or the head, `mlp`.
     config.statnn_head = "trees"
 
-    # What is read of the networks: `outputs`, what they answer, or `hidden`: what INRs and
-    # CNNs compute on the way, too.
+    # What is read of the networks: `outputs`, what they answer, or `hidden`: what INRs, CNNs,
+    # ResNets and ViTs compute on the way, too.
     config.readout = "outputs"
     config.head_width = 256  # of the head's hidden layers
     config.head_depth = 6  # linear layers of the head, at most 100

@@ -16,6 +16,10 @@ from probegen_jax.networks.apart import apart
 GRID = 4  # cells along a side
 CELLS, OF_CELL, OF_MAP = GRID**2, 6, 14
 
+# Slices of so many pixels of a cell are joined one by one, which a CPU runs fastest; of more than
+# that, compilation would take too long.
+_MOST_SLICES = 64
+_ALONG = {jnp.add: jnp.sum, jnp.maximum: jnp.max, jnp.minimum: jnp.min}
 _NEAR_ZERO = 1e-3
 _LEAST_VARIANCE = 1e-10  # less is rounding, and a square root has no slope at 0
 
@@ -33,7 +37,8 @@ def summaries(
       deviation, minimum, maximum, log(1 + norm), the share of values above 0, and that of values
       below 0.001 in size.
     """
-    cells, wholes = zip(*map(summary, (before, after)), strict=True)
+    first = summary(before)
+    cells, wholes = zip(first, first if after is before else summary(after), strict=True)
     return jnp.concatenate(cells, axis=1), jnp.concatenate(wholes, axis=1)
 
 
@@ -220,9 +225,15 @@ def _over_cells(
     sides = (min(side, GRID) for side in x.shape[1:3])
     found = jax.lax.empty((x.shape[0], *sides, x.shape[3]), x.dtype)
     for _, at, pixels, given in _parts(x, *cells):
-        places = itertools.product(range(pixels.shape[2]), range(pixels.shape[4]))
-        values = [value(pixels[:, :, a, :, b], *given) for a, b in places]
-        found = jax.lax.dynamic_update_slice(found, functools.reduce(op, values), (0, *at, 0))
+        a, b = pixels.shape[2], pixels.shape[4]
+        if a * b > _MOST_SLICES:
+            values = value(pixels, *(each[:, :, None, :, None] for each in given))
+            joined = _ALONG[op](values, axis=(2, 4))
+        else:
+            places = itertools.product(range(a), range(b))
+            values = [value(pixels[:, :, a, :, b], *given) for a, b in places]
+            joined = functools.reduce(op, values)
+        found = jax.lax.dynamic_update_slice(found, joined, (0, *at, 0))
     return found
 
 

@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.networks import vit_files
+from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.contract import check_at_least_one, check_finite
 from probegen_jax.networks.images import ImageSpec
+from probegen_jax.networks.maps import DESCRIPTION, Reduce, WithMaps, description, read
 from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shapes import size_of
@@ -30,7 +32,7 @@ _KEPT_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
-class VitSpec(ImageSpec):
+class VitSpec(WithMaps, ImageSpec):
     """The static part of a vision transformer: everything but its weights.
 
     The weights are `{"patches", "class_token", "positions", "blocks", "norm", "head"}`, those of
@@ -89,8 +91,13 @@ class VitSpec(ImageSpec):
     @property
     def tokens(self) -> int:
         """The patches of an image, and the class token."""
+        return math.prod(self.grid) + 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How many patches an image has down and across."""
         height, width, _ = self.image_shape
-        return height // self.patch_size * (width // self.patch_size) + 1
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def num_weights(self) -> int:
@@ -141,20 +148,50 @@ class VitSpec(ImageSpec):
         Probes are images, normalised as the network was trained on them.
         """
         self.check_images(probes)
-        return self._run(weights, self._cut(probes))
+        return self._run(weights, self._cut(probes))[0]
 
     def respond(
         self, weights: VitWeights, probes: Float[Array, "P H W C"]
     ) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe, with memory for `block_size` networks."""
+        return self._answers(None, weights, probes, None)[0]
+
+    def _answers(
+        self, reduce: Reduce | None, weights: VitWeights, probes: jax.Array, queries: Any
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
+        """Responses, and what is read of maps if asked."""
         self.check_images(probes)
         patches = self._cut(probes)
 
         @jax.checkpoint  # else a loop keeps the activations of all networks
-        def one(network):
-            return self._run(network, patches)
+        def one(pair):
+            return self._run(pair[0], patches, reduce, pair[1])
 
-        return jax.lax.map(one, weights, batch_size=self.block_size)
+        return jax.lax.map(one, (weights, queries), batch_size=self.block_size)
+
+    def describe_layers(
+        self, weights: VitWeights
+    ) -> tuple[Float[Array, "B L 24"], Bool[Array, "B L"]]:
+        """See `WithMaps`; a block is as a 1×1 convolution of patches, as its linear layers are."""
+        index, number = jnp.arange(self.depth, dtype=jnp.int32), len(weights["class_token"])
+        none = list(ACTIVATIONS).index("none")
+        described = description(index, self.depth, (self.width,) * 2, self.grid, 1, 1, none)
+        described_BxLxD = jnp.broadcast_to(described, (number, self.depth, DESCRIPTION))
+        return described_BxLxD, jnp.ones((number, self.depth), bool)
+
+    def respond_with_maps(
+        self,
+        weights: VitWeights,
+        probes: Float[Array, "P H W C"],
+        reduce: Reduce,
+        queries: Float[Array, "B L Q"],
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
+        """See `WithMaps`; of each block what it puts out for every patch, in the image's order.
+
+        The class token is left out: what it says is in the response. Behind the sum of a block is
+        no activation, so maps before and after it are the same.
+        """
+        return self._answers(reduce, weights, probes, queries)
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
         return (None, *(size for size in (4, 16) if size < batch))
@@ -166,19 +203,32 @@ class VitSpec(ImageSpec):
         grid = images.reshape(number, height // side, side, width // side, side, channels)
         return grid.transpose(0, 1, 3, 5, 2, 4).reshape(number, -1, channels * side**2)
 
-    def _run(self, weights: VitWeights, patches: Float[Array, "P T V"]) -> Float[Array, "P R"]:
+    def _run(
+        self,
+        weights: VitWeights,
+        patches: Float[Array, "P T V"],
+        reduce: Reduce | None = None,
+        queries: Any = None,
+    ) -> tuple[Float[Array, "P R"], Float[Array, "P L K"] | None]:
         embedded = _linear(patches, weights["patches"])
         first = jnp.broadcast_to(weights["class_token"], (len(embedded), 1, self.width))
         x = jnp.concatenate([first, embedded], axis=1) + weights["positions"][None]
         rows = x.shape[0] * self.tokens * self.depth
         kept = 4 * rows * (9 * self.width + 2 * self.mlp_width + 2 * self.heads * self.tokens)
-        block = self._block if kept < _KEPT_BYTES else jax.checkpoint(self._block)
-        x, _ = jax.lax.scan(block, x, weights["blocks"])
-        return _linear(_norm(x[:, 0], weights["norm"], self.norm_eps), weights["head"])
 
-    def _block(
-        self, x: Float[Array, "P T D"], block: Mapping[str, Any]
-    ) -> tuple[Float[Array, "P T D"], None]:
+        def block(x: jax.Array, given: tuple[Any, Any]) -> tuple[jax.Array, jax.Array | None]:
+            x = self._block(x, given[0])
+            if reduce is None:
+                return x, None
+            maps = x[:, 1:].reshape(len(x), *self.grid, self.width)
+            return x, read(reduce, maps, maps, given[1])
+
+        run = block if kept < _KEPT_BYTES else jax.checkpoint(block)
+        x, found = jax.lax.scan(run, x, (weights["blocks"], queries))
+        logits = _linear(_norm(x[:, 0], weights["norm"], self.norm_eps), weights["head"])
+        return logits, None if found is None else found.swapaxes(0, 1)
+
+    def _block(self, x: Float[Array, "P T D"], block: Mapping[str, Any]) -> Float[Array, "P T D"]:
         number, tokens, _ = x.shape
         qkv = _linear(_norm(x, block["norm1"], self.norm_eps), block["qkv"])
         query, key, value = jnp.moveaxis(qkv.reshape(number, tokens, 3, self.heads, -1), 2, 0)
@@ -186,7 +236,7 @@ class VitSpec(ImageSpec):
         mixed = jnp.einsum("phts,pshd->pthd", jax.nn.softmax(scores, axis=-1), value)
         x = x + _linear(mixed.reshape(x.shape), block["out"])
         hidden = _linear(_norm(x, block["norm2"], self.norm_eps), block["fc1"])
-        return x + _linear(jax.nn.gelu(hidden, approximate=False), block["fc2"]), None
+        return x + _linear(jax.nn.gelu(hidden, approximate=False), block["fc2"])
 
     @classmethod
     def from_files(

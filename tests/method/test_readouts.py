@@ -14,7 +14,7 @@ from probegen_jax import settings
 from probegen_jax.errors import UserError
 from probegen_jax.method.model import make_model
 from probegen_jax.method.readouts import scalar
-from probegen_jax.networks.resnet.resnet import ResNetSpec
+from probegen_jax.networks.function import from_function
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.experiment import load_run
 from probegen_jax.runs.exported import export
@@ -111,10 +111,10 @@ def test_its_gradients_are_those_of_the_mlp_and_exactly_of_what_it_computes():
 
 
 def test_networks_without_taps_are_refused():
-    with pytest.raises(UserError, match="no hidden responses"):
-        make_model(
-            ResNetSpec((4,), (1,)), SETTINGS | {"method": "vanilla"}, 1, rngs=nnx.Rngs(params=0)
-        )
+    weights = {"kernel": np.ones((2, 3), np.float32)}
+    spec = from_function(lambda weights, probes: probes @ weights["kernel"], weights, (2,))
+    with pytest.raises(UserError, match="like FunctionSpec give no hidden responses"):
+        make_model(spec, SETTINGS | {"method": "vanilla"}, 1, rngs=nnx.Rngs(params=0))
 
 
 @pytest.mark.slow  # trainings

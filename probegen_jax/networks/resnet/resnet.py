@@ -5,6 +5,7 @@ BatchNorm is part of the convolutions: with the statistics of training it is a s
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from probegen_jax.errors import UserError
 from probegen_jax.networks.activations import ACTIVATIONS, unknown_activation
@@ -20,13 +21,11 @@ from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.contract import check_at_least_one, usual_block_sizes
 from probegen_jax.networks.images import ImageSpec
+from probegen_jax.networks.maps import Reduce, WithMaps
 from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.resnet import layers, state_dict
-from probegen_jax.networks.shapes import (
-    affine,
-    size_of,
-)
+from probegen_jax.networks.shapes import affine, size_of
 
 Convolve = Callable[[ConvLayer, jax.Array, Any], jax.Array]
 
@@ -37,7 +36,7 @@ _SMALL = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetSpec(ImageSpec):
+class ResNetSpec(WithMaps, ImageSpec):
     """The static part of a ResNet: everything but its weights.
 
     The weights are `{"stem": conv, "stages": (({"layers": (conv, ...), "shortcut": conv}, ...),
@@ -184,7 +183,11 @@ class ResNetSpec(ImageSpec):
         return jax.tree.unflatten(tree, map(draw, leaves, keys))
 
     def run(
-        self, weights: Any, x: Float[Array, "P ..."], convolve: Convolve | None = None
+        self,
+        weights: Any,
+        x: Float[Array, "P ..."],
+        convolve: Convolve | None = None,
+        see: layers.See | None = None,
     ) -> Float[Array, "P R"]:
         """One network's logits, with any way to convolve.
 
@@ -192,10 +195,12 @@ class ResNetSpec(ImageSpec):
           x: images, or what the first convolution is given by `convolve`.
           convolve: from a layer, what it reads and its weights to what comes before its activation;
             None is a plain convolution and bias. In training, BatchNorm belongs to it.
+          see: is shown the maps of the stem, before it pools, and of each block, behind its sum.
         """
         convolve = convolve or layers.convolve
         act = ACTIVATIONS[self.activation]
-        x = act(convolve(self.stem, x, weights["stem"]))
+        act_and_show = layers.shown(act, see)
+        x = act_and_show(convolve(self.stem, x, weights["stem"]))
         if self.stem_pool:
             x = layers.max_pool(x)
         for blocks, arrays_of in zip(self.stages, weights["stages"], strict=True):
@@ -208,7 +213,7 @@ class ResNetSpec(ImageSpec):
                     around = convolve(block.shortcut, around, arrays["shortcut"])
                 elif block.shortcut is not None:
                     around = layers.padded(block.shortcut, around)
-                x = act(x + around)
+                x = act_and_show(x + around)
         return forward.head(weights, x)
 
     def apply(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "P R"]:
@@ -221,23 +226,49 @@ class ResNetSpec(ImageSpec):
 
     def respond(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "B P R"]:
         """Every network of a batch on every probe; meant to be differentiated in the probes."""
+        return self._answers(None, weights, probes, None)[0]
+
+    def _answers(
+        self, reduce: Reduce | None, weights: Any, probes: jax.Array, queries: Any
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
+        """Responses, and what is read of maps if asked."""
         self.check_images(probes)
         first = functools.partial(forward.patches, probes, self.stem)
-        if self.block_size is None and self.platform != "cpu" and self.num_weights < _SMALL:
-            number, x = weights["head"]["bias"].shape[0], first()
-            convolve = functools.partial(self._on_patches, networks=number)
-            return jax.vmap(lambda network: self.run(network, x, convolve))(weights)
+        alone = self.block_size is not None or self.platform == "cpu" or self.num_weights >= _SMALL
         x, convolve = probes, layers.convolve
-        if self.block_size is None and self.platform == "cpu":
+        if not alone:
+            together = functools.partial(self._on_patches, networks=len(weights["head"]["bias"]))
+            x, convolve = first(), together
+        elif self.block_size is None and self.platform == "cpu":
             # A convolution inside a loop runs on a single thread there, a matmul on all.
             x, convolve = first(), self._on_patches
 
-        # Run once more on the way back, so that what one network computes is kept, not what all do.
-        @jax.checkpoint
-        def one(network: Any) -> jax.Array:
-            return self.run(network, x, convolve)
+        def one(network: Any, queries_LxQ: Any) -> tuple[jax.Array, jax.Array | None]:
+            run = functools.partial(self.run, network, x, convolve)
+            return layers.and_maps(run, reduce, queries_LxQ)
 
-        return jax.lax.map(one, weights, batch_size=self.block_size)
+        # Run once more on the way back, so that what one network computes is kept, not what all do.
+        once_more = jax.checkpoint(one)
+        if not alone:
+            return jax.vmap(one if reduce is None else once_more)(weights, queries)
+        given = (weights, queries)
+        return jax.lax.map(lambda each: once_more(*each), given, batch_size=self.block_size)
+
+    def describe_layers(self, weights: Any) -> tuple[Float[Array, "B L 24"], Bool[Array, "B L"]]:
+        """See `WithMaps`; of a block, the largest kernel, and the strides of all multiplied."""
+        parts, number = [self.stem, *itertools.chain(*self.stages)], len(weights["head"]["bias"])
+        said = layers.describe(parts, self.image_shape[:2], self.stem_pool, self.activation)
+        return jnp.broadcast_to(said, (number, *said.shape)), jnp.ones((number, len(parts)), bool)
+
+    def respond_with_maps(
+        self,
+        weights: Any,
+        probes: Float[Array, "P H W C"],
+        reduce: Reduce,
+        queries: Float[Array, "B L Q"],
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
+        """See `WithMaps`; the maps are those that `run` shows."""
+        return self._answers(reduce, weights, probes, queries)
 
     def _on_patches(
         self, layer: ConvLayer, x: jax.Array, conv: Any, networks: int = 1
