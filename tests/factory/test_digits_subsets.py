@@ -10,11 +10,11 @@ import pytest
 from conftest import REPO
 from small_run import stopped_at
 
+import probegen_jax
 from probegen_jax import settings, train
 from probegen_jax.factory.builtin import digits_subsets
 from probegen_jax.factory.resnet import fit
 from probegen_jax.networks.resnet.resnet import ResNetSpec
-from probegen_jax.runs.experiment import load_run
 from probegen_jax.zoo import flat_weights
 
 SPEC = dataclasses.replace(digits_subsets.SPEC, widths=(4, 6), stem_width=4)
@@ -188,15 +188,15 @@ def test_the_whole_job(method, zoo, tmp_path, monkeypatch):
 def test_hidden_maps_train_resume_stream_and_predict(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(digits_subsets, "load", lambda data_dir: zoo)
     small = {
-        "num_epochs": 3, "num_seeds": 2, "batch_size": 4, "eval_every": 2, "checkpoint_every": 2,
-        "head_width": 8, "report": False, "readout": "hidden",
+        "num_epochs": 2, "num_seeds": 2, "num_probes": 4, "batch_size": 4, "eval_every": 2,
+        "checkpoint_every": 2, "head_width": 8, "report": False, "readout": "hidden",
     }  # fmt: skip
 
     def run(name, **changes):
         flags = [f"--config.{key}={value}" for key, value in (small | changes).items()]
-        config = f"--config={REPO}/configs/digits_subsets.py:vanilla,3"
+        config = f"--config={REPO}/configs/digits_subsets.py:vanilla"
         train.train(settings.parse(["train", config, *flags], "").config, str(tmp_path / name))
-        return load_run(tmp_path / name, zoo=zoo)
+        return probegen_jax.load(tmp_path / name)
 
     whole = run("whole")
     assert np.abs(whole.head_params["correction"]).max() > 0
