@@ -9,13 +9,17 @@ from probegen_jax.report.figures import panels, save
 
 
 def draw(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
-    """The curves of what is done: against probes, arithmetic and training networks.
+    """Draws what is done against probes, arithmetic and, if they differ, training networks.
 
     A method with one number of probes is a dashed line across the first panel.
     """
     done = [row for row in rows if row["status"] == "done"]
     most = max(int(row["train_networks"]) for row in done)
-    figure, (by_probes, by_mflop, by_networks) = panels(3, 4.2, 3.6)
+    titles = ["probes", "MFLOP a prediction"]
+    if len({row["train_networks"] for row in done}) > 1:
+        titles.append("training networks")
+    figure, axes = panels(len(titles), 4.2, 3.6)
+    by_probes, by_mflop, *by_networks = axes
     names = list(dict.fromkeys(_label(row) for row in done))
     for number, name in enumerate(names):
         mine = [row for row in done if _label(row) == name]
@@ -28,14 +32,13 @@ def draw(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
             _curve(by_probes, full, "num_probes", style)
         _curve(by_mflop, full, "mflop", style)
         at = max((row["num_probes"] for row in mine if row not in full), default="")
-        _curve(
-            by_networks, [row for row in mine if row["num_probes"] == at], "train_networks", style
-        )
-    titles = ("probes", "MFLOP a prediction", "training networks")
-    for axes, title in zip((by_probes, by_mflop, by_networks), titles, strict=True):
-        axes.set_xscale("log")
-        axes.set_xlabel(title)
-        axes.grid(alpha=0.3)
+        for panel in by_networks:
+            same = [row for row in mine if row["num_probes"] == at]
+            _curve(panel, same, "train_networks", style)
+    for panel, title in zip(axes, titles, strict=True):
+        panel.set_xscale("log")
+        panel.set_xlabel(title)
+        panel.grid(alpha=0.3)
     by_probes.set_ylabel(f"test {done[0]['metric'].replace('_', ' ')}")
     by_probes.legend(fontsize=7)
     figure.tight_layout()
