@@ -11,8 +11,8 @@ import jax.numpy as jnp
 def apart(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function of arrays, whose results are computed once and kept in memory.
 
-    XLA may compute a small array anew for each pixel that reads it. On a CPU it ignores
-    `optimization_barrier`, but does not look into a conditional: here one that is always
+    XLA may compute a small array anew for each pixel that reads it. On a CPU it does so through
+    an `optimization_barrier`, too, but does not look into a conditional: here one that is always
     true, which XLA does not know.
     """
 

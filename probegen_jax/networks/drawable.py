@@ -28,9 +28,9 @@ class Drawable:
 
     def draws(
         self, weights: Any, sizes: Sequence[tuple[int, ...]]
-    ) -> list[Float[np.ndarray, "N *grid C"]]:
+    ) -> list[Float[np.ndarray, "N *grid C"]] | None:
         """What `render` shows, on grids of several sizes, as the networks answer it."""
-        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+        return None
 
     def at_w0(self, weights: Any, w0: float, w0_first: float) -> Any | None:
         """Stacked weights with which this spec computes what one of another w0 does with `weights`.

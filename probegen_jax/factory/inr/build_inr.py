@@ -84,7 +84,7 @@ def build(args: argparse.Namespace) -> None:
     from probegen_jax import cpu_devices
     from probegen_jax.factory import parts
     from probegen_jax.factory.images import sources
-    from probegen_jax.factory.inr import fields, fit, fit_inrs, views
+    from probegen_jax.factory.inr import export, fields, fit, fit_inrs, views
     from probegen_jax.zoo import splits
     from probegen_jax.zoo.prepared import build_folder
 
@@ -94,7 +94,7 @@ def build(args: argparse.Namespace) -> None:
     print(images.summary())
     dims, signed = images.dims, images.signed
     channels = images.image_shape[-1]
-    layout = args.layout or _layout_of(images.name)
+    layout = args.layout or export.layout_of(images.name)
     about = {"dims": dims, "signed": signed, "layout": layout}
     spec = fields.spec_of(args.field, args.hidden, channels, args.w0, **about)
     if images.train.points is not None and args.preset == "dwsnets":
@@ -154,13 +154,6 @@ def build(args: argparse.Namespace) -> None:
             build_folder.write(args.out, contents)
         build.clean()
         _report(args, layout)
-
-
-def _layout_of(name: str) -> str:
-    """The published zoo that one of such images is like, by their name."""
-    if name == "cifar10":
-        return "nfn"
-    return "fmnist" if "fashion" in name or "fmnist" in name else "mnist"
 
 
 def _to_json(spec: Any) -> dict[str, Any]:

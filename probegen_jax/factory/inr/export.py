@@ -77,11 +77,18 @@ def export(
         write_json(folder / f"{layout}_splits.json", listed)
 
 
+def layout_of(name: str) -> str:
+    """The published zoo that one of images of some name is like: "mnist", "fmnist" or "nfn"."""
+    if name == "cifar10":
+        return "nfn"
+    return "fmnist" if "fashion" in name or "fmnist" in name else "mnist"
+
+
 def nfn_zoo(spec: PointSpec, name: str) -> type[nfn.NfnInr]:
     """The one of NFN's zoos that networks of images of some name are laid out like."""
     if spec.out_dim > 1:
         return nfn.Cifar10Inr
-    return nfn.NfnFmnistInr if "fashion" in name or "fmnist" in name else nfn.NfnMnistInr
+    return nfn.NfnFmnistInr if layout_of(name) == "fmnist" else nfn.NfnMnistInr
 
 
 def config_of(layout: str, spec: PointSpec, name: str) -> str:
