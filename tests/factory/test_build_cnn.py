@@ -1,6 +1,8 @@
 """Building zoos of CNNs: the same bytes always, export and way back, and probing what was built."""
 
+import contextlib
 import filecmp
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -118,6 +120,49 @@ def test_several_devices_make_the_same_networks():
     for one, other in zip(*made, strict=True):
         for name, values in one.items():
             np.testing.assert_array_equal(values, other[name])
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_networks_and_one_that_dies_is_told_of():
+    images = digits_cnn.digit_images()
+    space = search_space.read("small_cnn_zoo") | {"padding": "same", "epochs": 1}
+    made = []
+    for processes in (False, True):
+        factory = train_cnns.CnnFactory(images, space, 40, 0, processes=processes)
+        with contextlib.closing(factory):
+            made.append([factory.make(part) for part in range(len(factory.parts))])
+    for one, other in zip(*made, strict=True):
+        for name, values in one.items():
+            np.testing.assert_array_equal(values, other[name])
+
+    factory = train_cnns.CnnFactory(images, space, 40, 0, processes=True)
+    with contextlib.closing(factory):
+        factory.make(0)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(UserError, match="a process that trains networks was killed"):
+            for part in range(1, len(factory.parts)):
+                factory.make(part)
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_began_them(tmp_path):
+    many = PARK.replace("epochs=2", "epochs=40")
+    arguments = command(tmp_path, many, tmp_path / "zoo", "--num=100")[1:]
+    script = [sys.executable, "-m", "probegen_jax.build_zoo", *arguments]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(script, env=environment, cwd=REPO)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and not list(tmp_path.glob("zoo/parts/part-*")):
+        time.sleep(0.1)
+    begun = [int(pid) for pid in children.read_text().split()]
+    assert len(begun) >= 2
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 20
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in begun) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [pid for pid in begun if pathlib.Path(f"/proc/{pid}").exists()]
 
 
 def test_no_run_is_in_two_splits_and_all_are_there(park):
@@ -274,8 +319,8 @@ def test_weights_that_are_not_finite_are_left_out(tmp_path, monkeypatch, capsys)
         arrays["weights"][0, 1] = np.inf
         return arrays
 
-    honest = train_cnns.CnnFactory._train
-    monkeypatch.setattr(train_cnns.CnnFactory, "_train", broken)
+    honest = train_cnns.CnnFactory.make
+    monkeypatch.setattr(train_cnns.CnnFactory, "make", broken)
     build_zoo.main(command(tmp_path, PARK, tmp_path / "zoo"))
     assert "4 left out for weights that are not finite" in capsys.readouterr().out
     assert len(built_zoos.load(tmp_path / "zoo", "cnn")) == 68

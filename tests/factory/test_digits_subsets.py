@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import REPO
+from small_run import stopped_at
 
+import probegen_jax
 from probegen_jax import settings, train
 from probegen_jax.factory.builtin import digits_subsets
 from probegen_jax.factory.resnet import fit
@@ -180,3 +182,29 @@ def test_the_whole_job(method, zoo, tmp_path, monkeypatch):
     assert (result["dataset"], result["metric"]) == ("digits_subsets", "mean_average_precision")
     assert all(0 <= seed["last"]["test"] <= 1 for seed in result["seeds"])
     assert (tmp_path / method / "report.html").exists() == (method == "probegen")
+
+
+@pytest.mark.slow
+def test_hidden_maps_train_resume_stream_and_predict(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(digits_subsets, "load", lambda data_dir: zoo)
+    small = {
+        "num_epochs": 2, "num_seeds": 2, "num_probes": 4, "batch_size": 4, "eval_every": 2,
+        "checkpoint_every": 2, "head_width": 8, "report": False, "readout": "hidden",
+    }  # fmt: skip
+
+    def run(name, **changes):
+        flags = [f"--config.{key}={value}" for key, value in (small | changes).items()]
+        config = f"--config={REPO}/configs/digits_subsets.py:vanilla"
+        train.train(settings.parse(["train", config, *flags], "").config, str(tmp_path / name))
+        return probegen_jax.load(tmp_path / name)
+
+    whole = run("whole")
+    assert np.abs(whole.head_params["correction"]).max() > 0
+    with stopped_at(2):
+        run("parts")
+    parts, streamed = run("parts"), run("streamed", **{"data.mode": "stream"})
+    jax.tree.map(np.testing.assert_array_equal, parts.head_params, whole.head_params)
+    expected = whole.predict(zoo).values_SxNxO
+    assert expected.shape == (2, 12, 10) and expected.std() > 0
+    np.testing.assert_array_equal(parts.predict(zoo).values_SxNxO, expected)
+    np.testing.assert_allclose(streamed.predict(zoo).values_SxNxO, expected, atol=1e-5)

@@ -181,6 +181,119 @@ def test_large_cells_are_summarised_and_differentiated_as_by_definition():
         assert distance(np.asarray(ours), np.asarray(expected)) < 1e-5
 
 
+def asked(cells, whole, there, query):
+    """Of `everything`, a weighted sum over channels."""
+    values = everything(cells, whole, there, query)
+    return values.reshape(len(values), -1, query.size) @ query
+
+
+@SLOW
+@pytest.mark.parametrize("way", [*WAYS, None])
+def test_gradients_are_those_of_a_plain_loop(way, resnets):
+    """Of ResNets, and for None of transformers."""
+    if way is None:
+        spec, weights = SMALL, SMALL.stack(random_networks(SMALL, 3))[1]
+        probes, layers = resnets[1][:, :8].repeat(2, 2)[:, :, :12].repeat(2, 3), SMALL.depth
+        probes = probes + 0.1 * np.arange(12, dtype=np.float32)[:, None]
+    else:
+        spec, (weights, probes, _) = dataclasses.replace(RESNET, **way), resnets
+        layers = 4
+    rng = np.random.default_rng(1)
+    queries = rng.standard_normal((3, layers, 12), np.float32)
+
+    def fast(probes, queries):
+        return spec.respond_with_maps(weights, probes, asked, queries)
+
+    def plain(probes, queries):
+        found = []
+        for n in range(3):
+            one, read = jax.tree.map(lambda leaf, n=n: leaf[n], weights), []
+            if way is None:
+                found.append(spec._run(one, spec._cut(probes), asked, queries[n]))
+                continue
+
+            def see(before, after, read=read, n=n):
+                read.append(maps.read(asked, before, after, queries[n, len(read)]))
+
+            responses = spec.run(one, probes, see=see)
+            found.append((responses, jnp.stack(read, axis=1)))
+        return tuple(map(jnp.stack, zip(*found, strict=True)))
+
+    shares = [
+        rng.standard_normal(x.shape, np.float32) for x in jax.eval_shape(fast, probes, queries)
+    ]
+    ours, theirs = (
+        jax.jit(lambda p, q, f=f: jax.vjp(f, p, q)[1](tuple(shares)))(probes, queries)
+        for f in (fast, plain)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert distance(np.asarray(a), np.asarray(b)) < 1e-4
+
+
+@SLOW
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ResNetSpec(
+            (8, 8), (1, 1), stem_width=8, stem_kernel=7, stem_stride=2, stem_pool=True,
+            image_shape=(224, 224, 3),
+        ),
+        VitSpec(width=24, depth=3, mlp_width=32, num_classes=4),
+    ],
+)  # fmt: skip
+def test_maps_of_a_batch_are_never_in_memory_together(spec):
+    def needed(number):
+        weights = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), spec.abstract()
+        )
+        probes = jax.ShapeDtypeStruct((4, *spec.probe_shape), jnp.float32)
+        layers = jax.eval_shape(spec.describe_layers, weights)[0].shape[1]
+        queries = jax.ShapeDtypeStruct((number, layers, 24), jnp.float32)
+
+        def loss(probes, weights, queries):
+            found = spec.respond_with_maps(weights, probes, asked, queries)
+            return sum(jnp.sum(x**2) for x in found)
+
+        step = jax.jit(jax.grad(loss, (0, 2))).lower(probes, weights, queries).compile()
+        return step.memory_analysis().temp_size_in_bytes, layers
+
+    (few, layers), (many, _) = needed(2), needed(10)
+    # What is read of eight networks more: 110 numbers of each layer and probe, and its gradient.
+    assert many - few < 8 * layers * 4 * 110 * 4 * 4 + 2**16
+    smallest_map = 4 * 4 * (56 * 56 * 8 if isinstance(spec, ResNetSpec) else 14 * 14 * 24)
+    assert many - few < 8 * smallest_map
+
+
+@SLOW
+def test_so_are_those_of_torchvisions_resnet18():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    module = with_random_statistics(models.resnet18(num_classes=7))
+    found, inner = [], {}
+    blocks = [block for n in (1, 2, 3, 4) for block in getattr(module, f"layer{n}")]
+
+    def before(relu, given):
+        inner[relu] = given[0].clone()  # it works in place
+
+    for part in (module, *blocks):
+        part.relu.register_forward_pre_hook(before)
+    module.relu.register_forward_hook(
+        lambda relu, given, out: found.append((inner[relu], out.clone()))
+    )
+    for block in blocks:
+        block.register_forward_hook(
+            lambda block, given, out: found.append((inner[block.relu], out.clone()))
+        )
+    state = {k: v.numpy() for k, v in module.state_dict().items()}
+    spec = ResNetSpec.from_files(None, state, "a", {"image_size": 160})  # cells of 20×20 pixels
+    probes = np.random.default_rng(0).standard_normal((2, *spec.probe_shape), np.float32)
+    logits = module(to_torch(probes)).detach().numpy()
+    weights = spec.stack([spec.read(state, None, "a", ReadOptions())])[1]
+    described = check(spec, weights, probes, [(logits, found)], widest=512)
+    np.testing.assert_array_equal(described[:, 6], [7, *[3] * 8])
+    np.testing.assert_array_equal(described[:, 8], [2, 1, 1, 2, 1, 2, 1, 2, 1])
+
+
 @SLOW
 @pytest.mark.optimized
 @pytest.mark.parametrize("library", ["transformers", "torchvision", "timm"])

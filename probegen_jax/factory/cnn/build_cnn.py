@@ -6,6 +6,9 @@ import contextlib
 from probegen_jax.errors import UserError
 from probegen_jax.factory.arguments import share, whole_from
 
+# So many networks are worth the seconds that processes take to begin.
+_MANY = 100
+
 HELP = """Trains CNNs of many kinds on the images; how well each does is to be predicted.
 
   python -m probegen_jax.build_zoo cnn --images=mnist --num=1000 --out=zoos/mnist_cnn
@@ -59,7 +62,9 @@ def build(args: argparse.Namespace) -> None:
         "space": space,
         "split": split,
     }
-    factory = train_cnns.CnnFactory(images, space, args.num, args.seed, where=args.space)
+    factory = train_cnns.CnnFactory(
+        images, space, args.num, args.seed, where=args.space, processes=args.num >= _MANY
+    )
     with parts.Build(args.out, plan, parts.made_with(train_cnns)) as build:
         if not build_folder.is_written(args.out):
             with contextlib.closing(factory):

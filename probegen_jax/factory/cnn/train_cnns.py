@@ -2,13 +2,19 @@
 
 import concurrent.futures
 import contextlib
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from probegen_jax import cpu_devices
 from probegen_jax.errors import UserError
 from probegen_jax.factory.cnn.fit import Trainer
 from probegen_jax.factory.cnn.planned import Planned, by_architecture, plan
@@ -42,10 +48,14 @@ class CnnFactory:
         *,
         where: str = "space",
         devices: Sequence[jax.Device] | None = None,
+        processes: bool = False,
     ):
         """Args:
         where: names the space in messages.
         devices: that share the work; on a CPU the first one, which uses all cores, else all.
+        processes: on a CPU, trains in a process for each core, not in threads: it takes some
+          seconds to begin, but then a core does not wait for others within a network's step. As
+          always with `multiprocessing`, a script that asks for it must be safe to import.
 
         Raises:
           UserError: an architecture that cannot be, or images of one class.
@@ -65,36 +75,86 @@ class CnnFactory:
             for group in self._groups.values()
             if start < len(group)
         ]
-        self._trainers = []
-        for device in devices or jax.local_devices()[: 1 if on_cpu else None]:
-            with jax.default_device(device):
-                self._trainers.append(
-                    (device, Trainer(train, test, seed, platform=device.platform))
-                )
-        workers = max(len(self._trainers), (os.cpu_count() or 1) if on_cpu else 1)
-        self._pool = concurrent.futures.ThreadPoolExecutor(workers)
-        self._ahead = workers
+        workers, self._trainers = cpu_devices.cores(), []
+        self._pool: concurrent.futures.Executor
+        if processes and on_cpu and workers > 1:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                workers, spawn, _begin_process, (train, test, seed)
+            )
+        else:
+            for device in devices or jax.local_devices()[: 1 if on_cpu else None]:
+                with jax.default_device(device):
+                    trainer = Trainer(train, test, seed, platform=device.platform)
+                    self._trainers.append((device, trainer))
+            workers = max(len(self._trainers), workers if on_cpu else 1)
+            self._pool = concurrent.futures.ThreadPoolExecutor(workers)
+        self._ahead = 2 * workers  # so that nobody waits for a part that takes longer
         self._futures: dict[int, concurrent.futures.Future] = {}
 
     def make(self, part: int) -> Arrays:
-        """What `Trainer` returns of a part; those after it are begun: one keeps one core busy."""
-        for other in range(part, min(part + self._ahead, len(self.parts))):
-            if other not in self._futures:
-                self._futures[other] = self._pool.submit(self._train, other)
-        return self._futures.pop(part).result()
+        """What `Trainer` returns of a part; those after it are begun: one keeps one core busy.
+
+        Raises:
+          UserError: a process that trains has died.
+        """
+        try:
+            for other in range(part, min(part + self._ahead, len(self.parts))):
+                if other not in self._futures:
+                    self._futures[other] = self._begin(other)
+            return self._futures.pop(part).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that trains networks was killed, as happens where memory runs out; with "
+                "enough of it, the same command goes on"
+            ) from error
 
     def close(self) -> None:
         """Waits for nothing that has not begun."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _train(self, part: int) -> Arrays:
-        device, trainer = self._trainers[part % len(self._trainers)]
+    def _begin(self, part: int) -> concurrent.futures.Future:
         runs = [self.planned[index].run for index in self.parts[part]]
         spec = self.planned[self.parts[part][0]].spec
         alike = [self.planned[index].run.kept for index in self._groups[spec]]
         steps, kept = max(units[-1] for units in alike), max(map(len, alike))
-        with jax.default_device(device):
-            return trainer(spec, runs, self._batch_size, steps, kept)
+        how = spec, runs, self._batch_size, steps, kept
+        if not self._trainers:
+            return self._pool.submit(_train_in_process, *how)
+        device, trainer = self._trainers[part % len(self._trainers)]
+        return self._pool.submit(_train_on, device, trainer, *how)
+
+
+def _train_on(device: jax.Device, trainer: Trainer, *how: Any) -> Arrays:
+    with jax.default_device(device):
+        return trainer(*how)
+
+
+# Of a process that trains, and of no other.
+_trainer: Trainer | None = None
+
+
+def _begin_process(*how: Any) -> None:
+    """Readies this process to train on one core."""
+    global _trainer
+    os.environ["NPROC"] = "1"  # XLA's threads
+    jax.config.update("jax_platforms", "cpu")
+    # The one that began this process decides when it ends, also where it is killed itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _trainer = Trainer(*how)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _train_in_process(*how: Any) -> Arrays:
+    assert _trainer is not None
+    return _trainer(*how)
 
 
 def last_checkpoints(images: ImageSet, space: Space, number: int, seed: int) -> Arrays:
