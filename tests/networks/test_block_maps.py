@@ -198,6 +198,7 @@ def test_gradients_are_those_of_a_plain_loop(way, resnets):
     else:
         spec, (weights, probes, _) = dataclasses.replace(RESNET, **way), resnets
         layers = 4
+    weights = jax.tree.map(jnp.asarray, weights)
     rng = np.random.default_rng(1)
     queries = rng.standard_normal((3, layers, 12), np.float32)
 
