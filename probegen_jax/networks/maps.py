@@ -65,6 +65,30 @@ class WithMaps(abc.ABC):
         """
 
 
+class MapsInOnePass(WithMaps):
+    """A family in which one function gives responses, and maps if they are asked for."""
+
+    @abc.abstractmethod
+    def _answers(
+        self, reduce: Reduce | None, weights: Any, probes: jax.Array, queries: Any
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
+        """As `respond_with_maps`; with neither `reduce` nor queries, only the responses."""
+
+    def respond(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "B P R"]:
+        """Every network of a batch on every probe; meant to be differentiated in the probes."""
+        return self._answers(None, weights, probes, None)[0]
+
+    def respond_with_maps(
+        self,
+        weights: Any,
+        probes: Float[Array, "P H W C"],
+        reduce: Reduce,
+        queries: Float[Array, "B L Q"],
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
+        """See `WithMaps`."""
+        return self._answers(reduce, weights, probes, queries)
+
+
 def read(
     reduce: Reduce, before: Float[Array, "P h w C"], after: Float[Array, "P h w C"], query: Any
 ) -> Float[Array, "P K"]:

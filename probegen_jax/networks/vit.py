@@ -19,7 +19,7 @@ from probegen_jax.networks import vit_files
 from probegen_jax.networks.activations import ACTIVATIONS
 from probegen_jax.networks.contract import check_at_least_one, check_finite
 from probegen_jax.networks.images import ImageSpec
-from probegen_jax.networks.maps import DESCRIPTION, Reduce, WithMaps, description, read
+from probegen_jax.networks.maps import DESCRIPTION, MapsInOnePass, Reduce, description, read
 from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.shapes import size_of
@@ -32,7 +32,7 @@ _KEPT_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
-class VitSpec(WithMaps, ImageSpec):
+class VitSpec(MapsInOnePass, ImageSpec):
     """The static part of a vision transformer: everything but its weights.
 
     The weights are `{"patches", "class_token", "positions", "blocks", "norm", "head"}`, those of
@@ -150,16 +150,15 @@ class VitSpec(WithMaps, ImageSpec):
         self.check_images(probes)
         return self._run(weights, self._cut(probes))[0]
 
-    def respond(
-        self, weights: VitWeights, probes: Float[Array, "P H W C"]
-    ) -> Float[Array, "B P R"]:
-        """Every network of a batch on every probe, with memory for `block_size` networks."""
-        return self._answers(None, weights, probes, None)[0]
-
     def _answers(
         self, reduce: Reduce | None, weights: VitWeights, probes: jax.Array, queries: Any
     ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
-        """Responses, and what is read of maps if asked."""
+        """See `MapsInOnePass`; with memory for `block_size` networks.
+
+        The maps of a block are what it puts out for every patch, in the image's order. The class
+        token is left out: what it says is in the response. Behind the sum of a block is no
+        activation, so maps before and after it are the same.
+        """
         self.check_images(probes)
         patches = self._cut(probes)
 
@@ -178,20 +177,6 @@ class VitSpec(WithMaps, ImageSpec):
         described = description(index, self.depth, (self.width,) * 2, self.grid, 1, 1, none)
         described_BxLxD = jnp.broadcast_to(described, (number, self.depth, DESCRIPTION))
         return described_BxLxD, jnp.ones((number, self.depth), bool)
-
-    def respond_with_maps(
-        self,
-        weights: VitWeights,
-        probes: Float[Array, "P H W C"],
-        reduce: Reduce,
-        queries: Float[Array, "B L Q"],
-    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
-        """See `WithMaps`; of each block what it puts out for every patch, in the image's order.
-
-        The class token is left out: what it says is in the response. Behind the sum of a block is
-        no activation, so maps before and after it are the same.
-        """
-        return self._answers(reduce, weights, probes, queries)
 
     def block_sizes(self, batch: int) -> Sequence[int | None]:
         return (None, *(size for size in (4, 16) if size < batch))

@@ -20,7 +20,7 @@ from probegen_jax.networks.cnn import layer_table, published
 from probegen_jax.networks.cnn.cnn import CnnSpec, CnnWeights
 from probegen_jax.networks.contract import check_at_least_one
 from probegen_jax.networks.images import ImageSpec
-from probegen_jax.networks.maps import Reduce, WithMaps, description
+from probegen_jax.networks.maps import MapsInOnePass, Reduce, description
 from probegen_jax.networks.mixed_cnn import tables, weight_statistics
 from probegen_jax.networks.mixed_cnn.kinds import Dtype, Kind, Shape
 from probegen_jax.networks.mixed_cnn.on_accelerator import batch
@@ -37,7 +37,7 @@ CPU_CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedCnnSpec(WithMaps, ImageSpec):
+class MixedCnnSpec(MapsInOnePass, ImageSpec):
     """The static part of a zoo of different CNNs.
 
     The weights are `{"tables": ..., "programs": ...}`. A table holds `kernel` (rows, k, k, in, out)
@@ -84,16 +84,10 @@ class MixedCnnSpec(WithMaps, ImageSpec):
         programs = jax.tree.map(lambda leaf: leaf[None], weights["programs"])
         return self.respond({"tables": weights["tables"], "programs": programs}, probes)[0]
 
-    def respond(
-        self, weights: MixedWeights, probes: Float[Array, "P H W C"]
-    ) -> Float[Array, "B P R"]:
-        """Every network of a batch on every probe; differentiable in the probes only."""
-        return self._answers(None, weights, probes, None)[0]
-
     def _answers(
         self, reduce: Reduce | None, weights: MixedWeights, probes: jax.Array, queries: Any
     ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
-        """Responses, and what is read of maps if asked."""
+        """See `MapsInOnePass`; differentiable in probes and queries only."""
         padded = self._in_chunks(probes)
         if self.platform == "cpu":
             stored, (chunks, chunk) = tables.stored(self.image_shape), padded.shape[:2]
@@ -147,15 +141,6 @@ class MixedCnnSpec(WithMaps, ImageSpec):
             programs["activation"],
         )
         return described, index[None] < depths
-
-    def respond_with_maps(
-        self,
-        weights: MixedWeights,
-        probes: Float[Array, "P H W C"],
-        reduce: Reduce,
-        queries: Float[Array, "B L Q"],
-    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
-        return self._answers(reduce, weights, probes, queries)
 
     def flat(self, weights: MixedWeights) -> Float[Array, "B V"]:
         """See `NetworkSpec`."""

@@ -21,7 +21,7 @@ from probegen_jax.networks.cnn import forward
 from probegen_jax.networks.cnn.layer import ConvLayer
 from probegen_jax.networks.contract import check_at_least_one, usual_block_sizes
 from probegen_jax.networks.images import ImageSpec
-from probegen_jax.networks.maps import Reduce, WithMaps
+from probegen_jax.networks.maps import MapsInOnePass, Reduce
 from probegen_jax.networks.options import ReadOptions
 from probegen_jax.networks.pixels import Pixels
 from probegen_jax.networks.resnet import layers, state_dict
@@ -36,7 +36,7 @@ _SMALL = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetSpec(WithMaps, ImageSpec):
+class ResNetSpec(MapsInOnePass, ImageSpec):
     """The static part of a ResNet: everything but its weights.
 
     The weights are `{"stem": conv, "stages": (({"layers": (conv, ...), "shortcut": conv}, ...),
@@ -224,14 +224,10 @@ class ResNetSpec(WithMaps, ImageSpec):
         self.check_images(probes)
         return self.run(weights, probes)
 
-    def respond(self, weights: Any, probes: Float[Array, "P H W C"]) -> Float[Array, "B P R"]:
-        """Every network of a batch on every probe; meant to be differentiated in the probes."""
-        return self._answers(None, weights, probes, None)[0]
-
     def _answers(
         self, reduce: Reduce | None, weights: Any, probes: jax.Array, queries: Any
     ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
-        """Responses, and what is read of maps if asked."""
+        """See `MapsInOnePass`; the maps are those that `run` shows."""
         self.check_images(probes)
         first = functools.partial(forward.patches, probes, self.stem)
         alone = self.block_size is not None or self.platform == "cpu" or self.num_weights >= _SMALL
@@ -259,16 +255,6 @@ class ResNetSpec(WithMaps, ImageSpec):
         parts, number = [self.stem, *itertools.chain(*self.stages)], len(weights["head"]["bias"])
         said = layers.describe(parts, self.image_shape[:2], self.stem_pool, self.activation)
         return jnp.broadcast_to(said, (number, *said.shape)), jnp.ones((number, len(parts)), bool)
-
-    def respond_with_maps(
-        self,
-        weights: Any,
-        probes: Float[Array, "P H W C"],
-        reduce: Reduce,
-        queries: Float[Array, "B L Q"],
-    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
-        """See `WithMaps`; the maps are those that `run` shows."""
-        return self._answers(reduce, weights, probes, queries)
 
     def _on_patches(
         self, layer: ConvLayer, x: jax.Array, conv: Any, networks: int = 1
