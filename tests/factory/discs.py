@@ -1,8 +1,12 @@
-"""Images of discs, which INRs fit in no time."""
+"""Images of discs, which INRs fit in no time, and what tests of INR zoos share."""
 
 import pathlib
 
 import numpy as np
+
+from probegen_jax import build_zoo
+from probegen_jax.zoo.prepared import build_folder as data_set
+from probegen_jax.zoo.prepared.reading import read
 
 IMAGES = 42
 
@@ -18,3 +22,12 @@ def write_images(path: pathlib.Path, number: int = IMAGES) -> pathlib.Path:
     np.savez(path, x_train=pixels[:cut], y_train=labels[:cut], x_test=pixels[cut:],
              y_test=labels[cut:])  # fmt: skip
     return path
+
+
+def build(source, out, *flags):
+    build_zoo.main(["x", "inr", f"--images={source}", f"--out={out}", *flags])
+
+
+def columns_of(out):
+    columns, rows = read(data_set.opened(out))
+    return {name: np.asarray(column) for name, column in columns.items()}, rows

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from discs import IMAGES, write_images
+from discs import IMAGES, build, columns_of, write_images
 from PIL import Image
 
 import probegen_jax
 from probegen_jax import build_zoo
 from probegen_jax.errors import UserError
-from probegen_jax.factory.images import files, sources
+from probegen_jax.factory.images import sources
 from probegen_jax.factory.inr import build_inr, fields, fit, fit_inrs
 from probegen_jax.networks.siren import SirenSpec
 from probegen_jax.runs.experiment import load_run
@@ -23,22 +23,12 @@ from probegen_jax.zoo import splits
 from probegen_jax.zoo.prepared import build_folder as data_set
 from probegen_jax.zoo.prepared import built_zoos
 from probegen_jax.zoo.prepared.builders import Request
-from probegen_jax.zoo.prepared.reading import read
-from probegen_jax.zoo.published import loading, nfn
+from probegen_jax.zoo.published import loading
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images") / "discs.npz")
-
-
-def build(source, out, *flags):
-    build_zoo.main(["x", "inr", f"--images={source}", f"--out={out}", *flags])
-
-
-def columns_of(out):
-    columns, rows = read(data_set.opened(out))
-    return {name: np.asarray(column) for name, column in columns.items()}, rows
 
 
 @pytest.fixture(scope="module")
@@ -149,75 +139,6 @@ def test_an_export_comes_back_as_the_published_zoo_bit_for_bit(layout, source, e
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_array_equal(a[order[0]], b[order[1]])
         np.testing.assert_array_equal(targets[0][order[0]], targets[1][order[1]])
-
-
-def colours(path, number=21):
-    """Smooth images of three channels, 8×6: rows and columns differ."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:8, :6]
-    phases = rng.uniform(0, 6, (number, 1, 1, 3)) + np.stack([y / 3, x / 2, (x + y) / 4], axis=-1)
-    np.savez(path, images=np.uint8(127 + 120 * np.sin(phases)), labels=np.arange(number) % 10)
-    return path
-
-
-NFN_LIKE = {
-    "colours": (colours, "cifar10_inr", nfn.COLOURS, "cifar10_inr.py"),
-    "fashion": (write_images, "nfn_fmnist_inr", nfn.GRAY, "nfn_fmnist.py"),
-    "gray": (write_images, "nfn_mnist_inr", nfn.GRAY, "nfn_mnist.py"),
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["colours", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fashion", "gray"))],
-)
-def test_networks_and_their_export_are_like_nfns(name, tmp_path, capsys):
-    pytest.importorskip("torch")
-    write, dataset, spec, config = NFN_LIKE[name]
-    source, out = write(tmp_path / f"{name}.npz"), tmp_path / "zoo"
-    build(source, out, "--layout=nfn", "--steps=60", "--copies=2", "--export=torch")
-    zoo, (columns, _) = built_zoos.load(out, "inr"), columns_of(out)
-    assert zoo.spec == spec
-    found = sources.load(str(source))
-    pixels = sources.scaled(np.concatenate([found.train.images, found.test.images]))
-    points = jnp.asarray(zoo.spec.pixel_coordinates(*found.image_shape[:2]))
-    drawn = np.asarray(jax.vmap(zoo.spec.apply, (0, None))(zoo.weights, points))
-    drawn = (drawn.reshape(len(zoo), *found.image_shape) + 1) / 2
-    psnr = -10 * np.log10(np.mean((drawn - pixels[columns["image"]]) ** 2, axis=(1, 2, 3)))
-    np.testing.assert_allclose(psnr, columns["psnr"], rtol=5e-3)
-    assert psnr.mean() > 25
-    shown = capsys.readouterr().out
-    assert f"--config=configs/{config} --config.manual_dir={out / 'torch'}" in shown
-    assert f"--config=configs/{config} --config.zoo_dir={out}" in shown
-    back = loading.load(dataset, tmp_path / "data", request=Request(manual_dir=out / "torch"))
-    assert back.spec == spec
-    for split, rows in zoo.splits.items():
-        kernels = zoo.weights[1]["kernel"][rows], back.weights[1]["kernel"][back.splits[split]]
-        ours, theirs = (each.reshape(len(rows), -1) for each in kernels)
-        targets = zoo.targets_N[rows], back.targets_N[back.splits[split]]
-        order = [np.lexsort(each[:, :2].T) for each in (ours, theirs)]
-        np.testing.assert_array_equal(ours[order[0]], theirs[order[1]])
-        np.testing.assert_array_equal(targets[0][order[0]], targets[1][order[1]])
-
-
-@pytest.mark.slow
-def test_cifar10_is_built_as_nfns_zoo(monkeypatch, tmp_path):
-    archive = {"train": colours(tmp_path / "a.npz"), "test": colours(tmp_path / "b.npz", 6)}
-    parts = {name: files.from_npz(path).train for name, path in archive.items()}
-    monkeypatch.setattr(sources.downloads, "public", lambda *_: files.Found(**parts))
-    build("cifar10", tmp_path / "zoo")
-    plan = json.loads((tmp_path / "zoo" / "plan.json").read_text())
-    assert plan["recipe"] == fit.COLOURS.to_json()
-    assert (plan["spec"]["grid"], plan["spec"]["output_shift"]) == ("ij", 0.0)
-    assert built_zoos.load(tmp_path / "zoo", "inr").spec == nfn.COLOURS
-
-
-@pytest.mark.slow
-def test_a_network_of_nfns_kind_stops_at_a_psnr_of_the_image():
-    targets = np.random.default_rng(0).uniform(-1, 1, (8, 6, 6, 1)).astype(np.float32)
-    recipe = fit.Recipe(300, 1e-3, False, "siren", stop_psnr=15.0)
-    _, psnr = fit.Fitter(nfn.GRAY, recipe, 0, (6, 6, 1), blocks=1, peak=2.0)(targets, np.arange(8))
-    assert (psnr > 14.99).all() and (psnr < 16).all()
 
 
 def test_a_killed_export_goes_on(source, exported):
