@@ -127,7 +127,7 @@ def _runs(options: Any, out: pathlib.Path, own: Sequence[str]) -> Iterator[Sweep
     def made(variant: Variant, probes: int | None, networks: int | None) -> SweepRun:
         method, readout, ours = variant
         parts = [method, *([readout] if readout != DEFAULT else []), *ours]
-        arguments = [f"--config={options.config}:{method}", *own]
+        arguments = [f"--config={options.config}", f"{_OWN}method={method}", *own]
         arguments += [f"--config.readout={readout}"] if readout != DEFAULT else []
         arguments += [f"{_OWN}{setting}" for setting in ours]
         arguments += [f"--config.num_probes={probes}"] if probes else []
@@ -143,7 +143,7 @@ def _runs(options: Any, out: pathlib.Path, own: Sequence[str]) -> Iterator[Sweep
     probes, networks = (_numbers(options, name) for name in ("probes", "networks"))
     for variant in _variants(options):
         # Of methods that decide their number of probes, there is one point.
-        for number in probes if METHODS[variant[0]].number is None else [None]:
+        for number in probes if METHODS[variant[0]].number is None else [None][: len(probes)]:
             yield made(variant, number, None)
         for number in networks:
             yield made(variant, None, number)

@@ -29,8 +29,9 @@ def test_every_point_is_one_run(tmp_path, capsys):
         "pixels-200networks",
     ]
     assert lines[1].startswith(
-        f"python -m probegen_jax.train {DIGITS}:probegen --config.num_seeds=3 "
-        "--config.num_epochs=2 --config.readout=hidden --config.num_probes=16 --workdir="
+        f"python -m probegen_jax.train {DIGITS} --config.method=probegen "
+        "--config.num_seeds=3 --config.num_epochs=2 --config.readout=hidden "
+        "--config.num_probes=16 --workdir="
     )
     assert "--config.max_train_networks=200" in lines[4]
     assert not list(tmp_path.iterdir())
@@ -43,11 +44,21 @@ def test_a_curve_can_have_settings_of_its_own(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "head_depth" not in lines[0]
     assert lines[1] == (
-        f"python -m probegen_jax.train {DIGITS}:vanilla --config.num_seeds=3 "
-        "--config.readout=hidden --config.probe_dropout=0.1 --config.head_depth=3 "
-        "--config.num_probes=4 "
+        f"python -m probegen_jax.train {DIGITS} --config.method=vanilla "
+        "--config.num_seeds=3 --config.readout=hidden --config.probe_dropout=0.1 "
+        "--config.head_depth=3 --config.num_probes=4 "
         f"--workdir={tmp_path}/vanilla-hidden-probe_dropout=0.1-head_depth=3-4probes"
     )
+
+
+def test_a_config_whose_argument_is_another_thing_is_swept_too(tmp_path, capsys):
+    config = f"--config={REPO / 'configs' / 'small_cnn_zoo.py'}:mnist"
+    argv = ["x", config, f"--out={tmp_path}", "--probes=", "--networks=50,60", "--dry_run"]
+    assert sweep.main([*argv, "--methods=vanilla,statnn"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(f"--workdir={tmp_path}/")[1] for line in lines] == [
+        f"{method}-{networks}networks" for method in ("vanilla", "statnn") for networks in (50, 60)
+    ]
 
 
 @pytest.mark.parametrize(
