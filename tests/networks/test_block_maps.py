@@ -23,6 +23,8 @@ from torch import nn
 RESNET = ResNetSpec((4, 8), (2, 1), stem_width=4, image_shape=(9, 8, 1), num_classes=3)
 WAYS = [{}, {"platform": "gpu"}, {"block_size": 2}]
 SLOW = pytest.mark.slow
+# Of the 96 numbers of cells and 14 of whole maps that `everything` gives.
+SHARES = [101, 102, 108, 109]
 
 
 def numbers(pairs, widest):
@@ -104,7 +106,10 @@ def as_map(tokens, spec):
 
 
 def check(spec, weights, probes, expected, widest):
-    """Responses and summaries of maps within 1e-5 of the largest, layer by layer."""
+    """Responses and summaries of maps within 1e-5 of the largest, layer by layer.
+
+    But for shares of pixels above 0, or near it: rounding may put a pixel on the other side.
+    """
     layers = len(expected[0][1])
     queries = jnp.zeros((len(expected), layers, widest))
     run = jax.jit(lambda w, p: spec.respond_with_maps(w, p, everything, queries))
@@ -113,8 +118,11 @@ def check(spec, weights, probes, expected, widest):
         assert distance(responses[n], logits) < 1e-5
         wanted = numbers(pairs, widest)
         assert found[n].shape == wanted.shape
-        for layer in range(layers):
-            assert distance(found[n, :, layer], wanted[:, layer]) < 1e-5
+        for layer, (before, _) in enumerate(pairs):
+            ours, theirs = (x[:, layer].reshape(-1, 110, widest) for x in (found[n], wanted))
+            assert distance(np.delete(ours, SHARES, 1), np.delete(theirs, SHARES, 1)) < 1e-5
+            pixel = 1 / (before.shape[2] * before.shape[3])
+            np.testing.assert_allclose(ours[:, SHARES], theirs[:, SHARES], atol=1.01 * pixel)
     described, there = spec.describe_layers(weights)
     assert described.shape == (len(expected), layers, maps.DESCRIPTION) and there.all()
     sizes = [(x.shape[1], *x.shape[2:]) for _, x in expected[0][1]]
