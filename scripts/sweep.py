@@ -143,7 +143,8 @@ def _runs(options: Any, out: pathlib.Path, own: Sequence[str]) -> Iterator[Sweep
     probes, networks = (_numbers(options, name) for name in ("probes", "networks"))
     for variant in _variants(options):
         # Of methods that decide their number of probes, there is one point.
-        for number in probes if METHODS[variant[0]].number is None else [None][: len(probes)]:
+        decides = METHODS[variant[0]].number is not None
+        for number in [None] if decides and probes else probes:
             yield made(variant, number, None)
         for number in networks:
             yield made(variant, None, number)
