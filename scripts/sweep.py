@@ -9,7 +9,8 @@
   --methods=NAME,…        METHOD, METHOD:READOUT, or either with settings of its own, as
                           vanilla+probe_dropout=0.1+generator_depth=3; probegen, probegen:hidden,
                           vanilla and uniform, if not given
-  --probes=N,…            16,64,256,1024, if not given; methods that decide their number run once
+  --probes=N,…            16,64,256,1024, if not given; --probes= for none; methods that decide
+                          their number run once
   --networks=N,…          training networks, with as many probes as the config says; none, if not
                           given
   --num_seeds=N           seeds of every run; 3 if not given
