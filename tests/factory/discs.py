@@ -1,4 +1,4 @@
-"""Images of discs, which INRs fit in no time, and what tests of INR zoos share."""
+"""Small images that INRs fit in no time, and what tests of INR zoos share."""
 
 import pathlib
 
@@ -21,6 +21,15 @@ def write_images(path: pathlib.Path, number: int = IMAGES) -> pathlib.Path:
     cut = number - number // 7
     np.savez(path, x_train=pixels[:cut], y_train=labels[:cut], x_test=pixels[cut:],
              y_test=labels[cut:])  # fmt: skip
+    return path
+
+
+def colours(path, number=21):
+    """Smooth images of three channels, 8×6: rows and columns differ."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:8, :6]
+    phases = rng.uniform(0, 6, (number, 1, 1, 3)) + np.stack([y / 3, x / 2, (x + y) / 4], axis=-1)
+    np.savez(path, images=np.uint8(127 + 120 * np.sin(phases)), labels=np.arange(number) % 10)
     return path
 
 

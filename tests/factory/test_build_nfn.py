@@ -6,23 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from discs import build, columns_of, write_images
+from discs import build, colours, columns_of, write_images
 
 from probegen_jax.factory.images import files, sources
 from probegen_jax.factory.inr import fit
 from probegen_jax.zoo.prepared import built_zoos
 from probegen_jax.zoo.prepared.builders import Request
 from probegen_jax.zoo.published import loading, nfn
-
-
-def colours(path, number=21):
-    """Smooth images of three channels, 8×6: rows and columns differ."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:8, :6]
-    phases = rng.uniform(0, 6, (number, 1, 1, 3)) + np.stack([y / 3, x / 2, (x + y) / 4], axis=-1)
-    np.savez(path, images=np.uint8(127 + 120 * np.sin(phases)), labels=np.arange(number) % 10)
-    return path
-
 
 NFN_LIKE = {
     "colours": (colours, "cifar10_inr", nfn.COLOURS, "cifar10_inr.py"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_build_inr import build, colours, columns_of, write_images
+from discs import build, colours, columns_of, write_images
 
 from probegen_jax.errors import UserError
 from probegen_jax.factory.images import sources
