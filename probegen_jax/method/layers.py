@@ -36,6 +36,11 @@ def dense(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(in_features, out_features, kernel_init=init, bias_init=init, rngs=rngs)
 
 
+def by_rows(layer: nnx.Linear, x: Float[Array, "B P I"]) -> Float[Array, "B P O"]:
+    """What the layer gives, where it has many rows and is narrow: see `cpu_matmul`."""
+    return cpu_matmul(x, layer.kernel[...]) + layer.bias[...].reshape(1, 1, -1)
+
+
 def through(
     layers: Iterable[Callable[..., jax.Array]], activation: str, x: jax.Array, *args: Any
 ) -> jax.Array:
@@ -93,7 +98,7 @@ class ConvTranspose(nnx.Module):
         Args:
           platform: of the devices that it is to run on, see `networks.contract.Options`.
         """
-        matmul = _cpu_matmul if platform == "cpu" else jnp.matmul
+        matmul = cpu_matmul if platform == "cpu" else jnp.matmul
         kernel = self.kernel[...]
         size, stride = kernel.shape[0], self.stride
         height, width, in_channels = x.shape[1:]
@@ -159,7 +164,7 @@ def _scatter(x: jax.Array, kernel: jax.Array, stride: int, cut: int, matmul: Mat
 
 
 @jax.custom_vjp
-def _cpu_matmul(x: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
+def cpu_matmul(x: jax.Array, kernel_IxO: jax.Array) -> jax.Array:
     """Rows times a kernel, with a faster way to the kernel's gradient.
 
     That gradient sums over rows (Q, the pixels of all images), and XLA's fast matmuls sum over the
@@ -184,7 +189,7 @@ def _matmul_back(kept, g):
     return (g_QxO @ kernel_IxO.T).reshape(x.shape), g_kernel
 
 
-_cpu_matmul.defvjp(_matmul_forward, _matmul_back)
+cpu_matmul.defvjp(_matmul_forward, _matmul_back)
 
 
 def _split_phases(kernel: jax.Array, stride: int) -> jax.Array:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.dropout import Noise
-from probegen_jax.method.layers import dense
+from probegen_jax.method.layers import by_rows, dense
 from probegen_jax.method.readouts.base import Readout, Sizes
 from probegen_jax.method.readouts.maps import HiddenMaps
 from probegen_jax.method.readouts.outputs import Head
@@ -71,5 +71,6 @@ class Hidden(Readout):
         *taps, outputs = jnp.split(answers, ends, axis=-1)
         encoded = [encode(tap) for encode, tap in zip(self.encoders, taps, strict=True)]
         widen, narrow = self.token
-        token = narrow(jax.nn.relu(widen(jnp.concatenate([*encoded, outputs], axis=-1))))
+        token = by_rows(widen, jnp.concatenate([*encoded, outputs], axis=-1))
+        token = by_rows(narrow, jax.nn.relu(token))
         return self.head(token, noise)
