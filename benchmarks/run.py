@@ -5,7 +5,8 @@
     python -m benchmarks.run --case=cifar10_gs --sides=ours,loop --scaling=False --out=/tmp/gs
 
   --case=NAME,…      mnist_inr, cifar10_gs, wild_park; all, if not given
-  --sides=NAME,…     ours, seeds3 (three seeds at once), naive (jax.vmap of the plain definition),
+  --sides=NAME,…     ours, seeds3 (three seeds at once), hidden and hidden3 (the same two with the
+                     readout `hidden`; INRs only), naive (jax.vmap of the plain definition),
                      loop (PyTorch, a loop over modules whose weights require gradients), lean (the
                      same with detached weights), compile (torch.compile of the loop), vmap
                      (torch.func.vmap); all, if not given
@@ -20,6 +21,7 @@ that whatever else the machine does meets all of them. A CPU counts as many devi
 config says: one for each core on the Wild Park, else one.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -41,7 +43,7 @@ from probegen_jax.errors import UserError
 from probegen_jax.files import write_text
 
 CASES = ("mnist_inr", "cifar10_gs", "wild_park")
-SIDES = ("ours", "seeds3", "naive", "loop", "lean", "compile", "vmap")
+SIDES = ("ours", "seeds3", "hidden", "hidden3", "naive", "loop", "lean", "compile", "vmap")
 # Networks to train on: ours of an epoch, and PyTorch's, whose epochs are long.
 NETWORKS = {"mnist_inr": (8192, 512), "cifar10_gs": (256, 64), "wild_park": (64, 64)}
 SCALES = {
@@ -132,9 +134,13 @@ def steps(name: str, case: Any, small: Any, wanted: Sequence[str]) -> Iterator[t
 
     per_call, theirs = sides.STEPS_PER_CALL[name], sides.TORCH_STEPS_PER_CALL[name]
     naive = cases.naive(small.zoo)
+    hidden = dataclasses.replace(case, config=case.config.copy_and_resolve_references())
+    hidden.config.readout = "hidden"
     makers: dict[str, Callable[[], Any]] = {
         "ours": lambda: sides.Ours(case).step(per_call),
         "seeds3": lambda: sides.Ours(case, seeds=3).step(per_call),
+        "hidden": lambda: sides.Ours(hidden).step(max(1, per_call // 4)),
+        "hidden3": lambda: sides.Ours(hidden, seeds=3).step(max(1, per_call // 4)),
         "naive": lambda: sides.Ours(small, zoo=naive).step(max(1, per_call // 4)),
         "loop": lambda: sides.Torch(small).step(theirs),
         "lean": lambda: sides.Torch(small, lean=True).step(theirs),
@@ -145,6 +151,7 @@ def steps(name: str, case: Any, small: Any, wanted: Sequence[str]) -> Iterator[t
         del makers["naive"]
     if name != "mnist_inr":
         del makers["compile"]  # networks differ, so every batch would be compiled anew
+        del makers["hidden"], makers["hidden3"]
     for side in wanted:
         if side in makers:
             print(f"  {name}: {side}", file=sys.stderr)

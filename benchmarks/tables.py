@@ -10,6 +10,8 @@ from probegen_jax.report.figures import save
 _NAMES = {
     "ours": "ours",
     "seeds3": "ours, three seeds at once",
+    "hidden": "ours, `readout=hidden`",
+    "hidden3": "ours, `readout=hidden`, three seeds at once",
     "naive": "naive jax.vmap",
     "loop": "PyTorch loop",
     "lean": "PyTorch loop, detached weights",

@@ -78,7 +78,8 @@ def test_all_sides_run(tmp_path):
     options = ["--rounds=1", "--noscaling", f"--out={tmp_path}"]
     subprocess.run([*command, *options], cwd=REPO, check=True)
     found = json.loads((tmp_path / "results.json").read_text())["cases"]["mnist_inr"]
-    assert set(found["step"]) == {"ours", "seeds3", "naive", "loop", "lean", "compile", "vmap"}
+    pytorch = {"loop", "lean", "compile", "vmap"}
+    assert set(found["step"]) == {"ours", "seeds3", "hidden", "hidden3", "naive", *pytorch}
     assert all(each["min"] > 0 for each in found["step"].values())
     assert all(peak > 0.1 for peak in found["peak_gb"].values())
     assert (tmp_path / "results.png").stat().st_size > 10_000
