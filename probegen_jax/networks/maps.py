@@ -84,7 +84,7 @@ class MapsInOnePass(WithMaps):
         probes: Float[Array, "P H W C"],
         reduce: Reduce,
         queries: Float[Array, "B L Q"],
-    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"] | None]:
+    ) -> tuple[Float[Array, "B P R"], Float[Array, "B P L K"]]:
         """See `WithMaps`."""
         return self._answers(reduce, weights, probes, queries)
 

@@ -105,24 +105,27 @@ def as_map(tokens, spec):
     return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
 
 
-def check(spec, weights, probes, expected, widest):
+def check(spec, weights, probes, expected, widest, moved=0):
     """Responses and summaries of maps within 1e-5 of the largest, layer by layer.
 
-    But for shares of pixels above 0, or near it: rounding may put a pixel on the other side.
+    In maps of many pixels, rounding may put some on the other side of a threshold: shares of pixels
+    above 0, or near it, may differ by `moved` of them.
     """
     layers = len(expected[0][1])
     queries = jnp.zeros((len(expected), layers, widest))
     run = jax.jit(lambda w, p: spec.respond_with_maps(w, p, everything, queries))
-    responses, found = map(np.asarray, run(weights, probes))
+    responses, found = map(np.array, run(weights, probes))
     for n, (logits, pairs) in enumerate(expected):
         assert distance(responses[n], logits) < 1e-5
         wanted = numbers(pairs, widest)
         assert found[n].shape == wanted.shape
         for layer, (before, _) in enumerate(pairs):
-            ours, theirs = (x[:, layer].reshape(-1, 110, widest) for x in (found[n], wanted))
-            assert distance(np.delete(ours, SHARES, 1), np.delete(theirs, SHARES, 1)) < 1e-5
-            pixel = 1 / (before.shape[2] * before.shape[3])
-            np.testing.assert_allclose(ours[:, SHARES], theirs[:, SHARES], atol=1.01 * pixel)
+            if moved:
+                ours, theirs = (x[:, layer].reshape(-1, 110, widest) for x in (found[n], wanted))
+                most = (moved + 0.01) / (before.shape[2] * before.shape[3])
+                np.testing.assert_allclose(ours[:, SHARES], theirs[:, SHARES], rtol=0, atol=most)
+                ours[:, SHARES] = theirs[:, SHARES]
+            assert distance(found[n, :, layer], wanted[:, layer]) < 1e-5
     described, there = spec.describe_layers(weights)
     assert described.shape == (len(expected), layers, maps.DESCRIPTION) and there.all()
     sizes = [(x.shape[1], *x.shape[2:]) for _, x in expected[0][1]]
@@ -298,7 +301,7 @@ def test_so_are_those_of_torchvisions_resnet18():
     probes = np.random.default_rng(0).standard_normal((2, *spec.probe_shape), np.float32)
     logits = module(to_torch(probes)).detach().numpy()
     weights = spec.stack([spec.read(state, None, "a", ReadOptions())])[1]
-    described = check(spec, weights, probes, [(logits, found)], widest=512)
+    described = check(spec, weights, probes, [(logits, found)], widest=512, moved=1)
     np.testing.assert_array_equal(described[:, 6], [7, *[3] * 8])
     np.testing.assert_array_equal(described[:, 8], [2, 1, 1, 2, 1, 2, 1, 2, 1])
 
