@@ -80,10 +80,16 @@ class Checkpoints:
         if not _REMOTE.match(os.fspath(folder)):
             folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            with _quiet():
-                self._manager = ocp.CheckpointManager(folder, options=options)
+        try:
+            with self._writing():
+                folder.mkdir(parents=True, exist_ok=True)
+                with _quiet():
+                    self._manager = ocp.CheckpointManager(folder, options=options)
+        except UserError:
+            raise
+        except Exception as error:  # Orbax reads what every checkpoint says of itself
+            said = "a checkpoint's _CHECKPOINT_METADATA"
+            raise _damaged(f"{said} in {folder}", "its folder", error) from error
 
     def latest_step(self) -> int | None:
         """The last step that was saved whole, or None."""
@@ -184,12 +190,8 @@ class Checkpoints:
             with _quiet():
                 yield
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"cannot read the checkpoint {self.folder / str(step)} ({first_line:.200}); "
-                "delete that folder, and result.json of a finished run: the command that trained "
-                "it goes on from the checkpoint before it, or starts again"
-            ) from error
+            where = f"the checkpoint {self.folder / str(step)}"
+            raise _damaged(where, "that folder", error) from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -209,6 +211,15 @@ class Checkpoints:
                 "space or choose another folder with --workdir=DIR; checkpoints that are whole "
                 "stay, and the same command goes on from the last"
             ) from error
+
+
+def _damaged(what: str, remedy: str, error: Exception) -> UserError:
+    """What cannot be read, and what to delete."""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"cannot read {what} ({first_line:.200}); delete {remedy}, and result.json of a finished "
+        "run: the command that trained it goes on from the checkpoint before it, or starts again"
+    )
 
 
 def _contents(arrays: Any) -> Iterator[bytes]:

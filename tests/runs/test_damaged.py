@@ -148,6 +148,17 @@ def test_a_file_of_another_shape_is_named(run, name):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]"])
+def test_what_a_checkpoint_says_of_itself_is_named(run, content):
+    (path, *_) = sorted(run.rglob("_CHECKPOINT_METADATA"))
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match="cannot read a checkpoint's _CHECKPOINT_METADATA"
+    ) as caught:
+        load_run(run)
+    assert "\n" not in str(caught.value) and str(path.parent.parent) in str(caught.value)
+
+
 def change(path, edit):
     content = json.loads(path.read_text())
     edit(content)
