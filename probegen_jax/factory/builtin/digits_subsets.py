@@ -7,7 +7,6 @@ So no output tells by its place which digit it stands for.
 import concurrent.futures
 import contextlib
 import itertools
-import os
 import pathlib
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from probegen_jax import user_cache
+from probegen_jax import cpu_devices, user_cache
 from probegen_jax.factory.builtin.digits_cnn import digit_images
 from probegen_jax.factory.parts import code_hash
 from probegen_jax.factory.resnet import fit
@@ -78,7 +77,7 @@ def load(
         return cache.cached_arrays(folder, "digits_subsets", named, lambda: train(members))
 
     parts = [range(n, min(n + _PART, number)) for n in range(0, number, _PART)]
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())  # a part keeps one core busy
+    pool = concurrent.futures.ThreadPoolExecutor(cpu_devices.cores())  # a part keeps one core busy
     made = []
     with contextlib.ExitStack() as stack:
         stack.callback(pool.shutdown, cancel_futures=True)
