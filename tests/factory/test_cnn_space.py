@@ -47,6 +47,12 @@ def test_wild_park_draws_residual_links_as_the_sampler_does():
     assert networks[0].units == (0, 1, 2, 4)
 
 
+def test_many_architectures_are_as_many_as_networks():
+    networks = plan(search_space.read("many_architectures"), 300, (28, 28, 1))
+    assert len({network.spec for network in networks}) > 290
+    assert {network.units for network in networks} == {(2, 8)}
+
+
 def test_a_network_follows_from_the_seed_and_its_number():
     assert plan(PARK, 20) == plan(PARK, 40)[:20]
     assert plan(PARK, 20) != plan(PARK, 20, seed=1)

@@ -17,8 +17,9 @@ HELP = """Trains CNNs of many kinds on the images; how well each does is to be p
   python -m probegen_jax.build_zoo cnn --images=digits --num=50 --space=mine.py --out=zoos/mine
 
 Search spaces: small_cnn_zoo (Unterthiner et al., one architecture, grayscale images), wild_park
-(Kofinas et al., many architectures with residual links), digits_cnn (small and quick), or a file
-of yours with get_space(). Networks whose weights are not finite are left out and counted.
+(Kofinas et al., many architectures with residual links), many_architectures (the same kinds, one
+network of each, for whole images), digits_cnn (small and quick), or a file of yours with
+get_space(). Networks whose weights are not finite are left out and counted.
 """
 
 

@@ -17,7 +17,7 @@ from probegen_jax.factory.cnn.initial_weights import INITIALIZERS
 from probegen_jax.factory.cnn.optimizers import OPTIMIZERS
 from probegen_jax.networks.activations import ACTIVATIONS
 
-PRESETS = ("small_cnn_zoo", "wild_park", "digits_cnn")
+PRESETS = ("small_cnn_zoo", "wild_park", "many_architectures", "digits_cnn")
 PER_LAYER = ("channels", "kernel", "stride", "padding", "activation")
 
 Space = dict[str, Any]
