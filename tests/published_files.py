@@ -265,6 +265,13 @@ def _importable(cls: type):
         del sys.modules["create_random_cnns"]
 
 
+def tarred(root: pathlib.Path, top: str, path: pathlib.Path) -> pathlib.Path:
+    """A tar of `root/top`, without compression."""
+    with tarfile.open(path, "w:") as archive:
+        archive.add(root / top, top)
+    return path
+
+
 def zipped(root: pathlib.Path, top: str, path: pathlib.Path) -> pathlib.Path:
     """A zip of `root/top`, as the publishers made theirs."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

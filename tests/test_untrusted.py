@@ -170,6 +170,20 @@ def test_archives_leave_their_folder_alone(tmp_path):
     found._archive.getinfo("zoo/bomb.pth").file_size = 2**40
     with pytest.raises(BadNetworkError, match="unpacks to 1,099,511,627,776 bytes"):
         found.read("zoo/bomb.pth")
+    with tarfile.open(tmp_path / "zoo.tar", "w:") as archive:
+        for name, kind in {
+            "../../zoo/evil.pth": tarfile.REGTYPE,
+            "zoo/link.pth": tarfile.SYMTYPE,
+            "zoo/hard.pth": tarfile.LNKTYPE,
+            "zoo/device.pth": tarfile.CHRTYPE,
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.size = kind, 3 * (kind == tarfile.REGTYPE)
+            member.linkname = "/etc/hostname"
+            archive.addfile(member, io.BytesIO(b"out"))
+    found = archives.opened(tmp_path / "zoo.tar", "zoo")
+    assert found.names == {"zoo/evil.pth"}
+    assert found.read("zoo/evil.pth") == b"out"
     (tmp_path / "zoo" / "a").mkdir(parents=True)
     (tmp_path / "zoo" / "a" / "n.pth").write_bytes(b"")
     for name in "bcd":

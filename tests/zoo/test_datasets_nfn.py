@@ -1,5 +1,8 @@
 """NFN's INR zoos, in files as they are published: read bit for bit, split as NFN's code does."""
 
+import gzip
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +62,23 @@ def test_each_is_read_bit_for_bit_and_split_by_number(dataset, tmp_path, monkeyp
         assert {columns["path"][row].decode() for row in rows[split]} == names
         np.testing.assert_array_equal(zoo.splits[split], rows[split])
     check_equal(zoo, columns, networks)
+
+
+def test_the_archive_is_read_where_it_is(tmp_path):
+    networks = published_files.nfn_inr(tmp_path, "siren_cifar_wts", NUMBERS, 3)
+    whole = published_files.tarred(tmp_path, "siren_cifar_wts", tmp_path / "made.tar").read_bytes()
+    path = tmp_path / "downloads" / "siren_cifar_wts.tar"
+    path.parent.mkdir()
+    request = Request(manual_dir=path.parent)
+    for content in (whole[: len(whole) // 2], gzip.compress(whole), b"<html>"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"siren_cifar_wts\.tar: is not a complete tar archive"):
+            loading.load("cifar10_inr", tmp_path / "data", request=request)
+    path.write_bytes(whole)
+    zoo = loading.load("cifar10_inr", tmp_path / "data", request=request)
+    columns, _ = read(loading.prepared("cifar10_inr", tmp_path / "data"))
+    check_equal(zoo, columns, networks)
+    assert os.listdir(path.parent) == ["siren_cifar_wts.tar"]
 
 
 def test_further_networks_of_training_images_are_for_training(tmp_path):

@@ -1,4 +1,4 @@
-"""Where the files of a published zoo are: a folder, or the zip archive as it was downloaded."""
+"""Where the files of a published zoo are: a folder, or the archive as it was downloaded."""
 
 import contextlib
 import functools
@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pathlib
+import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -128,6 +129,48 @@ class Zip:
             raise BadNetworkError(where, f"cannot be unpacked ({error})", remedy) from error
 
 
+class Tar:
+    """Files below `top` in a tar archive without compression, which is read in place."""
+
+    def __init__(self, path: pathlib.Path, top: str):
+        self.where = path.resolve()
+        try:
+            with tarfile.open(path, "r:") as archive:
+                self._members = {
+                    from_top(member.name, top): (member.offset_data, member.size)
+                    for member in archive
+                    if member.isreg() and not member.issparse() and f"/{top}/" in f"/{member.name}"
+                }
+        except (OSError, tarfile.TarError) as error:
+            raise UserError(
+                f"{path}: is not a complete tar archive without compression ({error}); fetch it "
+                "again or, if it is compressed, unpack it"
+            ) from error
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._members)
+
+    def listing(self) -> Listing:
+        """Of the archive itself."""
+        return listing([("", self.where.stat())])
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        (offset, size), where = self._members[name], f"{self.where}: {name}"
+        if size > MOST_BYTES:
+            raise BadNetworkError(where, _unpacks_to(size))
+        try:
+            with self.where.open("rb") as file:
+                file.seek(offset)
+                content = file.read(size)
+        except OSError as error:
+            raise BadNetworkError(where, f"cannot be read ({error.strerror})") from error
+        if len(content) < size:
+            raise BadNetworkError(where, "is cut off", "delete the archive and fetch it again")
+        return content
+
+
 def _stat(entry: os.DirEntry) -> os.stat_result | None:
     try:
         return entry.stat()
@@ -135,7 +178,23 @@ def _stat(entry: os.DirEntry) -> os.stat_result | None:
         return None
 
 
-Source = Folder | Zip
+Source = Folder | Zip | Tar
+
+
+def opened(path: pathlib.Path, top: str) -> Zip | Tar:
+    """An archive; what kind it is, its content says before its name does.
+
+    Raises:
+      UserError: it is not a complete archive of its kind.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(262)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if start[257:] == b"ustar" or (path.suffix == ".tar" and start[:2] != b"PK"):
+        return Tar(path, top)
+    return Zip(path, top)
 
 
 def members_of(content: bytes) -> list[zipfile.ZipInfo]:
@@ -164,9 +223,13 @@ def from_top(name: str, top: str) -> str:
 
 
 def find(manual_dir: pathlib.Path, top: str, archive: str) -> Source | None:
-    """The zoo in a folder of the user: `top/`, its archive, or None if neither is there."""
+    """The zoo in a folder of the user: `top/`, its archive, as zip or tar, or None."""
     if (manual_dir / top).is_dir():
         return Folder(manual_dir, top)
     if manual_dir.name == top and manual_dir.is_dir():
         return Folder(manual_dir.parent, top)
-    return Zip(manual_dir / archive, top) if (manual_dir / archive).is_file() else None
+    path = manual_dir / archive
+    for each in (path, path.with_suffix(".zip"), path.with_suffix(".tar")):
+        if each.is_file():
+            return opened(each, top)
+    return None

@@ -120,7 +120,7 @@ class ZooBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @classmethod
     def opened(cls, archive: pathlib.Path) -> Any:
         """The zoo in its archive."""
-        return archives.Zip(archive, cls.TOP)
+        return archives.opened(archive, cls.TOP)
 
     def _source(self, downloads: pathlib.Path) -> Any:
         """The published files: the user's own, or the downloaded archive."""

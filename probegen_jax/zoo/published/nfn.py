@@ -51,8 +51,8 @@ class NfnInr(InrZooBuilder, skip_registration=True):
         if self.request.url is None:
             raise UserError(
                 f"{self.name}: its files are on Google Drive, which asks before it gives large "
-                f"ones; fetch {self.TOP}.tar from {_FOLDER}, unpack it, and give the folder with "
-                "--config.manual_dir=DIR"
+                f"ones; fetch {self.TOP}.tar from {_FOLDER}, and give the folder that it is in "
+                "with --config.manual_dir=DIR"
             )
         return super()._archive(downloads)
 
@@ -82,21 +82,21 @@ class Cifar10Inr(NfnInr):
     """CIFAR10-INR: a SIREN for each CIFAR-10 image, labelled with its class."""
 
     TOP, SPEC = "siren_cifar_wts", COLOURS
-    ADDRESS = Address(_FOLDER, "siren_cifar_wts.zip")
-    NEEDS = "siren_cifar_wts/randinit_smaller_<class>s/net<number>.pth, unpacked, or in a zip"
+    ADDRESS = Address(_FOLDER, "siren_cifar_wts.tar")
+    NEEDS = "siren_cifar_wts/randinit_smaller_<class>s/net<number>.pth, or siren_cifar_wts.tar"
 
 
 class NfnMnistInr(NfnInr):
     """NFN's MNIST-INR: a SIREN for each MNIST digit, labelled with the digit."""
 
     TOP, SPEC = "siren_mnist_wts", GRAY
-    ADDRESS = Address(_FOLDER, "siren_mnist_wts.zip")
-    NEEDS = "siren_mnist_wts/randinit_smaller_<class>s/net<number>.pth, unpacked, or in a zip"
+    ADDRESS = Address(_FOLDER, "siren_mnist_wts.tar")
+    NEEDS = "siren_mnist_wts/randinit_smaller_<class>s/net<number>.pth, or siren_mnist_wts.tar"
 
 
 class NfnFmnistInr(NfnInr):
     """NFN's FMNIST-INR: a SIREN for each Fashion-MNIST image, labelled with its class."""
 
     TOP, SPEC = "siren_fashion_wts", GRAY
-    ADDRESS = Address(_FOLDER, "siren_fashion_wts.zip")
-    NEEDS = "siren_fashion_wts/randinit_smaller_<class>s/net<number>.pth, unpacked, or in a zip"
+    ADDRESS = Address(_FOLDER, "siren_fashion_wts.tar")
+    NEEDS = "siren_fashion_wts/randinit_smaller_<class>s/net<number>.pth, or siren_fashion_wts.tar"
