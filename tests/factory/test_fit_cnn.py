@@ -160,3 +160,17 @@ def test_initial_weights_have_the_spread_that_their_name_says(name):
         np.testing.assert_allclose(flat.T @ flat, np.eye(64), atol=1e-5)
     if name != "torch":
         assert not stacked["layers"][1]["bias"].any()
+
+
+def test_of_many_architectures_few_stay_compiled(trainer, trained, monkeypatch):
+    monkeypatch.setattr(fit, "_MOST_COMPILED", 2)
+    again = []
+    for channels in (5, 6, 7, 8, 6):
+        first, last = SPEC.layers
+        spec = dataclasses.replace(
+            SPEC, layers=(first, dataclasses.replace(last, out_channels=channels))
+        )
+        again.append(trainer(spec, [BASE], 16, 12, 3))
+        assert fit._train._cache_size() <= 2
+    np.testing.assert_array_equal(again[1]["weights"], again[4]["weights"])
+    np.testing.assert_array_equal(again[1]["weights"][0], trained["weights"][0])

@@ -26,6 +26,9 @@ from probegen_jax.zoo.cache import Arrays
 
 # Bytes of patches that a chunk of images may have in its largest layer: what a core's cache takes.
 _CACHE = 1_500_000
+# Architectures that stay compiled. Each takes some 300 memory maps, of which Linux gives a process
+# 65,530.
+_MOST_COMPILED = 64
 # The first layer's patches of all images are made once, if they are not so many times the images
 # and not more bytes altogether.
 _MOST_TIMES, _MOST_BYTES = 4, 1 << 30
@@ -83,6 +86,7 @@ class Trainer:
         self._labels = jnp.asarray(np.concatenate([train.labels, test.labels]), jnp.int32)
         self._seed, self._eval_images = seed, min(eval_images, self.sizes[0])
         self._patches: dict[tuple[int, int, int], jax.Array] = {}
+        self._compiled: set[CnnSpec] = set()
 
     def __call__(
         self, spec: CnnSpec, runs: list[TrainingRun], batch_size: int, steps: int, kept: int
@@ -101,6 +105,10 @@ class Trainer:
           `train_accuracy`, `train_loss`, `test_accuracy` and `test_loss`, (N, K) each. Losses are
           the mean cross-entropy, without dropout and without the l2 term.
         """
+        if spec not in self._compiled and len(self._compiled) >= _MOST_COMPILED:
+            _train.clear_cache()
+            self._compiled.clear()
+        self._compiled.add(spec)
         numbers = [self._on_host(spec, run, batch_size, steps, kept) for run in runs]
         images, made = self._input(spec)
         dropout = any(run.dropout for run in runs)
