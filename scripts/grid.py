@@ -15,7 +15,7 @@ from typing import Any
 REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO)]
 
-from probegen_jax import errors, settings
+from probegen_jax import cpu_devices, errors, settings
 from probegen_jax.errors import UserError
 from probegen_jax.runs import records
 from probegen_jax.runs.folder import refuse_other
@@ -112,7 +112,7 @@ def _each(runs: Sequence[Run], configs: dict[str, Any], lock: int, at_once: int)
     def trained(place: int) -> tuple[Run, str | None]:
         run = runs[place]
         print(f"[{place + 1}/{len(runs)}] {run.name}", flush=True)
-        return run, _train(run, configs[run.name], lock, at_once > 1)
+        return run, _train(run, configs[run.name], lock, at_once)
 
     if at_once == 1:
         yield from map(trained, range(len(runs)))
@@ -136,10 +136,10 @@ def _wait_for(lock: Any, out: pathlib.Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def _train(run: Run, config: dict[str, Any], lock: int, shared: bool) -> str | None:
+def _train(run: Run, config: dict[str, Any], lock: int, at_once: int) -> str | None:
     """Trains it, goes on with it, or leaves it if it is done; says what went wrong, if anything.
 
-    On a device that is `shared` with other trainings, it takes memory as it needs it.
+    Where several run at once, each takes its share of the cores, and of a GPU what memory it needs.
     """
     try:
         if run.result() is not None:
@@ -150,7 +150,9 @@ def _train(run: Run, config: dict[str, Any], lock: int, shared: bool) -> str | N
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
     }
-    if shared:
+    if at_once > 1:
+        threads = max(1, cpu_devices.cores() // at_once)
+        environment.setdefault("NPROC", str(threads))  # of XLA
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     start = ["-c", _TRAIN_WITH_PARENT] if sys.platform == "linux" else ["-m", "probegen_jax.train"]
     # The lock stays taken while the run lives.

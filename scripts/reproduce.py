@@ -13,6 +13,8 @@
   --num_seeds=N           seeds of every run; 5 if not given
   --config.KEY=VALUE      a setting of every run
   --ZOO.KEY=VALUE         a setting of one zoo's runs, as in --mnist.zoo_dir=DIR
+  --at_once=N             trainings side by side; 1. On a CPU, as many as it has cores are
+                          fastest
   --dry_run               prints the commands of runs that are missing, and runs nothing
 
 Runs what is missing and skips what is done: killed and started again, it ends with the same table.
@@ -82,6 +84,7 @@ def main(argv: Sequence[str]) -> int:
         flags.DEFINE_string("out", None, "folder", flag_values=values)
         flags.DEFINE_list("only", [], "selection", flag_values=values)
         flags.DEFINE_integer("num_seeds", 5, "seeds", 1, flag_values=values)
+        flags.DEFINE_integer("at_once", 1, "side by side", 1, flag_values=values)
         flags.DEFINE_boolean("dry_run", False, "print commands", flag_values=values)
 
     options, names = command.parse(rest, __doc__, define)
@@ -104,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
     configs = {run.name: run.config() for run in runs}  # a mistake in a setting is told now
     if options.dry_run:
         return grid.print_missing(runs)
-    return grid.train(runs, out, functools.partial(_write, runs, configs, out))
+    return grid.train(runs, out, functools.partial(_write, runs, configs, out), options.at_once)
 
 
 def selection(only: Sequence[str]) -> list[tuple[str, str, int]]:

@@ -15,7 +15,8 @@
                           given
   --num_seeds=N           seeds of every run; 3 if not given
   --config.KEY=VALUE      a setting of every run
-  --at_once=N             trainings side by side; 1. Two keep a GPU busy, more gain nothing
+  --at_once=N             trainings side by side; 1. On a CPU, as many as it has cores are
+                          fastest. Two keep a GPU busy, more gain nothing
   --dry_run               prints the commands of runs that are missing, and runs nothing
 
 Arithmetic is that of the matmuls and convolutions of one prediction of a batch, once probes are

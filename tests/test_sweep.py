@@ -81,6 +81,25 @@ def test_mistakes_are_told_before_anything_runs(arguments, message, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("at_once", "threads"), ((1, None), (2, "3"), (4, "1"), (9, "1")))
+def test_trainings_side_by_side_share_the_cores(at_once, threads, tmp_path, monkeypatch):
+    environments = []
+
+    class Process:
+        def __init__(self, command, *, env, pass_fds):
+            environments.append(env)
+
+        def wait(self):
+            return 0
+
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setattr(sweep.grid.cpu_devices, "cores", lambda: 6)
+    monkeypatch.setattr(sweep.grid.subprocess, "Popen", Process)
+    sweep.main(["x", DIGITS, f"--out={tmp_path}", "--probes=4,8", f"--at_once={at_once}"])
+    assert len(environments) == 8
+    assert {env.get("NPROC") for env in environments} == {threads}
+
+
 @pytest.mark.slow  # four trainings
 def test_a_sweep_of_the_digits_ends_with_a_table_and_a_picture(tmp_path, capfd):
     argv = ["x", DIGITS, f"--out={tmp_path}", "--probes=4,8", "--networks=100", "--at_once=2"]
