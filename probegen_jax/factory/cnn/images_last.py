@@ -92,13 +92,19 @@ def _windows(
 ) -> Float[Array, "V h w I"]:
     """The window of `size` that begins at each of side² places, by row, column and channel.
 
-    First along one axis, then along the other: side² copies in one step take XLA four times as
-    long to compile, and up to six times as long to run.
+    First along one axis, then along the other: many copies in one step take XLA four times as long
+    to compile, and up to six times as long to run. Not so where few are made, of parts of the rows.
     """
     rows, columns = (stride * (length - 1) + 1 for length in size)
-    x = jnp.concatenate([x[:, :, v : v + columns : stride] for v in range(side)])
+    places = range(side)
+    if side == 2 or stride > 1:
+        windows = [
+            x[:, u : u + rows : stride, v : v + columns : stride] for u in places for v in places
+        ]
+        return jnp.concatenate(windows)
+    x = jnp.concatenate([x[:, :, v : v + columns] for v in places])
     x = jax.lax.optimization_barrier(x)
-    return jnp.concatenate([x[:, u : u + rows : stride] for u in range(side)])
+    return jnp.concatenate([x[:, u : u + rows] for u in places])
 
 
 def _to_input(
