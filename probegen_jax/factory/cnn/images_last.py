@@ -93,7 +93,7 @@ def _windows(
     """The window of `size` that begins at each of side² places, by row, column and channel.
 
     First along one axis, then along the other: many copies in one step take XLA four times as long
-    to compile, and up to six times as long to run. Not so where few are made, of parts of the rows.
+    to compile, and up to six times as long to run. Few copies, or strided ones, are faster in one.
     """
     rows, columns = (stride * (length - 1) + 1 for length in size)
     places = range(side)
