@@ -9,7 +9,7 @@ import pathlib
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from probegen_jax.errors import BadNetworkError, UserError
 from probegen_jax.files import UNREADABLE
@@ -17,6 +17,7 @@ from probegen_jax.files import UNREADABLE
 # Of a file inside an archive that is unpacked into memory as a whole.
 MOST_BYTES = 2**30
 _FREE = 2**26  # what a file may unpack to whatever its size
+_AGAIN = "delete the archive and fetch it again"
 
 
 class Listing(NamedTuple):
@@ -92,21 +93,16 @@ class Folder:
         return content
 
 
-class Zip:
-    """Files below `top` in a zip archive, which is read in place."""
+class _Archive:
+    """Files below `top` in an archive, which is read in place."""
 
-    def __init__(self, path: pathlib.Path, top: str):
+    def __init__(self, path: pathlib.Path, top: str, members: Iterable[tuple[str, Any]]):
+        """Args:
+        members: of all files in it, the path and what `read` needs.
+        """
         self.where = path.resolve()
-        try:
-            self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{path}: is not a complete zip archive ({error}); delete it and fetch it again"
-            ) from error
         self._members = {
-            from_top(name, top): name
-            for name in self._archive.namelist()
-            if not name.endswith("/") and f"/{top}/" in f"/{name}"
+            from_top(name, top): member for name, member in members if f"/{top}/" in f"/{name}"
         }
 
     @functools.cached_property
@@ -117,43 +113,48 @@ class Zip:
         """Of the archive itself."""
         return listing([("", self.where.stat())])
 
+
+class Zip(_Archive):
+    """Files in a zip archive."""
+
+    def __init__(self, path: pathlib.Path, top: str):
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{path}: is not a complete zip archive ({error}); delete it and fetch it again"
+            ) from error
+        members = ((member.filename, member) for member in self._archive.infolist())
+        super().__init__(path, top, ((name, m) for name, m in members if not name.endswith("/")))
+
     def read(self, name: str) -> bytes:
         """The content of a file; the archive's own checksum is checked."""
-        member, where = self._archive.getinfo(self._members[name]), f"{self.where}: {name}"
+        member, where = self._members[name], f"{self.where}: {name}"
         if member.file_size > MOST_BYTES:
             raise BadNetworkError(where, _unpacks_to(member.file_size))
         try:
             return self._archive.read(member)
         except UNREADABLE as error:
-            remedy = "delete the archive and fetch it again"
-            raise BadNetworkError(where, f"cannot be unpacked ({error})", remedy) from error
+            raise BadNetworkError(where, f"cannot be unpacked ({error})", _AGAIN) from error
 
 
-class Tar:
-    """Files below `top` in a tar archive without compression, which is read in place."""
+class Tar(_Archive):
+    """Files in a tar archive without compression."""
 
     def __init__(self, path: pathlib.Path, top: str):
-        self.where = path.resolve()
         try:
             with tarfile.open(path, "r:") as archive:
-                self._members = {
-                    from_top(member.name, top): (member.offset_data, member.size)
+                files = [
+                    (member.name, (member.offset_data, member.size))
                     for member in archive
-                    if member.isreg() and not member.issparse() and f"/{top}/" in f"/{member.name}"
-                }
+                    if member.isreg() and not member.issparse()
+                ]
         except (OSError, tarfile.TarError) as error:
             raise UserError(
                 f"{path}: is not a complete tar archive without compression ({error}); fetch it "
                 "again or, if it is compressed, unpack it"
             ) from error
-
-    @functools.cached_property
-    def names(self) -> frozenset[str]:
-        return frozenset(self._members)
-
-    def listing(self) -> Listing:
-        """Of the archive itself."""
-        return listing([("", self.where.stat())])
+        super().__init__(path, top, files)
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
@@ -167,7 +168,7 @@ class Tar:
         except OSError as error:
             raise BadNetworkError(where, f"cannot be read ({error.strerror})") from error
         if len(content) < size:
-            raise BadNetworkError(where, "is cut off", "delete the archive and fetch it again")
+            raise BadNetworkError(where, "is cut off", _AGAIN)
         return content
 
 
