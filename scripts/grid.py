@@ -152,7 +152,7 @@ def _train(run: Run, config: dict[str, Any], lock: int, at_once: int) -> str | N
     }
     if at_once > 1:
         threads = max(1, cpu_devices.cores() // at_once)
-        environment.setdefault("NPROC", str(threads))  # of XLA
+        environment.setdefault(cpu_devices.THREADS, str(threads))
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     start = ["-c", _TRAIN_WITH_PARENT] if sys.platform == "linux" else ["-m", "probegen_jax.train"]
     # The lock stays taken while the run lives.

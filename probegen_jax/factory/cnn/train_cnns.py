@@ -137,7 +137,7 @@ _trainer: Trainer | None = None
 def _begin_process(*how: Any) -> None:
     """Readies this process to train on one core."""
     global _trainer
-    os.environ["NPROC"] = "1"  # XLA's threads
+    os.environ[cpu_devices.THREADS] = "1"
     jax.config.update("jax_platforms", "cpu")
     # The one that began this process decides when it ends, also where it is killed itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
