@@ -59,6 +59,8 @@ class Learner:
       loss: per-network loss; None, as the optimizer, if the model is only run.
       recipe: that the optimizer is of; None for the paper's.
       noisy: whether the model has dropout or augmentation.
+      seeds_in_turn: whether seeds run one after another, though the networks would let them run
+        side by side; see `readouts.base.Readout`.
       data_axis: the mesh axis that batches are split over, if training runs inside a `shard_map`
         over more than one device.
       platform: of the devices that training runs on: "cpu", "gpu" or "tpu".
@@ -75,6 +77,7 @@ class Learner:
     from_responses: bool = False
     recipe: Recipe | None = None
     noisy: bool = False
+    seeds_in_turn: bool = False
 
     def init(self, keys_S: Key[Array, " S"]) -> TrainState:
         """A fresh state for every seed."""
@@ -119,11 +122,11 @@ class Learner:
         """Calls `function(zoo_weights, *args)` for every seed and stacks what it returns.
 
         Seeds share the networks, but each has responses of its own. They run side by side, unless
-        the spec's `vmap_seeds` says that its networks cannot gain from it.
+        the spec's `vmap_seeds` says that its networks cannot gain from it, or `seeds_in_turn`.
         """
         if self.from_responses:
             return jax.vmap(function)(zoo_weights, *args_S)
-        if self.spec.vmap_seeds:
+        if self.spec.vmap_seeds and not self.seeds_in_turn:
             return jax.vmap(functools.partial(function, zoo_weights))(*args_S)
         return jax.lax.map(lambda args: function(zoo_weights, *args), args_S)
 

@@ -108,6 +108,7 @@ def make_model(
     sizes = head_sizes(settings, num_outputs)
     dropout = settings.get("dropout", 0.0)
     head = kind.make(spec, dataclasses.replace(sizes, dropout=dropout), rngs=rngs)
+    head.platform = platform
     reach, share = Reach.of(settings), settings.get("probe_dropout", 0.0)
     moves = Moves(reach, spec, rngs=rngs) if reach else None
     probe_dropout = Dropout(share, rngs=rngs) if share else None

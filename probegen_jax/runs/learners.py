@@ -38,7 +38,7 @@ def make_learner(
 ) -> Learner:
     """The learner of a config for a zoo; `images` as `probe_images` gives them.
 
-    Of the platform it tells the generator; the zoo's spec has been told.
+    Of the platform it tells generator and readout; the zoo's spec has been told.
     """
     values, spec, num_outputs = config.to_dict(), zoo.spec, zoo.num_outputs
     recipe = Recipe.of(values)
@@ -59,6 +59,9 @@ def make_learner(
     optimizer = recipe.optimizer(schedule_of(config, zoo).total_steps)
     loss = recipe.loss(TASKS[zoo.task].loss)
 
+    kind = readout(name_in(config), zoo.spec)
+    in_turn = kind.in_turn_on_cpu and platform == "cpu"
+
     def learner(prepare: Callable[[Any], None] = lambda head: None) -> Learner:
         def model_from(key: Key[Array, ""]) -> nnx.Module:  # not to hold on to the zoo's weights
             rngs = nnx.Rngs(params=key)
@@ -68,9 +71,9 @@ def make_learner(
             prepare(model.head)
             return model
 
-        return Learner(model_from, spec, loss, optimizer, recipe=recipe, noisy=noisy)
+        more = {"recipe": recipe, "noisy": noisy, "seeds_in_turn": in_turn}
+        return Learner(model_from, spec, loss, optimizer, **more)
 
-    kind = readout(name_in(config), zoo.spec)
     if not kind.standardises:
         return learner()
     spread = kind.spread(weight_values(learner(), config, zoo, zoo.splits["train"]))

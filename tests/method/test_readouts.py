@@ -110,6 +110,24 @@ def test_its_gradients_are_those_of_the_mlp_and_exactly_of_what_it_computes():
         assert float(jnp.linalg.norm(a - c)) <= 0.05 * float(jnp.linalg.norm(c)) + 1e-5
 
 
+@pytest.mark.parametrize("networks", [1, 4, 9])  # × 128 tokens: less than a block, one, more
+def test_tokens_made_in_blocks_are_those_of_all_at_once(networks):
+    model = make_model(SirenSpec(), SETTINGS, 10, rngs=nnx.Rngs(params=0))
+    graph, params = nnx.split(model.head)
+    answers = 8 * jax.random.normal(jax.random.key(1), (networks, 128, 65))
+
+    def of(platform):
+        def total(params, answers):
+            head = nnx.merge(graph, params)
+            head.platform = platform
+            return jnp.sum(jnp.sin(head(answers)))
+
+        return jax.tree.leaves(jax.value_and_grad(total, argnums=(0, 1))(params, answers))
+
+    for blocks, plain in zip(of("cpu"), of("gpu"), strict=True):
+        np.testing.assert_allclose(blocks, plain, rtol=1e-5, atol=1e-6 * jnp.abs(plain).max())
+
+
 def test_networks_without_taps_are_refused():
     weights = {"kernel": np.ones((2, 3), np.float32)}
     spec = from_function(lambda weights, probes: probes @ weights["kernel"], weights, (2,))

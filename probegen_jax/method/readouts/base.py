@@ -42,13 +42,19 @@ class Readout(nnx.Module):
         computed only once where these do not change.
       reads_weights: whether it reads networks' weights, and needs no probes.
       standardises: whether it has `spread` and `standardise`, see `weights.Flat`.
+      in_turn_on_cpu: whether seeds train faster one after another on a CPU, since what it computes
+        of one fits the cache, and of several does not.
       fitted: whether its class has `fit`, which finds its parameters at once, see
         `trees.StatisticsTrees`.
+      platform: of the devices that it runs on, see `networks.contract.Options`; set once it is
+        made.
     """
 
+    platform = "cpu"
     answers_once: ClassVar[bool] = True
     reads_weights: ClassVar[bool] = False
     standardises: ClassVar[bool] = False
+    in_turn_on_cpu: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
 
     @classmethod

@@ -4,7 +4,7 @@ The idea and the sizes are those of HiddenProbe (yonatansverdlov/HiddenProbe, 20
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from probegen_jax.errors import UserError
 from probegen_jax.method.dropout import Noise
-from probegen_jax.method.layers import by_rows, dense
+from probegen_jax.method.layers import by_rows, dense, in_blocks
 from probegen_jax.method.readouts.base import Readout, Sizes
 from probegen_jax.method.readouts.maps import HiddenMaps
 from probegen_jax.method.readouts.outputs import Head
@@ -21,6 +21,8 @@ from probegen_jax.method.readouts.scalar import FEATURES, ScalarEncoder
 from probegen_jax.networks.contract import NetworkSpec
 
 _TOKEN_WIDTH, _TOKEN = 256, 4
+# Tokens that a CPU makes at a time; see `in_blocks`.
+_TOGETHER = 512
 
 
 class Hidden(Readout):
@@ -30,6 +32,8 @@ class Hidden(Readout):
     values, which are averaged over neurons. With the outputs they go through an MLP to a token of 4
     values, the same MLP for all probes; the tokens of all probes go through a `Head`.
     """
+
+    in_turn_on_cpu: ClassVar[bool] = True
 
     def __init__(self, tap_sizes: tuple[int, ...], outputs: int, sizes: Sizes, *, rngs: nnx.Rngs):
         self.tap_sizes = tap_sizes
@@ -70,7 +74,12 @@ class Hidden(Readout):
         ends = [sum(self.tap_sizes[: n + 1]) for n in range(len(self.tap_sizes))]
         *taps, outputs = jnp.split(answers, ends, axis=-1)
         encoded = [encode(tap) for encode, tap in zip(self.encoders, taps, strict=True)]
+        read = jnp.concatenate([*encoded, outputs], axis=-1)
+        on_cpu = self.platform == "cpu"
+        tokens = in_blocks(self.to_tokens, read, _TOGETHER) if on_cpu else self.to_tokens(read)
+        return self.head(tokens, noise)
+
+    def to_tokens(self, read: Float[Array, "B P I"]) -> Float[Array, "B P T"]:
+        """Of each network and probe, from what is read of it."""
         widen, narrow = self.token
-        token = by_rows(widen, jnp.concatenate([*encoded, outputs], axis=-1))
-        token = by_rows(narrow, jax.nn.relu(token))
-        return self.head(token, noise)
+        return by_rows(narrow, jax.nn.relu(by_rows(widen, read)))
