@@ -47,18 +47,16 @@ def in_blocks(
     """What a function of rows gives, for so many of them after another.
 
     What it computes on the way stays in the cache of a CPU's core, and is computed again for the
-    gradient, which takes less time than to fetch it from memory.
+    gradient, which takes less time than to fetch it from memory. There is at least one whole block.
     """
-    flat_QxI = x.reshape(-1, x.shape[-1])
-    last = len(flat_QxI) % rows
-    parts = []
-    if last < len(flat_QxI):
-        blocks = flat_QxI[: len(flat_QxI) - last].reshape(-1, 1, rows, x.shape[-1])
-        parts.append(jax.lax.map(jax.checkpoint(function), blocks))
-    if last:
-        parts.append(function(flat_QxI[None, len(flat_QxI) - last :]))
-    flat = [part.reshape(-1, part.shape[-1]) for part in parts]
-    return jnp.concatenate(flat).reshape(*x.shape[:-1], -1)
+    rows_QxI = x.reshape(-1, x.shape[-1])
+    whole = len(rows_QxI) - len(rows_QxI) % rows
+    blocks = rows_QxI[:whole].reshape(-1, 1, rows, x.shape[-1])
+    parts = [jax.lax.map(jax.checkpoint(function), blocks)]
+    if whole < len(rows_QxI):
+        parts.append(function(rows_QxI[None, whole:]))
+    out_QxO = jnp.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+    return out_QxO.reshape(*x.shape[:-1], -1)
 
 
 def through(

@@ -60,7 +60,7 @@ def make_learner(
     loss = recipe.loss(TASKS[zoo.task].loss)
 
     kind = readout(name_in(config), zoo.spec)
-    in_turn = kind.in_turn_on_cpu and platform == "cpu"
+    in_turn = kind.in_turn_on_cpu and platform == "cpu" and config.num_seeds > 1
 
     def learner(prepare: Callable[[Any], None] = lambda head: None) -> Learner:
         def model_from(key: Key[Array, ""]) -> nnx.Module:  # not to hold on to the zoo's weights

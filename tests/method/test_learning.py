@@ -112,8 +112,9 @@ def test_parameters_as_one_vector_train_the_same_bit_for_bit(zoo, method):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_a_seed_among_others_trains_as_it_does_alone(zoo):
-    learner = make_learner()
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_seed_among_others_trains_as_it_does_alone(zoo, in_turn):
+    learner = dataclasses.replace(make_learner(), seeds_in_turn=in_turn)
     together, losses_together = run_epoch(learner, seed_keys(3, 4, 5), zoo, [(0, 5)])
     alone, losses_alone = run_epoch(learner, seed_keys(4), zoo, [(0, 5)])
     np.testing.assert_allclose(losses_together[1], losses_alone[0], rtol=1e-4)

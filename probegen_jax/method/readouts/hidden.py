@@ -3,6 +3,7 @@
 The idea and the sizes are those of HiddenProbe (yonatansverdlov/HiddenProbe, 2026).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -21,8 +22,9 @@ from probegen_jax.method.readouts.scalar import FEATURES, ScalarEncoder
 from probegen_jax.networks.contract import NetworkSpec
 
 _TOKEN_WIDTH, _TOKEN = 256, 4
-# Tokens that a CPU makes at a time; see `in_blocks`.
-_TOGETHER = 512
+# Above so many tokens, a CPU makes them in blocks, see `in_blocks`; fewer keep several cores busier
+# at once.
+_AT_ONCE, _BLOCK = 4096, 512
 
 
 class Hidden(Readout):
@@ -75,9 +77,9 @@ class Hidden(Readout):
         *taps, outputs = jnp.split(answers, ends, axis=-1)
         encoded = [encode(tap) for encode, tap in zip(self.encoders, taps, strict=True)]
         read = jnp.concatenate([*encoded, outputs], axis=-1)
-        on_cpu = self.platform == "cpu"
-        tokens = in_blocks(self.to_tokens, read, _TOGETHER) if on_cpu else self.to_tokens(read)
-        return self.head(tokens, noise)
+        if self.platform == "cpu" and math.prod(read.shape[:2]) > _AT_ONCE:
+            return self.head(in_blocks(self.to_tokens, read, _BLOCK), noise)
+        return self.head(self.to_tokens(read), noise)
 
     def to_tokens(self, read: Float[Array, "B P I"]) -> Float[Array, "B P T"]:
         """Of each network and probe, from what is read of it."""
