@@ -244,6 +244,7 @@ def _learner(
 
     def model_from(key: Key[Array, ""]) -> ProbeGen:
         made = readout(head, spec).make(spec, sizes, rngs=nnx.Rngs(params=key))
+        made.platform = jax.default_backend()
         return ProbeGen(spec, Given(jnp.zeros(probes_shape)), made)
 
     return learning.Learner(model_from, spec)
