@@ -71,8 +71,9 @@ def make_learner(
             prepare(model.head)
             return model
 
-        more = {"recipe": recipe, "noisy": noisy, "seeds_in_turn": in_turn}
-        return Learner(model_from, spec, loss, optimizer, **more)
+        return Learner(
+            model_from, spec, loss, optimizer, recipe=recipe, noisy=noisy, seeds_in_turn=in_turn
+        )
 
     if not kind.standardises:
         return learner()

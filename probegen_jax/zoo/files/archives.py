@@ -124,8 +124,9 @@ class Zip(_Archive):
             raise UserError(
                 f"{path}: is not a complete zip archive ({error}); delete it and fetch it again"
             ) from error
-        members = ((member.filename, member) for member in self._archive.infolist())
-        super().__init__(path, top, ((name, m) for name, m in members if not name.endswith("/")))
+        members = self._archive.infolist()
+        files = [(each.filename, each) for each in members if not each.filename.endswith("/")]
+        super().__init__(path, top, files)
 
     def read(self, name: str) -> bytes:
         """The content of a file; the archive's own checksum is checked."""
