@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import threadpoolctl
 from flax import nnx
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
@@ -51,6 +52,19 @@ def test_trees_predict_as_scikit_learn_does(outputs):
     np.testing.assert_allclose(
         run(changed, VALUES, outputs), 3 * run(ours, VALUES, outputs) + 2, rtol=1e-4, atol=1e-4
     )
+
+
+def test_trees_are_fitted_by_one_thread(monkeypatch):
+    threads, fit = [], HistGradientBoostingRegressor.fit
+
+    def seen(*args):
+        pools = threadpoolctl.threadpool_info()
+        threads.extend(pool["num_threads"] for pool in pools if pool["user_api"] == "openmp")
+        return fit(*args)
+
+    monkeypatch.setattr(HistGradientBoostingRegressor, "fit", seen)
+    StatisticsTrees.fit(VALUES, VALUES[:, 0], 1)
+    assert set(threads) == {1}
 
 
 @pytest.mark.parametrize("seen", [[0, 2], [0, 1, 3]])

@@ -85,6 +85,7 @@ class StatisticsTrees(Readout):
         Raises:
           UserError: more than one target a network.
         """
+        import threadpoolctl
         from sklearn.ensemble import (  # a second to import
             HistGradientBoostingClassifier,
             HistGradientBoostingRegressor,
@@ -98,7 +99,11 @@ class StatisticsTrees(Readout):
         kind = HistGradientBoostingRegressor if outputs == 1 else HistGradientBoostingClassifier
         model = kind(
             learning_rate=RATE, max_iter=ROUNDS, max_leaf_nodes=LEAVES, early_stopping=False
-        ).fit(values_NxV, targets_N)
+        )
+        # scikit-learn's threads wait for each other at every node of a tree. If another program has
+        # one of their cores, that takes forty times as long as one thread does.
+        with threadpoolctl.threadpool_limits(1):
+            model.fit(values_NxV, targets_N)
         # Where each series of trees goes: of two classes there is one, for the second.
         classes = [0] if outputs == 1 else model.classes_.tolist()
         columns = classes[1:] if len(classes) == 2 else classes
