@@ -118,15 +118,19 @@ class Learner:
             return zoo_weights[rows_B]
         return self.spec.take(zoo_weights, rows_B)
 
+    @property
+    def seeds_side_by_side(self) -> bool:
+        """Whether networks are run for all seeds at once; else for one seed after another."""
+        return self.spec.vmap_seeds and not self.seeds_in_turn
+
     def over_seeds(self, function: Callable[..., Any], zoo_weights: Any, *args_S: Any) -> Any:
         """Calls `function(zoo_weights, *args)` for every seed and stacks what it returns.
 
-        Seeds share the networks, but each has responses of its own. They run side by side, unless
-        the spec's `vmap_seeds` says that its networks cannot gain from it, or `seeds_in_turn`.
+        Seeds share the networks, but each has responses of its own.
         """
         if self.from_responses:
             return jax.vmap(function)(zoo_weights, *args_S)
-        if self.spec.vmap_seeds and not self.seeds_in_turn:
+        if self.seeds_side_by_side:
             return jax.vmap(functools.partial(function, zoo_weights))(*args_S)
         return jax.lax.map(lambda args: function(zoo_weights, *args), args_S)
 

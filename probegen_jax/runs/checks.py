@@ -91,7 +91,7 @@ def check_memory(experiment: Experiment, mesh: Mesh) -> None:
     fixed = answers_once(experiment.learner, state)
     # Responses of a batch and their gradient; or, of fixed probes, of all networks once.
     networks = len(zoo) / devices if fixed else 2 * config.batch_size / devices
-    at_once = seeds if fixed or zoo.spec.vmap_seeds else 1
+    at_once = seeds if fixed or experiment.learner.seeds_side_by_side else 1
     sizes = head_sizes(config.to_dict(), zoo.num_outputs)
     values = readout(name_in(config), zoo.spec).num_values(
         zoo.spec, sizes

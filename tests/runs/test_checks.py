@@ -128,6 +128,18 @@ def test_what_fits_is_not_refused(method, monkeypatch):
         checks.check_memory(set_up(config, zoo), mesh)
 
 
+def test_of_seeds_in_turn_one_needs_memory(monkeypatch):
+    config = config_of(readout="hidden", num_seeds=16, num_probes=1024, head_width=4)
+    config.batch_size = 4096
+    experiment, mesh = set_up(config, classes()), make_mesh(4096, 1)
+    assert experiment.learner.seeds_in_turn
+    monkeypatch.setattr(memory, "_of_machine", lambda: 2**28)
+    checks.check_memory(experiment, mesh)
+    together = dataclasses.replace(experiment.learner, seeds_in_turn=False)
+    with pytest.raises(UserError, match=r"most of it, .* is for 1,024 values of batch_size"):
+        checks.check_memory(dataclasses.replace(experiment, learner=together), mesh)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
