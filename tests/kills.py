@@ -107,6 +107,8 @@ def comparable(run: pathlib.Path) -> dict[str, object]:
         if path.is_dir() or name.startswith("checkpoints/"):
             continue
         found[name] = path.read_bytes()
+    # Settings hold the whole path of `data_dir`, which is beside the run.
+    found["config.json"] = (run / "config.json").read_text().replace(str(run.parent), "")
     result = json.loads((run / "result.json").read_text())
     found["result.json"] = {key: result[key] for key in result.keys() - TIMES}
     page = (run / "report.html").read_text()
