@@ -1,11 +1,13 @@
 """The type of each setting, which a config in a file may have otherwise."""
 
 import pathlib
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from probegen_jax.errors import UserError
 from probegen_jax.typed_json import Figure, Whole, typed
 
 # Types of the keys that only some configs have.
@@ -54,7 +56,13 @@ def _types(config: ConfigDict) -> dict[str, Any]:
 def _check(config: ConfigDict, types: Mapping[str, Any], where: str) -> None:
     """Refuses values of other types, as a file may have them."""
     for key in types.keys() & config.keys():
-        if isinstance(types[key], Mapping) and isinstance(config[key], ConfigDict):
-            _check(config[key], types[key], f"{where}{key}.")
+        value = config[key]
+        if not isinstance(types[key], Mapping):
+            typed(types[key], value, f"{where}{key}")
+        elif isinstance(value, ConfigDict):
+            _check(value, types[key], f"{where}{key}.")
         else:
-            typed(types[key], config[key], f"{where}{key}")
+            raise UserError(
+                f"{where}{key} is {reprlib.repr(value)}; it should be settings by name: "
+                f"{', '.join(sorted(types[key]))}"
+            )
