@@ -1,5 +1,6 @@
 """Code in the documentation runs as written; the pages build without a warning."""
 
+import ast
 import importlib
 import json
 import os
@@ -164,6 +165,27 @@ def test_the_pages_build_without_a_warning(tmp_path):
     assert (
         'id="probegen_jax.runs.predictor.Predictor.predict"' in (tmp_path / "api.html").read_text()
     )
+
+
+def test_what_the_documentation_imports_is_there():
+    """Quick, since it runs nothing else; the pages and the notebook are run by slow tests."""
+    code = [text for path in DOCS.glob("*.md") for kind, text in blocks(path) if kind == "python"]
+    cells = json.loads((DOCS / "quickstart.ipynb").read_text())["cells"]
+    code += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    imports = [
+        ast.unparse(node)
+        for text in code
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert len(imports) > 20
+    for line in imports:
+        try:
+            exec(line, {})
+        except ModuleNotFoundError as error:
+            if error.name in {"torch", "IPython"}:  # not everywhere
+                continue
+            raise
 
 
 @pytest.mark.slow
