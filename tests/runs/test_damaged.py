@@ -206,7 +206,7 @@ def test_a_config_that_was_changed_is_told(run):
     change(run / "config.json", lambda c: c.update(learning_rate=3e-4, num_probes="8"))
     with pytest.raises(UserError, match=r"config\.json: num_probes is '8'; it should be a whole"):
         load_run(run)
-    change(run / "config.json", lambda c: c.update(mesh="x"))
+    change(run / "config.json", lambda c: c.update(num_probes=8, mesh="x"))
     with pytest.raises(UserError, match=r"mesh is 'x'; it should be settings by name: cpu_dev"):
         load_run(run)
 
