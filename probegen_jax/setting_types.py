@@ -1,14 +1,12 @@
 """The type of each setting, which a config in a file may have otherwise."""
 
 import pathlib
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from probegen_jax.errors import UserError
-from probegen_jax.typed_json import Figure, Whole, typed
+from probegen_jax.typed_json import Figure, Whole, misfit, typed
 
 # Types of the keys that only some configs have.
 _OTHER_TYPES: dict[str, Any] = {
@@ -62,7 +60,5 @@ def _check(config: ConfigDict, types: Mapping[str, Any], where: str) -> None:
         elif isinstance(value, ConfigDict):
             _check(value, types[key], f"{where}{key}.")
         else:
-            raise UserError(
-                f"{where}{key} is {reprlib.repr(value)}; it should be settings by name: "
-                f"{', '.join(sorted(types[key]))}"
-            )
+            names = ", ".join(sorted(types[key]))
+            raise misfit(value, f"{where}{key}", f"settings by name: {names}")

@@ -82,7 +82,12 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         return value
     choices = ", ".join(map(str, arguments)) if origin is Literal else ""
     wanted = f"one of {choices}" if choices else _IN_WORDS.get(hint, "something else")
-    raise UserError(f"{where} is {_short.repr(value)}; it should be {wanted}")
+    raise misfit(value, where, wanted)
+
+
+def misfit(value: Any, where: str, wanted: str) -> UserError:
+    """What to raise for a value that is not as wanted."""
+    return UserError(f"{where} is {_short.repr(value)}; it should be {wanted}")
 
 
 def _with_fields(hint: Any, value: Mapping[str, Any], where: str) -> Any:
